@@ -1,0 +1,110 @@
+"""The Rust core. Coarse calls: paths, descriptors, chunks and integers go in, frozen results come out.
+
+Every call releases the GIL while it works. Failures are raised as the classes of `ocifast.errors`.
+"""
+
+from collections.abc import Buffer, Iterable  # type: ignore[attr-defined, unused-ignore]
+from os import PathLike
+from typing import final
+
+CODES: tuple[str, ...]
+"""The code of every error that the core can raise."""
+
+def digest(data: Buffer, /) -> str:
+    """SHA-256 digest of `data`, as `sha256:hex`."""
+
+def check_digest(text: str, /) -> None:
+    """Returns when `text` is a sha256 or sha512 digest of the right length and alphabet; else DigestInvalidError."""
+
+@final
+class Hasher:
+    """A running digest (image-spec, descriptor.md, "Digests")."""
+
+    def __new__(cls, algorithm: str = "sha256") -> Hasher: ...
+    def update(self, data: Buffer, /) -> None: ...
+    def digest(self) -> str:
+        """`algorithm:hex` of all bytes so far; the hasher goes on."""
+
+@final
+class Limits:
+    """Bounds on what layers may ask for; see `rust/src/limits.rs`. None keeps the default."""
+
+    def __new__(
+        cls,
+        *,
+        entries: int | None = None,
+        layer_bytes: int | None = None,
+        ratio: int | None = None,
+    ) -> Limits: ...
+
+@final
+class Flattener:
+    """All layers of one image on their way into one tree.
+
+    For each layer either `write` chunks in order and `close_layer`, or `read_file`, each from any thread, one thread
+    per layer; then `finish`. Layers must be started in order, or all at once: a higher layer may wait for a lower one.
+
+    Args:
+        layers: bottom layer first: digest and size of the blob, diff ID of the decompressed layer.
+        store: where contents wait. "spool": files in `folder`, for every output but the two others. "directory": one
+            file per content in `folder`, moved into place by `Tree.write_directory`. "erofs": in the image that
+            `Tree.write_erofs` completes.
+        folder: an existing folder of this process alone, on the file system of the output; the caller removes it.
+        decoders: layers decoded at the same time; None chooses by the number of cores.
+    """
+
+    def __new__(
+        cls,
+        layers: list[tuple[str, int, str]],
+        *,
+        store: str,
+        folder: str | PathLike[str],
+        limits: Limits | None = None,
+        decoders: int | None = None,
+    ) -> Flattener: ...
+    def write(self, layer: int, chunk: Buffer, /) -> None:
+        """Hands on bytes of the layer's blob; blocks while the decoder has enough. Raises what stopped the decoder."""
+    def close_layer(self, layer: int, /) -> None:
+        """The blob is complete. Its size and digest are compared now; returns before the layer is applied."""
+    def read_file(self, layer: int, path: str | PathLike[str], offset: int, length: int, /) -> None:
+        """Reads the whole blob from a slice of a file instead of `write` and `close_layer`."""
+    def progress(self) -> list[tuple[int, int, bool]]:
+        """For each layer: compressed bytes taken, decompressed bytes done, whether it is applied."""
+    def finish(self) -> Tree:
+        """Waits for all layers. Raises the first failure, by layer order."""
+    def abort(self) -> None:
+        """Stops all threads; blocked writers get CancelledError. Safe at any time, from any thread."""
+
+@final
+class Tree:
+    """A finished tree. Contents stay in the flattener's folder until the folder is removed."""
+
+    def __len__(self) -> int:
+        """Number of names, the root included."""
+    def notices(self) -> list[tuple[str, int]]:
+        """What was dropped or rewritten on the way in, by code, with counts."""
+    def entries(self, prefix: bytes, start: int, count: int, /) -> list[tuple[bytes, str, int, int, int, int, int, bytes, int, int]]:
+        """Entries at and below `prefix` (a path without leading slash; b"" is the root) in the order of paths' bytes.
+
+        Each: path, type ("file", "directory", "symlink", "char", "block", "fifo"), mode, uid, gid, mtime seconds,
+        mtime nanoseconds, symlink target (else b""), size in bytes, inode number (names of one inode share it).
+        """
+    def stat(self, path: bytes, *, follow: bool = True) -> tuple[bytes, str, int, int, int, int, int, bytes, int, int]:
+        """One entry; links are followed inside the root. Raises PathNotFoundError."""
+    def xattrs(self, path: bytes, /) -> dict[bytes, bytes]: ...
+    def read(self, path: bytes, offset: int, length: int, /) -> bytes:
+        """Bytes of a file's content (links are followed inside the root); shorter only at its end."""
+    def dump(self) -> bytes:
+        """The canonical text of the tree."""
+    def digest(self) -> str:
+        """SHA-256 of the canonical text: the tree digest."""
+    def write_tar(self, fd: int, /, *, clamp_mtime: int | None = None) -> int:
+        """Writes a pax tar to a file descriptor (a file or a pipe); returns the number of bytes."""
+    def write_directory(self, path: str | PathLike[str], /, *, owners: bool, clamp_mtime: int | None = None) -> list[tuple[str, bytes, str]]:
+        """Makes the tree in the empty folder `path`, on the file system of the flattener's folder.
+
+        Returns the losses: kind ("owner", "device", "xattr", ...), path, detail.
+        """
+    def write_cpio(self, fd: int, /, *, clamp_mtime: int | None = None) -> tuple[int, list[tuple[str, bytes, str]]]:
+        """Writes a newc cpio; returns the number of bytes and the losses."""
+

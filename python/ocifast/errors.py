@@ -1,0 +1,302 @@
+"""The one error tree.
+
+Every failure that a caller can meet is a subclass of `OcifastError` with a stable snake_case `code` and a structured
+`context`; the message is one line that names the thing and says what to do.
+
+    OcifastError
+    ├── ImageReferenceError        reference_invalid      not a reference that the command line or library takes
+    ├── UsageError                 usage_invalid          options that contradict each other
+    ├── SourceError                                       getting an image
+    │   ├── ImageNotFoundError     image_not_found        no such tag, digest, repository, file
+    │   ├── BlobNotFoundError      blob_not_found         the source lacks a blob that its manifest names
+    │   ├── PlatformError          platform_not_found     the index has other platforms only
+    │   ├── NotAnImageError        not_an_image           an artifact, schema 1, or no manifest at all
+    │   ├── DocumentError          document_invalid       a manifest, index, config or layout that breaks its spec
+    │   └── RegistryError          registry_error         a registry refused, failed or spoke nonsense
+    │       ├── AuthenticationError authentication_failed credentials missing, wrong, or not to be sent
+    │       ├── NetworkError       network_error          no connection, name, certificate or answer in time
+    │       └── RateLimitError     rate_limited           429 to the end of all retries
+    ├── VerificationError                                 bytes are not what a descriptor says
+    │   ├── DigestInvalidError     digest_invalid
+    │   ├── DigestMismatchError    digest_mismatch
+    │   ├── DiffIdMismatchError    diff_id_mismatch
+    │   └── SizeMismatchError      size_mismatch
+    ├── LayerError                                        the contents of a layer
+    │   ├── CompressionError       compression_invalid
+    │   ├── TarError               tar_invalid
+    │   ├── EntryRefusedError      entry_refused
+    │   └── LimitError             limit_exceeded
+    ├── PathNotFoundError          path_not_found         a path that is not in the tree
+    ├── ElfError                   elf_invalid            an executable that no image can be made of
+    ├── OutputError                                       making the result
+    │   ├── OutputUnsupportedError output_unsupported     the format cannot hold this tree
+    │   ├── LossError              output_lossy           `strict` was asked for and something would be lost
+    │   ├── PackerMissingError     packer_missing         no backend for the format is installed
+    │   ├── PackerError            packer_failed          a tool failed, was killed, or left a wrong image
+    │   └── FileError              io_error               a local file could not be read or written
+    └── CancelledError             cancelled
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "BlobNotFoundError",
+    "CancelledError",
+    "CompressionError",
+    "DiffIdMismatchError",
+    "DigestInvalidError",
+    "DigestMismatchError",
+    "DocumentError",
+    "ElfError",
+    "EntryRefusedError",
+    "FileError",
+    "ImageNotFoundError",
+    "ImageReferenceError",
+    "LayerError",
+    "LimitError",
+    "LossError",
+    "NetworkError",
+    "NotAnImageError",
+    "OcifastError",
+    "OutputError",
+    "OutputUnsupportedError",
+    "PackerError",
+    "PackerMissingError",
+    "PathNotFoundError",
+    "PlatformError",
+    "RateLimitError",
+    "RegistryError",
+    "SizeMismatchError",
+    "SourceError",
+    "TarError",
+    "UsageError",
+    "VerificationError",
+    "from_core",
+]
+
+
+class OcifastError(Exception):
+    """A failure that ocifast reports.
+
+    Attributes:
+        code: stable snake_case name of the kind.
+        message: one line without a final stop.
+        context: what is known about the place, by name: `reference`, `layer` (digest of the blob), `offset` and `path`
+            of the entry (path as lossy text), `expected` and `seen`, `command`, `status`. Never holds a secret.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, **context: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.context = {key: value for key, value in context.items() if value is not None}
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.context))
+
+
+def _rebuild(cls: type[OcifastError], message: str, context: dict[str, Any]) -> OcifastError:
+    return cls(message, **context)
+
+
+class ImageReferenceError(OcifastError):
+    """A text that is no reference (distribution-spec, "Pulling manifests", and the reference grammar)."""
+
+    code = "reference_invalid"
+
+
+class UsageError(OcifastError):
+    """Arguments that contradict each other or the destination."""
+
+    code = "usage_invalid"
+
+
+class SourceError(OcifastError):
+    """Getting an image from where it is kept failed."""
+
+    code = "source_error"
+
+
+class ImageNotFoundError(SourceError):
+    """No such repository, tag, digest or file."""
+
+    code = "image_not_found"
+
+
+class BlobNotFoundError(SourceError):
+    """The source lacks a blob that its manifest names."""
+
+    code = "blob_not_found"
+
+
+class PlatformError(SourceError):
+    """The index holds other platforms only; `context["available"]` lists them."""
+
+    code = "platform_not_found"
+
+
+class NotAnImageError(SourceError):
+    """An artifact, a schema 1 manifest, or something that is no manifest."""
+
+    code = "not_an_image"
+
+
+class DocumentError(SourceError):
+    """A manifest, index, config or layout that breaks its specification."""
+
+    code = "document_invalid"
+
+
+class RegistryError(SourceError):
+    """A registry refused, failed or answered against the distribution spec."""
+
+    code = "registry_error"
+
+
+class AuthenticationError(RegistryError):
+    """Credentials are missing, were refused, or must not be sent where they were asked for."""
+
+    code = "authentication_failed"
+
+
+class NetworkError(RegistryError):
+    """No name, connection, trusted certificate or answer in time."""
+
+    code = "network_error"
+
+
+class RateLimitError(RegistryError):
+    """The registry answered 429 to the end of all retries."""
+
+    code = "rate_limited"
+
+
+class VerificationError(OcifastError):
+    """Bytes are not what a descriptor or config says of them."""
+
+    code = "verification_failed"
+
+
+class DigestInvalidError(VerificationError):
+    """A text that is no digest of a registered algorithm (image-spec, descriptor.md)."""
+
+    code = "digest_invalid"
+
+
+class DigestMismatchError(VerificationError):
+    """A blob or manifest whose bytes have another digest."""
+
+    code = "digest_mismatch"
+
+
+class DiffIdMismatchError(VerificationError):
+    """A layer whose decompressed bytes have another digest than the config's diff ID."""
+
+    code = "diff_id_mismatch"
+
+
+class SizeMismatchError(VerificationError):
+    """A blob that is longer or shorter than its descriptor says."""
+
+    code = "size_mismatch"
+
+
+class LayerError(OcifastError):
+    """The contents of a layer cannot be taken."""
+
+    code = "layer_error"
+
+
+class CompressionError(LayerError):
+    """A compressed stream that is damaged or ends early."""
+
+    code = "compression_invalid"
+
+
+class TarError(LayerError):
+    """A tar archive that is damaged, ambiguous or ends early."""
+
+    code = "tar_invalid"
+
+
+class EntryRefusedError(LayerError):
+    """An entry whose path, link or type is refused."""
+
+    code = "entry_refused"
+
+
+class LimitError(LayerError):
+    """A bound was passed."""
+
+    code = "limit_exceeded"
+
+
+class PathNotFoundError(OcifastError):
+    """A path that is not in the tree."""
+
+    code = "path_not_found"
+
+
+class ElfError(OcifastError):
+    """An executable that no image can be made of."""
+
+    code = "elf_invalid"
+
+
+class OutputError(OcifastError):
+    """Making the result failed."""
+
+    code = "output_error"
+
+
+class OutputUnsupportedError(OutputError):
+    """The format cannot hold this tree."""
+
+    code = "output_unsupported"
+
+
+class LossError(OutputError):
+    """`strict` was asked for and the format would lose something; `context["losses"]` lists what."""
+
+    code = "output_lossy"
+
+
+class PackerMissingError(OutputError):
+    """No backend for the format is installed; the message names the packages."""
+
+    code = "packer_missing"
+
+
+class PackerError(OutputError):
+    """A packer failed, was killed, or left an image that does not read back."""
+
+    code = "packer_failed"
+
+
+class FileError(OutputError):
+    """A local file could not be read or written."""
+
+    code = "io_error"
+
+
+class CancelledError(OcifastError):
+    """The work was called off."""
+
+    code = "cancelled"
+
+
+def _subclasses(cls: type[OcifastError]) -> list[type[OcifastError]]:
+    return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
+
+
+def from_core(code: str, message: str, context: dict[str, Any]) -> OcifastError:
+    """The Python error for a failure of the Rust core; called by `ocifast._core` alone."""
+    classes = {cls.code: cls for cls in _subclasses(OcifastError)}
+    return classes.get(code, OcifastError)(message, **context)

@@ -1,0 +1,121 @@
+"""Where images are read from and written to.
+
+A `Source` is one reference at one place: a repository of a registry, an image layout, an archive. Its core is four
+members; all that a caller wants beyond (platform choice, verification, flattening) is derived once, in `image`.
+A `Destination` is the other end of a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from ocifast.spec import Descriptor, Document
+
+__all__ = ["CHUNK", "Blob", "Destination", "FileSlice", "Source"]
+
+CHUNK = 256 << 10
+"""Bytes of a chunk that local sources hand on; a registry hands on what the network gives."""
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Bytes that stand in a local file, so that the core reads them itself.
+
+    Attributes:
+        path: a regular file.
+        offset: first byte.
+        length: number of bytes.
+    """
+
+    path: Path
+    offset: int
+    length: int
+
+
+class Blob(Protocol):
+    """A blob opened for reading: iterate it once for its bytes, in order, and close it (`with`).
+
+    The bytes are as they came and *not verified*: who takes them compares size and digest. At most the descriptor's
+    size plus one byte is handed on.
+    """
+
+    local: FileSlice | None
+    """Set when all bytes stand in a local file already; iterating works as well."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def __enter__(self) -> Blob: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+
+class Source(Protocol):
+    """One image or index at one place. Safe to use from several threads."""
+
+    name: str
+    """How a user writes it; in messages. Never holds a credential."""
+
+    def root(self) -> Document:
+        """The manifest or index that the reference names, verified when the reference has a digest.
+
+        Raises:
+            ImageNotFoundError, NotAnImageError, DocumentError, RegistryError.
+        """
+        ...
+
+    def document(self, descriptor: Descriptor) -> Document:
+        """A child manifest or index by its descriptor, verified; its media type is the descriptor's.
+
+        Raises:
+            BlobNotFoundError, VerificationError, DocumentError, RegistryError.
+        """
+        ...
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        """Opens a config or a layer. Nothing has been read when this returns, but for what opening takes.
+
+        Raises:
+            BlobNotFoundError, RegistryError; iterating raises RegistryError and FileError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives connections and files back; the source cannot be used after."""
+        ...
+
+
+class Destination(Protocol):
+    """The place an image is written to. Safe to use from several threads until `commit` or `abort`."""
+
+    name: str
+    """How a user writes it; in messages."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there already, with this size."""
+        ...
+
+    def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
+        """Takes the blob from `source` without its bytes passing through here, where that is possible."""
+        ...
+
+    def put_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        """Writes a blob and verifies its size and digest on the way; nothing stays of one that does not match."""
+        ...
+
+    def put_document(self, document: Document, *, root: bool) -> None:
+        """Writes a manifest or index byte for byte, after all that it names; `root` gives it the destination's name."""
+        ...
+
+    def commit(self) -> None:
+        """Makes all of it visible at once, where the place allows it."""
+        ...
+
+    def abort(self) -> None:
+        """Takes back what `commit` has not made visible."""
+        ...

@@ -1,0 +1,23 @@
+//! Container image layers to filesystem trees and images.
+//!
+//! Modules stand on numbered floors and import only from lower ones; `tests/test_floors.py` holds that.
+
+pub mod digest;
+pub mod entry;
+pub mod error;
+pub mod limits;
+pub mod path;
+pub mod whiteout;
+
+pub mod contents;
+pub mod decompress;
+pub mod tar;
+pub mod tree;
+
+pub mod flatten;
+pub mod layer;
+
+pub mod output;
+
+#[cfg(feature = "python")]
+mod bindings;

@@ -1,0 +1,99 @@
+//! Lexical cleaning of the paths that stand in archives. Pure functions; links are the tree's affair.
+
+use crate::error::{Code, Error, Result};
+use crate::limits::Limits;
+
+/// The plain components of a path below the root: no empty one, no `.`, no `..`, no NUL. The root itself has none.
+pub type Components<'a> = Vec<&'a [u8]>;
+
+/// Longest name that Linux filesystems hold, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// Cleans the path of an entry or the target of a hard link: a leading `/` is dropped, as are `.` and empty
+/// components; `..` takes back the component before it.
+///
+/// # Errors
+/// `entry_refused` for an empty path, a NUL, a name over 255 bytes, or a `..` that leaves the root; `limit_exceeded`
+/// for a path beyond `limits`.
+pub fn clean<'a>(path: &'a [u8], limits: &Limits) -> Result<Components<'a>> {
+    let refuse = |why: &str| Err(Error::new(Code::EntryRefused, why));
+    if path.is_empty() {
+        return refuse("the path is empty");
+    }
+    if path.len() > limits.path_bytes {
+        let message = format!("a path of {} bytes is longer than {}", path.len(), limits.path_bytes);
+        return Err(Error::new(Code::LimitExceeded, message));
+    }
+    if path.contains(&0) {
+        return refuse("the path contains a NUL byte");
+    }
+    let mut components: Components<'a> = Vec::new();
+    for component in path.split(|&byte| byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => {
+                if components.pop().is_none() {
+                    return refuse("the path leaves the image's root");
+                }
+            }
+            name if name.len() > NAME_MAX => return refuse("a name is longer than 255 bytes"),
+            name => components.push(name),
+        }
+    }
+    if components.len() > limits.depth {
+        let message = format!("a path of {} components is deeper than {}", components.len(), limits.depth);
+        return Err(Error::new(Code::LimitExceeded, message));
+    }
+    Ok(components)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cleaned(path: &[u8]) -> Result<String> {
+        let joined = clean(path, &Limits::default())?.join(&b'/');
+        Ok(joined.escape_ascii().to_string())
+    }
+
+    #[test]
+    fn kept_and_rewritten() -> Result<()> {
+        let table: &[(&[u8], &str)] = &[
+            (b"a", "a"),
+            (b"a/b/", "a/b"),
+            (b"./a", "a"),
+            (b"/a//b/./c", "a/b/c"),
+            (b"a/../b", "b"),
+            (b"a/b/../../c", "c"),
+            (b".", ""),
+            (b"./", ""),
+            (b"/", ""),
+            (b"a/..", ""),
+            (b"...", "..."),
+            (b"..a", "..a"),
+            (b"a\\..\\b", "a\\\\..\\\\b"),
+            (b"\xff\xfe", "\\xff\\xfe"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(cleaned(path)?, *expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn refused() {
+        let long = [b'n'; 256];
+        for path in [&b""[..], b"..", b"../a", b"/..", b"a/../../b", b"a\0b", &long] {
+            assert_eq!(cleaned(path).expect_err("refused").code, Code::EntryRefused, "{}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn limited() {
+        let deep = b"a/".repeat(3000);
+        let long = b"abcdefgh/".repeat(10_000);
+        for path in [&deep, &long] {
+            assert_eq!(cleaned(path).expect_err("limited").code, Code::LimitExceeded);
+        }
+    }
+}

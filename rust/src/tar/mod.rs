@@ -1,0 +1,10 @@
+//! Tar archives, read and written as streams.
+
+mod header;
+mod pax;
+mod reader;
+mod sparse;
+mod writer;
+
+pub use reader::{Data, Reader};
+pub use writer::{Member, MemberKind, Writer};
