@@ -40,7 +40,7 @@ class Blob(Protocol):
     """A blob opened for reading: iterate it once for its bytes, in order, and close it (`with`).
 
     The bytes are as they came and *not verified*: who takes them compares size and digest. At most the descriptor's
-    size plus one byte is handed on.
+    size (less the offset asked for) plus one byte is handed on.
     """
 
     local: FileSlice | None
@@ -77,8 +77,12 @@ class Source(Protocol):
         """
         ...
 
-    def blob(self, descriptor: Descriptor) -> Blob:
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
         """Opens a config or a layer. Nothing has been read when this returns, but for what opening takes.
+
+        Args:
+            descriptor: of the blob.
+            offset: first byte that is wanted, when an earlier download left the bytes before it; from 0 to the size.
 
         Raises:
             BlobNotFoundError, RegistryError; iterating raises RegistryError and FileError.
@@ -95,6 +99,14 @@ class Destination(Protocol):
 
     name: str
     """How a user writes it; in messages."""
+
+    def announce(self, descriptors: Iterable[Descriptor]) -> None:
+        """The blobs that will be put, in the order of the manifest; optional, and before the first of them.
+
+        A place that is one stream (an archive) keeps this order whatever the order of arrival, so that the same image
+        gives the same bytes; all others do nothing.
+        """
+        ...
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there already, with this size."""
