@@ -7,6 +7,9 @@ from collections.abc import Buffer, Iterable  # type: ignore[attr-defined, unuse
 from os import PathLike
 from typing import final
 
+__version__: str
+"""The version of the package (it stands in Cargo.toml)."""
+
 CODES: tuple[str, ...]
 """The code of every error that the core can raise."""
 

@@ -1,0 +1,153 @@
+"""The command line: parsing and rendering, nothing else.
+
+`main` is the console script. Commands are looked up in one table and imported only when they run, so that
+`ocifast --version` and completion load neither httpx nor rich.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+from ocifast.errors import FileError, OcifastError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "compile": ("ocifast.cli.compile:command", "Turn an image into a directory, an archive or a filesystem image."),
+    "pull": ("ocifast.cli.pull:command", "Fetch an image into a layout or an archive."),
+    "push": ("ocifast.cli.push:command", "Send an image from a layout or an archive to a registry."),
+    "copy": ("ocifast.cli.copy:command", "Copy an image between any two places."),
+    "delete": ("ocifast.cli.delete:command", "Delete a manifest from a registry by its digest."),
+    "runnable": ("ocifast.cli.runnable:command", "Turn a statically linked executable into an image."),
+    "inspect": ("ocifast.cli.inspect:command", "Show what an image is: manifest, platform, layers, config."),
+    "ls": ("ocifast.cli.ls:command", "List the files of an image."),
+    "cat": ("ocifast.cli.cat:command", "Write a file of an image to standard output."),
+    "tags": ("ocifast.cli.tags:command", "List the tags of a repository."),
+    "login": ("ocifast.cli.login:command", "Store the credentials of a registry."),
+    "logout": ("ocifast.cli.logout:command", "Forget the credentials of a registry."),
+    "cache": ("ocifast.cli.cache:command", "Look at the cache, or make it smaller."),
+}
+"""Name of each command: where it is, and its line in `ocifast --help`."""
+
+INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: cleaned up after like an interrupt, with another exit status."""
+
+
+class Commands(click.Group):
+    """The group of all commands, each imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table, which goes from the common to the rare."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `ocifast --help`, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from ocifast._core import __version__
+
+        click.echo(f"ocifast {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="IMAGE, SOURCE and DEST are [docker://]HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or "
+    "docker-archive:FILE[:NAME:TAG]. 'ocifast COMMAND --help' tells more.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """Container images from a registry to a root filesystem in one pass, without a daemon and without root."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        0; 1 after an error, told in one line on standard error; 2 for a wrong command line; 130 when interrupted and
+        143 when terminated.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    session: dict[str, Any] = {}
+    try:
+        status = cli.main(
+            None if arguments is None else list(arguments), prog_name="ocifast", standalone_mode=False, obj=session
+        )
+        sys.stdout.flush()
+    except click.UsageError as error:
+        return _fail_usage(error)
+    except click.ClickException as error:
+        return _fail(OcifastError(error.format_message()), session)
+    except OcifastError as error:
+        return _fail(error, session)
+    except BrokenPipeError:
+        # Whoever read us has gone (`ocifast ls … | head`). Python must not try to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(FileError(f"{name}{error.strerror or error}"), session)
+    except Terminated:
+        return TERMINATED
+    except (KeyboardInterrupt, click.Abort, EOFError):
+        return INTERRUPTED
+    return status if isinstance(status, int) else 0
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _fail_usage(error: click.UsageError) -> int:
+    where = error.ctx.command_path if error.ctx is not None else "ocifast"
+    click.echo(f"ocifast: error: {_one_line(error.format_message())} (see '{where} --help')", err=True)
+    return 2
+
+
+def _fail(error: OcifastError, session: dict[str, Any]) -> int:
+    if session.get("json"):
+        import json
+
+        told = {"code": error.code, "message": str(error), **error.context}
+        click.echo(json.dumps({"error": told}, default=str, ensure_ascii=False))
+    click.echo(f"ocifast: error: {_one_line(str(error))}", err=True)
+    return 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
