@@ -1,0 +1,59 @@
+"""Runs foreign tools for the tests. A tool that is missing or fails is a failed test, never a skipped one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+Argument = str | os.PathLike[str]
+
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+"""Debian keeps file system tools in sbin, which an ordinary user's PATH may lack."""
+
+
+def tool(name: str) -> str:
+    """Path of an installed tool; fails the test when it is missing.
+
+    `tests/apt-packages.txt` lists the Debian packages that bring all tools.
+    """
+    found = shutil.which(name, path=PATH)
+    assert found is not None, f"{name} is not installed; see tests/apt-packages.txt"
+    return found
+
+
+def run(
+    *command: Argument,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+) -> bytes:
+    """Runs a tool and returns its standard output; anything but exit status 0 fails with what it said."""
+    done = attempt(*command, stdin=stdin, cwd=cwd, env=env, timeout=timeout)
+    said = (done.stderr + done.stdout).decode(errors="backslashreplace")[-4000:]
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {said}"
+    return done.stdout
+
+
+def attempt(
+    *command: Argument,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs a tool and returns whatever came of it. `env` is added to the environment of the tests."""
+    words: Sequence[Argument] = [tool(os.fspath(command[0])), *command[1:]]
+    return subprocess.run(
+        words,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        cwd=cwd,
+        env={**os.environ, "PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})},
+        timeout=timeout,
+        check=False,
+    )
