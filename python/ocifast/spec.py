@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ocifast import _core
-from ocifast.errors import DocumentError, NotAnImageError
+from ocifast.errors import DigestInvalidError, DocumentError, NotAnImageError
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -41,7 +41,12 @@ CONFIG_LIMIT = 16 << 20
 """Most bytes of a config that are read."""
 
 
-class Platform(msgspec.Struct, frozen=True, rename={"os_version": "os.version", "os_features": "os.features"}):
+Model = TypeVar("Model", bound=msgspec.Struct)
+
+
+class Platform(
+    msgspec.Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
+):
     """The `platform` of a descriptor in an index (image-spec, image-index.md)."""
 
     architecture: str
@@ -117,12 +122,13 @@ class RootfsConfig(msgspec.Struct, frozen=True):
     type: str = "layers"
 
 
-class ImageConfig(msgspec.Struct, frozen=True):
+class ImageConfig(msgspec.Struct, frozen=True, rename={"os_version": "os.version"}):
     """An image config (image-spec, config.md)."""
 
     architecture: str | None = None
     os: str | None = None
     variant: str | None = None
+    os_version: str | None = None
     created: str | None = None
     config: RuntimeConfig | None = None
     rootfs: RootfsConfig = RootfsConfig()
@@ -175,11 +181,13 @@ def parse_document(raw: bytes, media_type: str | None, *, name: str) -> Document
     """
     try:
         probe = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise DocumentError(f"{name} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{name} is not JSON: {error}", reference=name) from None
     if not isinstance(probe, dict):
         raise DocumentError(f"{name} is not a JSON object")
-    if probe.get("schemaVersion") == 1 or (media_type or "").startswith("application/vnd.docker.distribution.manifest.v1"):
+    if probe.get("schemaVersion") == 1 or (media_type or "").startswith(
+        "application/vnd.docker.distribution.manifest.v1"
+    ):
         raise NotAnImageError(f"{name} is a Docker schema 1 manifest; push the image again with a current tool")
     if "manifests" in probe and ("layers" in probe or "config" in probe):
         raise DocumentError(f"{name} is a manifest and an index at once")
@@ -215,11 +223,20 @@ def decode_config(raw: bytes, *, name: str) -> ImageConfig:
     return _decode(raw, ImageConfig, name)
 
 
-def _decode(raw: bytes, model: type[Any], name: str) -> Any:
+def _decode(raw: bytes, model: type[Model], name: str) -> Model:
     try:
+        if b"null" in raw:
+            # Go writes an empty list that was never made as null: a FROM scratch image without layers.
+            found = msgspec.json.decode(raw, type=dict[str, Any])
+            found.update({field: [] for field in ("layers", "manifests") if found.get(field, ()) is None})
+            if isinstance(rootfs := found.get("rootfs"), dict) and rootfs.get("diff_ids", ()) is None:
+                rootfs["diff_ids"] = []
+            return msgspec.convert(found, type=model)
         return msgspec.json.decode(raw, type=model)
-    except msgspec.MsgspecError as error:
-        raise DocumentError(f"{name} is not a valid {model.__name__}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{name} is not a valid {model.__name__}: {error}", reference=name) from None
+    except (DigestInvalidError, DocumentError) as error:
+        raise type(error)(f"{name}: {error.message}", reference=name, **error.context) from None
 
 
 def total_size(descriptors: Iterable[Descriptor]) -> int:

@@ -1,0 +1,324 @@
+"""Images and indexes, read lazily from a source: what four members of a `Source` give, derived once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ocifast import _core, platforms
+from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
+from ocifast.reference import Location, parse_location
+from ocifast.sources import Blob, Source
+from ocifast.sources.open import open_source
+from ocifast.sources.verify import read_small
+from ocifast.spec import (
+    CONFIG_LIMIT,
+    CONFIGS,
+    DOCKER_MANIFEST,
+    INDEXES,
+    MANIFESTS,
+    Descriptor,
+    Document,
+    ImageConfig,
+    Manifest,
+    Platform,
+    decode_config,
+    decode_index,
+    decode_manifest,
+    total_size,
+)
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["Image", "Index", "open", "resolve"]
+
+NESTING = 3
+"""How deep indexes may stand in indexes."""
+
+LAYER_LIMIT = 1024
+"""Most layers of an image, as the core's limits have it."""
+
+_LAYER_TYPES = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.container.image.rootfs.diff",
+)
+_COMPRESSIONS = frozenset({"", "+gzip", "+zstd", ".gzip", ".zstd"})
+
+
+class Index:
+    """An image index.
+
+    Attributes:
+        source: where it is; the caller closes it.
+        name: how messages call it.
+        document: its bytes as they came.
+    """
+
+    def __init__(self, source: Source, document: Document) -> None:
+        self.source = source
+        self.name = source.name
+        self.document = document
+
+    @property
+    def digest(self) -> str:
+        """Digest of the index's bytes."""
+        return self.document.digest
+
+    @cached_property
+    def entries(self) -> tuple[Descriptor, ...]:
+        """The image manifests that the index leads to, in its order, those of nested indexes in their place.
+
+        Attestations and artifacts are left out. An entry that says no platform has that of its config.
+
+        Raises:
+            DocumentError: indexes that are nested deeper than three times, or that hold no valid entries.
+            SourceError, VerificationError: a nested index or a config could not be read.
+        """
+        return tuple(self._entries(self.document, NESTING))
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """The platforms of `entries`."""
+        return tuple(entry.platform for entry in self.entries if entry.platform is not None)
+
+    def image(self, platform: Platform | str | None = None) -> Image:
+        """The image for a platform, by default this machine's.
+
+        Raises:
+            PlatformError: there is none; the message lists those that there are.
+        """
+        chosen = platforms.choose(self.entries, _platform(platform) or platforms.host(), name=self.name)
+        return Image(self.source, self.source.document(chosen), platform=chosen.platform, index=self.document)
+
+    def _entries(self, document: Document, depth: int) -> Iterator[Descriptor]:
+        for entry in decode_index(document, name=self.name).manifests:
+            if platforms.is_attestation(entry) or entry.artifact_type is not None:
+                continue
+            if entry.media_type in INDEXES:
+                if depth == 0:
+                    raise DocumentError(f"{self.name}: indexes are nested more than {NESTING} times deep")
+                yield from self._entries(self.source.document(entry), depth - 1)
+            elif entry.media_type in MANIFESTS and entry.platform is not None:
+                yield entry
+            elif entry.media_type in MANIFESTS and (found := self._stated_in_config(entry)) is not None:
+                yield msgspec.structs.replace(entry, platform=found)
+
+    def _stated_in_config(self, entry: Descriptor) -> Platform | None:
+        try:
+            return Image(self.source, self.source.document(entry)).platform
+        except (NotAnImageError, BlobNotFoundError):
+            return None
+
+
+class Image:
+    """One image: a manifest, its config, its layers. Nothing is read before it is asked for.
+
+    Attributes:
+        source: where it is. `close` closes it.
+        name: how messages call it: as the user wrote it.
+        document: the manifest's bytes as they came, verified when the reference or an index stated a digest.
+        index: the index that it was chosen from, or None.
+    """
+
+    def __init__(
+        self, source: Source, document: Document, *, platform: Platform | None = None, index: Document | None = None
+    ) -> None:
+        """Raises NotAnImageError when the manifest is that of an artifact, DocumentError when it breaks its spec."""
+        self.source = source
+        self.name = source.name
+        self.document = document
+        self.index = index
+        self._platform = platform
+        self.manifest: Manifest = decode_manifest(document, name=self.name)
+        self._refuse_artifacts()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the manifest's bytes."""
+        return self.document.digest
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        """Descriptors of the layers, bottom layer first."""
+        return self.manifest.layers
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers as they are stored."""
+        return total_size(self.layers)
+
+    @cached_property
+    def config_raw(self) -> bytes:
+        """The config's bytes, verified; at most 16 MiB.
+
+        Raises:
+            BlobNotFoundError, RegistryError, VerificationError, DocumentError.
+        """
+        descriptor = self.manifest.config
+        return read_small(self.source.blob(descriptor), descriptor, CONFIG_LIMIT, name=f"{self.name}: config")
+
+    @cached_property
+    def config(self) -> ImageConfig:
+        """The config. Raises what `config_raw` does."""
+        return decode_config(self.config_raw, name=f"{self.name}: config")
+
+    @cached_property
+    def diff_ids(self) -> tuple[str, ...]:
+        """Digests of the decompressed layers, bottom layer first, one for each of `layers`.
+
+        Raises:
+            DocumentError: the config names more or fewer than there are layers.
+            DigestInvalidError: one of them is no digest.
+        """
+        found = self.config.rootfs.diff_ids
+        if len(found) != len(self.layers):
+            raise DocumentError(
+                f"{self.name}: the manifest has {len(self.layers)} layers, but the config {len(found)} diff IDs",
+                reference=self.name,
+            )
+        for diff_id in found:
+            try:
+                _core.check_digest(diff_id)
+            except DigestInvalidError as error:
+                raise DigestInvalidError(f"{self.name}: config: {error.message}", reference=self.name) from None
+        return found
+
+    @cached_property
+    def platform(self) -> Platform | None:
+        """What the index said that the image is for, or else its config; None when that says nothing."""
+        if self._platform is not None:
+            return self._platform
+        config = self.config
+        if not config.os or not config.architecture:
+            return None
+        return Platform(config.architecture, config.os, config.variant or None, config.os_version or None)
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
+        """Opens a layer (see `Source.blob`); a layer that is kept elsewhere only is refused by saying so.
+
+        Raises:
+            BlobNotFoundError, RegistryError.
+        """
+        try:
+            return self.source.blob(descriptor, offset=offset)
+        except BlobNotFoundError as error:
+            if descriptor.urls or "nondistributable" in descriptor.media_type or "foreign" in descriptor.media_type:
+                raise BlobNotFoundError(
+                    f"{self.name}: layer {descriptor.digest} is a foreign layer that is not kept with the image, and "
+                    "its URLs are not followed; copy the image together with its foreign layers first",
+                    **{**error.context, "reference": self.name, "layer": descriptor.digest},
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Closes the source."""
+        self.source.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Image {self.name} {self.digest}>"
+
+    def _refuse_artifacts(self) -> None:
+        """Raises NotAnImageError for a manifest without a root filesystem.
+
+        See image-spec, manifest.md, "Guidelines for Artifact Usage".
+        """
+        manifest = self.manifest
+        config_type = manifest.config.media_type
+        # Early schema 2 pushes of Docker call the config so.
+        legacy = self.document.media_type == DOCKER_MANIFEST and config_type == "application/octet-stream"
+        if manifest.artifact_type is not None or not (config_type in CONFIGS or legacy):
+            kind = manifest.artifact_type or config_type
+            raise NotAnImageError(f"{self.name} is not an image but an artifact of type {kind}", reference=self.name)
+        for layer in manifest.layers:
+            base = next((known for known in _LAYER_TYPES if layer.media_type.startswith(known)), None)
+            if base is None or layer.media_type[len(base) :] not in _COMPRESSIONS:
+                hint = "encrypted" if layer.media_type.endswith("+encrypted") else f"of type {layer.media_type}"
+                raise NotAnImageError(
+                    f"{self.name} is not an image that can be read: layer {layer.digest} is {hint}",
+                    reference=self.name,
+                    layer=layer.digest,
+                )
+        if len(manifest.layers) > LAYER_LIMIT:
+            raise DocumentError(
+                f"{self.name}: {len(manifest.layers)} layers; at most {LAYER_LIMIT} are taken", reference=self.name
+            )
+
+
+def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
+    image: str | Location,
+    *,
+    platform: Platform | str | None = None,
+    options: RegistryOptions | None = None,
+    seeds: Sequence[str | PathLike[str]] = (),
+) -> Image:
+    """Opens an image.
+
+    Reads the manifest (and an index before it); config and layers are read when they are asked for.
+
+    Args:
+        image: `[docker://]HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or
+            `docker-archive:FILE[:NAME:TAG]`.
+        platform: as `linux/arm64`. By default this machine's is chosen from an index, and an image that stands alone
+            is taken whatever it is for; when it is given, such an image must be for this platform.
+        options: how registries are spoken to.
+        seeds: folders with image layouts that are looked at before a registry.
+
+    Returns:
+        The image, to be closed (`with`).
+
+    Raises:
+        ImageReferenceError, SourceError, VerificationError, FileError.
+    """
+    location = parse_location(image) if isinstance(image, str) else image
+    wanted = _platform(platform)
+    source = open_source(location, options=options, seeds=seeds)
+    try:
+        return resolve(source, wanted)
+    except BaseException:
+        source.close()
+        raise
+
+
+def resolve(source: Source, platform: Platform | None = None) -> Image:
+    """The image that a source has for a platform (see `open`).
+
+    Raises:
+        PlatformError: there is none.
+        SourceError, VerificationError: it could not be read.
+    """
+    root = source.root()
+    if root.is_index:
+        return Index(source, root).image(platform)
+    image = Image(source, root)
+    if platform is not None and (offered := image.platform) is not None:
+        # Configs of ARM images often leave the variant out, or have a wrong default: a stated one alone counts.
+        goal = platform if offered.variant else msgspec.structs.replace(platform, variant=None)
+        if not platforms.fits(offered, goal):
+            raise PlatformError(
+                f"{image.name} is for {platforms.describe(offered)}, not for {platforms.describe(platform)}",
+                reference=image.name,
+                available=(platforms.describe(offered),),
+            )
+    return image
+
+
+def _platform(platform: Platform | str | None) -> Platform | None:
+    return platforms.parse(platform) if isinstance(platform, str) else platform

@@ -1,0 +1,129 @@
+"""Blobs that stand on this machine: a slice of a file, or bytes in memory.
+
+Files of layouts and archives belong to others and may be hostile: they are opened one component at a time without
+following a link (threat: a link in an image's folder to a file or FIFO of the host), and only regular files are read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ocifast.errors import DocumentError, FileError
+from ocifast.sources import CHUNK, FileSlice
+
+__all__ = ["BytesBlob", "FileBlob", "open_beneath", "read_all"]
+
+
+class FileBlob:
+    """A slice of a regular file. The file is opened when the first chunk is asked for."""
+
+    local: FileSlice | None
+
+    def __init__(self, path: Path, offset: int, length: int, *, name: str) -> None:
+        """Args: `path` a regular file, `offset` and `length` in bytes, `name` how messages call the image."""
+        self.local = FileSlice(path, offset, length)
+        self._slice = self.local
+        self._name = name
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self._slice.length
+        try:
+            with self._slice.path.open("rb", buffering=0) as file:
+                file.seek(self._slice.offset)
+                while left and (chunk := file.read(min(CHUNK, left))):
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise FileError(f"{self._name}: cannot read {self._slice.path}: {error.strerror}") from error
+
+    def __enter__(self) -> FileBlob:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        pass
+
+
+class BytesBlob:
+    """Bytes in memory."""
+
+    local: FileSlice | None = None
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._data), CHUNK):
+            yield self._data[start : start + CHUNK]
+
+    def __enter__(self) -> BytesBlob:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        pass
+
+
+def open_beneath(folder: Path, *parts: str, name: str) -> int:
+    """Opens a regular file in a folder for reading and returns its descriptor; the caller closes it.
+
+    The folder itself may be a link, it is the user's own word; none of `parts` may.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DocumentError: a part is a link, or the file is not a regular one.
+        FileError: it cannot be opened.
+    """
+    shown = "/".join(parts)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    opened = -1
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        for position, part in enumerate(parts):
+            last = position == len(parts) - 1
+            status = os.lstat(part, dir_fd=opened)
+            if stat.S_ISLNK(status.st_mode):
+                raise DocumentError(f"{name}: {shown} is a symbolic link; links inside of an image are not followed")
+            if last and not stat.S_ISREG(status.st_mode):
+                raise DocumentError(f"{name}: {shown} is not a regular file")
+            # O_NONBLOCK: what was looked at may have been replaced by a FIFO since.
+            kind = os.O_NONBLOCK if last else os.O_DIRECTORY
+            inner = os.open(part, flags | kind, dir_fd=opened)
+            os.close(opened)
+            opened = inner
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise DocumentError(f"{name}: {shown} is not a regular file")
+    except (FileNotFoundError, NotADirectoryError, DocumentError) as error:
+        if opened >= 0:
+            os.close(opened)
+        if isinstance(error, NotADirectoryError):
+            raise FileNotFoundError(shown) from error
+        raise
+    except OSError as error:
+        if opened >= 0:
+            os.close(opened)
+        raise FileError(f"{name}: cannot read {folder / shown}: {error.strerror}") from error
+    return opened
+
+
+def read_all(descriptor: int, limit: int, *, name: str, what: str) -> bytes:
+    """Reads an open file whole and closes it.
+
+    Raises:
+        DocumentError: it is longer than `limit` bytes.
+        FileError: reading failed.
+    """
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise FileError(f"{name}: cannot read {what}: {error.strerror}") from error
+    if len(data) > limit:
+        raise DocumentError(f"{name}: {what} is longer than {limit >> 20} MiB")
+    return data

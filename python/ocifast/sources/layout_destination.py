@@ -1,0 +1,275 @@
+"""OCI image layouts (image-spec, image-layout.md), written.
+
+Blobs are written beside their place, flushed and renamed; `index.json` is replaced last, under a lock on the folder, so
+that readers see the layout of before or of after and two writers lose nothing of each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageError
+from ocifast.sources import Source
+from ocifast.sources.blobs import open_beneath, read_all
+from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
+from ocifast.sources.verify import verified
+from ocifast.spec import OCI_INDEX, Descriptor, Document
+
+__all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_index"]
+
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+
+_REF_COMPONENT = r"[A-Za-z0-9]+(?:(?:--|[-._:@+])[A-Za-z0-9]+)*"
+_REF_NAME = re.compile(rf"{_REF_COMPONENT}(?:/{_REF_COMPONENT})*")
+
+
+class LayoutDestination:
+    """A layout that an image is added to; the folder is made when it is missing.
+
+    Args:
+        folder: the layout's folder: missing, empty, or a layout.
+        name: how the user wrote the place.
+        tag: the name that the image gets in `index.json`, instead of the entry that had it; None adds it unnamed.
+
+    Raises:
+        ImageReferenceError: a name that image-spec, annotations.md, does not allow.
+        UsageError: the folder holds something else.
+    """
+
+    def __init__(self, folder: Path, *, name: str, tag: str | None = None) -> None:
+        if tag is not None:
+            check_ref_name(tag)
+        self.name = name
+        self._folder = folder
+        self._tag = tag
+        self._lock = threading.Lock()
+        self._made: list[Path] = []
+        self._written: set[str] = set()
+        self._relied_on: dict[str, Descriptor] = {}
+        self._root: Document | None = None
+        if folder.exists():
+            with _reported(folder):
+                has_layout = (folder / "oci-layout").is_file()
+                if not folder.is_dir() or (not has_layout and any(folder.iterdir())):
+                    raise UsageError(f"{folder} is no image layout; name an empty or a new folder")
+            if has_layout:
+                self._listing()
+
+    def announce(self, descriptors: Iterable[Descriptor]) -> None:
+        """Does nothing: the order of a layout's blobs shows nowhere."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is in the layout, with its size."""
+        try:
+            opened = open_beneath(self._folder, *blob_parts(descriptor.digest), name=self.name)
+        except FileNotFoundError:
+            return False
+        try:
+            found = os.fstat(opened).st_size == descriptor.size
+        finally:
+            os.close(opened)
+        if found:
+            with self._lock:
+                self._relied_on[descriptor.digest] = descriptor
+        return found
+
+    def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
+        """False: a layout shares no blobs with other places."""
+        return False
+
+    def put_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        """Writes a blob, verified (see `Destination.put_blob`); may be called from several threads."""
+        self._write(descriptor, chunks)
+
+    def put_document(self, document: Document, *, root: bool) -> None:
+        """Writes a manifest or index as a blob; `root` is what `commit` enters in `index.json`."""
+        descriptor = document.descriptor()
+        if not self.has_blob(descriptor):
+            self._write(descriptor, [document.raw])
+        if root:
+            self._root = document
+
+    def commit(self) -> None:
+        """Enters the image in `index.json`."""
+        if self._root is None:
+            raise UsageError(f"{self.name}: no manifest was written")
+        self._prepare()
+        with _reported(self._folder), self._locked():
+            for descriptor in list(self._relied_on.values()):
+                if not self.has_blob(descriptor):
+                    raise FileError(f"{self.name}: blob {descriptor.digest} was removed meanwhile; run this again")
+            if not (self._folder / "oci-layout").exists():
+                self._replace("oci-layout", LAYOUT_FILE)
+            listing = self._listing()
+            _enter(listing, self._root.descriptor(), self._tag)
+            for folder in {self._folder / "blobs" / digest.partition(":")[0] for digest in self._written}:
+                _flush_folder(folder)
+            self._replace("index.json", msgspec.json.encode(listing))
+            _flush_folder(self._folder)
+        self._written.clear()
+        self._made.clear()
+
+    def abort(self) -> None:
+        """Removes the blobs and folders that this object has made."""
+        if not self._folder.is_dir():
+            return
+        with contextlib.suppress(OSError), self._locked():
+            for digest in self._written:
+                with contextlib.suppress(FileNotFoundError):
+                    self._folder.joinpath(*blob_parts(digest)).unlink()
+        self._written.clear()
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        self._made.clear()
+
+    def _write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        parts = blob_parts(descriptor.digest)
+        self._prepare(*parts[:2])
+        with _reported(self._folder), _beside(self._folder) as (file, temporary):
+            for chunk in verified(descriptor, chunks, name=self.name):
+                _write_all(file, chunk)
+            os.fsync(file)
+            with self._lock:
+                temporary.rename(self._folder.joinpath(*parts))
+                self._written.add(descriptor.digest)
+
+    def _prepare(self, *parts: str) -> None:
+        """Makes the folder and the folders in it; none of the latter may be a link."""
+        with _reported(self._folder), self._lock:
+            missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+            for path in reversed(missing):
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir()
+                    self._made.append(path)
+            inner = self._folder
+            for part in parts:
+                inner = inner / part
+                with contextlib.suppress(FileExistsError):
+                    inner.mkdir()
+                    self._made.append(inner)
+                if inner.is_symlink() or not inner.is_dir():
+                    raise DocumentError(f"{self.name}: {inner} is not a folder; links in a layout are not followed")
+
+    def _listing(self) -> dict[str, Any]:
+        """The `index.json` as it stands, unknown fields included, or a new one."""
+        try:
+            version = open_beneath(self._folder, "oci-layout", name=self.name)
+        except FileNotFoundError:
+            return new_index()
+        raw = read_all(version, INDEX_LIMIT, name=self.name, what="oci-layout")
+        check_layout_version(raw, name=self.name)
+        try:
+            opened = open_beneath(self._folder, "index.json", name=self.name)
+        except FileNotFoundError:
+            return new_index()
+        raw = read_all(opened, INDEX_LIMIT, name=self.name, what="index.json")
+        try:
+            listing = msgspec.json.decode(raw, type=dict[str, Any])
+        except (ValueError, RecursionError) as error:
+            raise DocumentError(f"{self.name}: index.json is not JSON: {error}", reference=self.name) from None
+        entries = listing.get("manifests")
+        if entries is not None and not (
+            isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        ):
+            raise DocumentError(f"{self.name}: index.json has no list of manifests", reference=self.name)
+        return {**listing, "manifests": entries or []}
+
+    def _replace(self, part: str, data: bytes) -> None:
+        with _beside(self._folder) as (file, temporary):
+            _write_all(file, data)
+            os.fsync(file)
+            temporary.rename(self._folder / part)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # The lock is on the folder itself, so that no file of ours stays in somebody's layout.
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def check_ref_name(tag: str) -> None:
+    """Raises ImageReferenceError unless `tag` is a name as image-spec, annotations.md, allows it."""
+    if not _REF_NAME.fullmatch(tag):
+        raise ImageReferenceError(
+            f"{tag[:150]!r} is no name for an image in a layout: letters and digits, joined by one of '-._:@+/'"
+        )
+
+
+def new_index() -> dict[str, Any]:
+    """An `index.json` without entries."""
+    return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+
+
+def entry(descriptor: Descriptor, tag: str | None) -> dict[str, Any]:
+    """The entry of `index.json` for an image."""
+    made: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": descriptor.digest,
+        "size": descriptor.size,
+    }
+    if tag is not None:
+        made["annotations"] = {REF_NAME: tag}
+    return made
+
+
+def _enter(listing: dict[str, Any], descriptor: Descriptor, tag: str | None) -> None:
+    """Puts an entry in the place of the one of the same name, or at the end."""
+    entries: list[dict[str, Any]] = listing["manifests"]
+    names = [(old.get("annotations") or {}).get(REF_NAME) for old in entries]
+    if tag is None:
+        if all(old.get("digest") != descriptor.digest for old in entries):
+            entries.append(entry(descriptor, None))
+        return
+    first = names.index(tag) if tag in names else len(entries)
+    kept = [old for position, old in enumerate(entries) if names[position] != tag]
+    kept.insert(min(first, len(kept)), entry(descriptor, tag))
+    listing["manifests"] = kept
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A new file in the folder, removed again unless it was renamed."""
+    temporary = folder / f".ocifast-{secrets.token_hex(8)}.tmp"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        yield file, temporary
+    finally:
+        os.close(file)
+        temporary.unlink(missing_ok=True)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {error.filename or path}: {error.strerror}", path=str(path)) from error
