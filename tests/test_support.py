@@ -41,7 +41,7 @@ EXPECTED = """\
 / directory 0755 0 0 1700000000.000000000 - - - -
 /disk block 0600 0 0 1700000000.000000000 - 259:70000 - -
 /etc directory 1777 1 2 1700000000.123456789 - - - -
-/etc/a\\x20b\\x5c\\x0a file 4755 3000000 0 1700000000.000000000 /etc/a\\x20b\\x5c\\x0a - user.note=00ff {hello}
+/etc/a\\x20b\\x5c\\x0a file 4755 3000000 0 1700000000.000000000 - - user.note=00ff {hello}
 /etc/hard file 4755 3000000 0 1700000000.000000000 /etc/a\\x20b\\x5c\\x0a - user.note=00ff {hello}
 /etc/link symlink 0777 0 0 -5.000000005 - /{t} - -
 /fifo fifo 0600 0 0 1700000000.000000000 - - - -

@@ -56,22 +56,16 @@ class Node:
 
 
 def escape(data: bytes) -> str:
-    """Printable ASCII but for the space and the backslash as it is, all else as `\\\\xHH`."""
-    return "".join(chr(byte) if 0x20 < byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in data)
+    """Printable ASCII as it is; the space, backslash, comma, equals sign and all else as `\\xHH`."""
+    return "".join(chr(byte) if 0x20 < byte < 0x7F and byte not in b"\\,=" else f"\\x{byte:02x}" for byte in data)
 
 
 def format_dump(nodes: Collection[Node]) -> str:
-    """The canonical text of a tree, one line for each name, in the order of the paths' bytes."""
-    ordered = sorted(nodes, key=lambda node: node.path)
+    """The canonical text of a tree: one line for each name, paths in order as lists of components."""
     first: dict[tuple[int, int], bytes] = {}
-    members: dict[tuple[int, int], int] = {}
-    for node in ordered:
-        if node.group:
-            first.setdefault(node.group, node.path)
-            members[node.group] = members.get(node.group, 0) + 1
     lines = []
-    for node in ordered:
-        shared = node.group is not None and members[node.group] > 1
+    for node in sorted(nodes, key=lambda node: node.path.split(b"/") if node.path else []):
+        known = first.setdefault(node.group, node.path) if node.group else node.path
         fields = [
             "/" + escape(node.path),
             node.type,
@@ -79,7 +73,7 @@ def format_dump(nodes: Collection[Node]) -> str:
             str(node.uid),
             str(node.gid),
             f"{node.mtime // 10**9}.{node.mtime % 10**9:09d}",
-            "/" + escape(first[node.group]) if shared and node.group else "-",
+            "/" + escape(known) if known != node.path else "-",
             escape(node.link) or "-",
             ",".join(f"{escape(name)}={value.hex()}" for name, value in node.xattrs) or "-",
             node.sha256 or "-",

@@ -1,0 +1,83 @@
+# Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check develop packages bench wheel clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# One profile for all but wheels: dependencies are compiled once for the tests, the lints and the Python module.
+PROFILE := dev-fast
+
+define CHECK
+cargo fmt --all --check
+cargo clippy --profile $(PROFILE) --workspace --all-targets -- -D warnings
+cargo clippy --profile $(PROFILE) --workspace --all-targets --features python -- -D warnings
+$(BIN)/ruff check
+$(BIN)/ruff format --check
+$(BIN)/mypy
+$(BIN)/python -m mypy.stubtest ocifast._core --mypy-config-file pyproject.toml
+$(BIN)/python -m pytest -q tests/test_floors.py
+endef
+
+define TEST
+cargo test --profile $(PROFILE) --workspace --quiet
+$(BIN)/python -m pytest
+endef
+
+define HELP
+make demo      makes a virtual environment, builds, and compiles a real image to a root filesystem
+make test      makes a virtual environment, builds, and runs all tests
+make check     formats, lints, types and floors, changing nothing
+make develop   builds the package into $(VENV)
+make packages  installs the Debian packages that the tests run (as root)
+make bench     benchmarks; CORPUS=oci:DIR:TAG names the image that is compared
+make wheel     builds a release wheel into dist/
+make clean     removes all that was made here
+
+CI runs .ci/run, which is make packages, make check and make test.
+
+make check:
+$(CHECK)
+
+make test:
+$(TEST)
+endef
+
+help:
+	@: $(info $(HELP))
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+develop: $(VENV)/.installed
+	$(BIN)/maturin develop --quiet --profile $(PROFILE)
+
+packages:
+	tests/install-packages
+
+demo: develop
+	$(BIN)/python tools/demo.py
+
+test: packages develop
+	$(TEST)
+
+check: develop
+	$(CHECK)
+
+bench: $(VENV)/.installed
+	$(BIN)/maturin develop --quiet --release
+	$(BIN)/python -m pytest benches --benchmark-only
+	$(BIN)/python -m benches.compare $(CORPUS)
+
+wheel: $(VENV)/.installed
+	$(BIN)/maturin build --release --out dist
+
+clean:
+	rm -rf $(VENV) target dist .bench .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find python tests benches tools -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/ocifast/_core*.so

@@ -1,0 +1,163 @@
+"""Imports point down. Floors are numbered as in docs/architecture.md.
+
+The rule: a file imports from lower floors, and on its own floor from lower *steps* (the tuples below stand in the order
+of the steps) or from its own folder, and never in a circle. `_core` is the lowest Python module, `ocifast` itself
+stands below the command line and above all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.floors import Graph, circle, python_graph, rust_graph
+
+ROOT = Path(__file__).parent.parent
+
+Steps = Sequence[Sequence[str]]
+PYTHON: Mapping[int, Steps] = {
+    0: (("_core", "errors", "progress"), ("spec", "elf"), ("reference", "platforms")),
+    1: (("process",), ("cache", "sources")),
+    2: (("image",), ("rootfs",)),
+    3: (("packers",),),
+    4: (("compiler", "copy", "runnable"), ("",)),
+    5: (("cli",), ("__main__",)),
+}
+RUST: Mapping[int, Steps] = {
+    0: (("error", "limits", "entry"), ("path", "whiteout", "digest")),
+    1: (("tar", "contents"), ("decompress", "tree"), ("merge",)),
+    2: (("layer",), ("flatten",)),
+    3: (("output",),),
+    4: (("bindings",), ("",)),
+}
+
+
+def place(module: str, table: Mapping[int, Steps]) -> tuple[int, int]:
+    """Floor and step of a module; fails for one that has no place."""
+    top = module.split(".")[0]
+    for floor, steps in table.items():
+        for step, names in enumerate(steps):
+            if top in names:
+                return floor, step
+    pytest.fail(f"{module} stands on no floor: put it into the table in {Path(__file__).name}")
+
+
+def offences(graph: Graph, table: Mapping[int, Steps]) -> list[str]:
+    """Imports that point up or sideways."""
+    found = []
+    for module, targets in graph.items():
+        for target in targets:
+            if module and target and module.split(".")[0] == target.split(".")[0]:
+                continue
+            if place(target, table) >= place(module, table):
+                found.append(f"{module or '(root)'} imports {target or '(root)'}")
+    return sorted(found)
+
+
+def test_python_imports_point_down() -> None:
+    graph = python_graph(ROOT / "python/ocifast")
+    assert len(graph) > 10
+    assert offences(graph, PYTHON) == []
+    assert circle(graph) == []
+
+
+def test_rust_imports_point_down() -> None:
+    graph = rust_graph(ROOT / "rust/src")
+    assert len(graph) > 10
+    assert offences(graph, RUST) == []
+    assert circle(graph) == []
+
+
+def test_only_the_bindings_name_pyo3() -> None:
+    naming = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "rust/src").rglob("*.rs") if "pyo3" in path.read_text()
+    }
+    assert {name for name in naming if not name.startswith("rust/src/bindings/")} == set()
+
+
+def test_only_process_runs_tools() -> None:
+    naming = set()
+    for path in (ROOT / "python").rglob("*.py"):
+        if "import subprocess" in path.read_text() or "os.system(" in path.read_text():
+            naming.add(path.name)
+    assert naming == {"process.py"}
+
+
+def test_files_stay_short() -> None:
+    long = {}
+    for folder in ("python", "rust", "tests", "benches", "tools"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".rs") and len(path.read_text().splitlines()) > 500:
+                long[path.relative_to(ROOT).as_posix()] = len(path.read_text().splitlines())
+    assert long == {}
+
+
+def write(folder: Path, files: Mapping[str, str]) -> Path:
+    """Files of a package made for one test."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_every_way_to_import_is_seen_in_python(tmp_path: Path) -> None:
+    package = write(
+        tmp_path / "ocifast",
+        {
+            "__init__.py": "from ocifast.cli import main\n",
+            "_core.pyi": "",
+            "errors.py": "def f():\n    import ocifast.image\n",
+            "image.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import sources\n",
+            "sources/__init__.py": "from ..cli import x, y\nfrom .layout import Layout\n",
+            "sources/layout.py": "from ocifast.errors import E\nfrom ocifast import _core\n",
+            "cli/__init__.py": "import os\nfrom ocifast import errors\n",
+        },
+    )
+    assert python_graph(package) == {
+        "": {"cli"},
+        "_core": set(),
+        "errors": {"image"},
+        "image": {"sources"},
+        "sources": {"cli", "sources.layout"},
+        "sources.layout": {"errors", "_core"},
+        "cli": {"errors"},
+    }
+    assert circle(python_graph(package)) == ["cli", "errors", "image", "sources", "cli"]
+    assert offences(python_graph(package), PYTHON) == [
+        "(root) imports cli",
+        "errors imports image",
+        "sources imports cli",
+    ]
+
+
+def test_every_way_to_import_is_seen_in_rust(tmp_path: Path) -> None:
+    source = write(
+        tmp_path,
+        {
+            "lib.rs": "pub mod error;\npub mod tree;\npub mod output;\nmod bindings;\n",
+            "error.rs": "// use crate::tree;\n/* crate::output */\npub type A = crate::tree::Tree;\n",
+            "tree.rs": "use crate::{error::{self, Error}, output::{dump::Dump, Loss as L}};\n"
+            "#[cfg(test)]\nmod tests { use crate::bindings; }\n",
+            "output/mod.rs": "pub use dump::Dump;\npub fn f() { dump::g() }\n",
+            "output/dump.rs": "use super::Loss;\nuse super::super::error::Error;\n",
+            "bindings/mod.rs": "use self::tree::Tree;\n",
+            "bindings/tree.rs": "",
+        },
+    )
+    assert rust_graph(source) == {
+        "": set(),
+        "error": {"tree"},
+        "tree": {"error", "output.dump", "output"},
+        "output": {"output.dump"},
+        "output.dump": {"output", "error"},
+        "bindings": {"bindings.tree"},
+        "bindings.tree": set(),
+    }
+    assert circle(rust_graph(source)) == ["error", "tree", "error"]
+    assert offences(rust_graph(source), RUST) == [
+        "error imports tree",
+        "tree imports output",
+        "tree imports output.dump",
+    ]
