@@ -1,0 +1,330 @@
+"""Requests to one registry: authorization, redirects, retries.
+
+Redirects are followed here and not by httpx, because each hop has rules: credentials go to the registry alone, HTTPS
+never becomes plain HTTP, and a public registry cannot send us to a private address.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import itertools
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import httpx
+
+from ocifast.errors import OcifastError, RegistryError
+from ocifast.sources.registry import addresses
+from ocifast.sources.registry.auth import Authenticator
+from ocifast.sources.registry.challenge import parse_challenges
+from ocifast.sources.registry.credentials import CredentialKeeper
+from ocifast.sources.registry.failures import (
+    ERROR_LIMIT,
+    is_final,
+    network_failure,
+    read_capped,
+    status_failure,
+)
+from ocifast.sources.registry.limiter import Limiter, limiter_for
+from ocifast.sources.registry.options import RegistryOptions, host_name, is_loopback
+from ocifast.sources.registry.redaction import shown_url
+from ocifast.sources.registry.tls import certificate_folder
+from ocifast.sources.registry.transport import Transport
+
+__all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
+
+RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+"""Statuses that another attempt may change."""
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HOPS = 10
+_LONGEST_BACKOFF = 30.0
+_ATTEMPTS_TO_CONNECT = 2
+"""Attempts after the first one while a host has never answered: it is likelier a typing error than a fault."""
+
+Body = bytes | Callable[[], Iterable[bytes]]
+"""What is sent: bytes, or what makes their iterator anew for each attempt."""
+
+
+def speaks_plain(host: str, options: RegistryOptions) -> bool:
+    """Whether `HOST[:PORT]` is spoken to in plain HTTP."""
+    if host.lower() in options.insecure or host_name(host) in options.insecure:
+        return True
+    return is_loopback(host) and certificate_folder(host, options.certificates) is None
+
+
+class Client:
+    """All requests to one registry for one repository. Safe to use from several threads."""
+
+    def __init__(self, host: str, repository: str | None, options: RegistryOptions, *, registry: str = "") -> None:
+        """Opens nothing yet.
+
+        Args:
+            host: as in references; credentials are looked up by it.
+            repository: the one that path-scoped credentials are looked up for.
+            options: how to speak.
+            registry: host and port of the API where they are not `host` (Docker Hub).
+        """
+        self.options = options
+        self.host = host
+        api = registry or host
+        self.origin = httpx.URL(f"{'http' if speaks_plain(api, options) else 'https'}://{api}")
+        self._transport = Transport(options)
+        self._http = httpx.Client(
+            transport=self._transport,
+            trust_env=False,
+            timeout=httpx.Timeout(options.read_timeout, connect=options.connect_timeout, pool=None),
+            headers={"User-Agent": "ocifast", "Accept-Encoding": "identity"},
+        )
+        self._own = self._authenticator(host, self.origin, CredentialKeeper(host, repository, options))
+        self._others: dict[httpx.URL, Authenticator] = {}
+        self._limiters: dict[str, Limiter] = {}
+        self._lock = threading.Lock()
+        self._public: bool | None = None
+        self._answered = False
+
+    @property
+    def limiter(self) -> Limiter:
+        """Of the registry's host."""
+        return self._limiter(self.origin)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._http.close()
+
+    def url(self, target: str) -> httpx.URL:
+        """A path of the API, or a URL that the registry gave, relative or absolute."""
+        return self.origin.join(target)
+
+    def send(
+        self,
+        method: str,
+        target: str | httpx.URL,
+        *,
+        name: str,
+        what: str,
+        scopes: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        expected: Iterable[int] = (200,),
+        retries: int | None = None,
+    ) -> httpx.Response:
+        """Sends a request until it is answered; the answer's body is not read yet, the caller closes it.
+
+        Args:
+            method: of HTTP.
+            target: a path of the API or a URL that the registry gave.
+            name: the image, for messages.
+            what: what is being done, for messages: "read the manifest".
+            scopes: what a token for this must allow.
+            headers: besides authorization.
+            body: what is sent; its length goes into `Content-Length` by the caller.
+            expected: statuses that are returned; all others are errors.
+            retries: attempts after the first one; None takes the options'.
+
+        Raises:
+            NetworkError, RateLimitError, AuthenticationError, RegistryError.
+        """
+        url = self.url(target) if isinstance(target, str) else target
+        wanted = frozenset(expected)
+        most = self.options.retries if retries is None else retries
+        for attempt in itertools.count():
+            try:
+                response = self._exchange(method, url, name, what, scopes, headers or {}, body)
+            except httpx.TransportError as error:
+                failure = network_failure(name, url.netloc.decode("ascii"), error)
+                limit = most if self._answered else min(most, _ATTEMPTS_TO_CONNECT)
+                if attempt >= limit or is_final(error):
+                    raise failure from error
+                self.pause(attempt)
+                continue
+            self._answered = True
+            if response.status_code in wanted:
+                return response
+            if response.status_code not in RETRIED or attempt >= most:
+                raise self.failure(name, what, response)
+            self._wait_as_told(name, what, response, attempt)
+        raise AssertionError  # pragma: no cover - itertools.count() does not end
+
+    def failure(self, name: str, what: str, response: httpx.Response) -> OcifastError:
+        """The error for an answer that was not expected; reads the answer's body and closes it."""
+        try:
+            body = read_capped(response, ERROR_LIMIT)
+        except httpx.TransportError:
+            body = b""
+        return status_failure(name, what, response, body)
+
+    def pause(self, attempt: int) -> None:
+        """Waits before attempt number `attempt + 1`, longer each time, never as long as others do."""
+        time.sleep(self._backoff(attempt))
+
+    def _backoff(self, attempt: int) -> float:
+        longest = min(self.options.backoff * 2**attempt, _LONGEST_BACKOFF)
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter
+
+    def _wait_as_told(self, name: str, what: str, response: httpx.Response, attempt: int) -> None:
+        """Waits before another attempt, as long as Retry-After says; all requests to a host that limits us wait."""
+        told = _retry_after(response.headers.get("Retry-After"))
+        if told is not None and told > self.options.max_wait:
+            failure = self.failure(name, what, response)
+            message = f"{failure.message} (it asks to wait {told:.0f} s)"
+            raise type(failure)(message, **failure.context, retry_after=told)
+        limiter = self._limiter(response.request.url)
+        read_capped(response, ERROR_LIMIT)
+        if told is not None:
+            # Jitter: those who were sent away together must not come back together.
+            limiter.pause(told + random.uniform(0, min(1.0, self.options.backoff)))  # noqa: S311
+        elif response.status_code == 429:
+            limiter.pause(self._backoff(attempt))
+        else:
+            self.pause(attempt)
+
+    def _exchange(
+        self,
+        method: str,
+        url: httpx.URL,
+        name: str,
+        what: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str],
+        body: Body | None,
+    ) -> httpx.Response:
+        """One request with its redirects and challenges."""
+        answers = 0
+        hops = 0
+        while True:
+            own = _origin(url) == _origin(self.origin)
+            authenticator = self._own if own else self._other(url)
+            needed = scopes if own else ()
+            authorization = authenticator.header(needed)
+            response = self._send_once(method, url, headers, body, authorization)
+            if response.status_code == 401:
+                challenges = parse_challenges(response.headers.get_list("WWW-Authenticate"))
+                failure = self.failure(name, what, response)
+                # A server that asks twice in one exchange refuses what it was given; a helper's new word may help once.
+                if not challenges or answers > 1:
+                    raise failure
+                if not authenticator.answer(challenges, needed, authorization, again=answers > 0):
+                    raise failure
+                answers += 1
+                continue
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTS or not location:
+                return response
+            if method not in ("GET", "HEAD") and response.status_code not in (307, 308):
+                return response
+            response.close()
+            hops += 1
+            if hops > _HOPS:
+                raise RegistryError(f"{name}: {self.host} redirects more than {_HOPS} times", reference=name)
+            url, answers = self._next_hop(name, url, location), 0
+
+    def _next_hop(self, name: str, url: httpx.URL, location: str) -> httpx.URL:
+        try:
+            target = url.join(location)
+        except httpx.InvalidURL:
+            raise RegistryError(f"{name}: {url.host} redirects to something that is no URL", reference=name) from None
+        self.check_hop(name, url, target)
+        return target
+
+    def check_hop(self, name: str, url: httpx.URL, target: httpx.URL) -> None:
+        """Raises RegistryError when an answer from `url` must not send us to `target`."""
+        if target.scheme not in ("http", "https") or not target.host:
+            raise RegistryError(f"{name}: {url.host} sends us to something that is no web address", reference=name)
+        if target.userinfo:
+            raise RegistryError(f"{name}: {url.host} sends us to a URL with a password in it", reference=name)
+        plain = target.scheme == "http"
+        if plain and url.scheme == "https" and not speaks_plain(target.netloc.decode("ascii"), self.options):
+            raise RegistryError(
+                f"{name}: {url.host} sends us from HTTPS to plain HTTP at {shown_url(target)}; refused", reference=name
+            )
+
+    def _send_once(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None, authorization: str | None
+    ) -> httpx.Response:
+        self._limiter(url).wait()
+        content = body() if callable(body) else body
+        sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
+        request = self._http.build_request(method, url, headers=sent, content=content)
+        if _origin(url) != _origin(self.origin):
+            request.extensions["public_only"] = self._is_public()
+        return self._http.send(request, stream=True, follow_redirects=False)
+
+    def _send_token_request(
+        self, method: str, url: httpx.URL, headers: dict[str, str], body: bytes | None
+    ) -> tuple[int, bytes]:
+        """For the authenticators: no redirects, no challenges."""
+        name, what = self.host, "get a token"
+        for attempt in itertools.count():
+            bare = {key: value for key, value in headers.items() if key != "Authorization"}
+            try:
+                response = self._send_once(method, url, bare, body, headers.get("Authorization"))
+                if response.status_code not in RETRIED or attempt >= self.options.retries:
+                    if response.status_code == 429:
+                        raise self.failure(name, what, response)
+                    return response.status_code, read_capped(response, ERROR_LIMIT)
+            except httpx.TransportError as error:
+                if attempt >= self.options.retries or is_final(error):
+                    raise network_failure(name, url.netloc.decode("ascii"), error) from error
+                self.pause(attempt)
+                continue
+            self._wait_as_told(name, what, response, attempt)
+        raise AssertionError  # pragma: no cover - itertools.count() does not end
+
+    def _authenticator(self, name: str, origin: httpx.URL, keeper: CredentialKeeper | None) -> Authenticator:
+        return Authenticator(
+            name,
+            origin,
+            keeper=keeper,
+            trusted_realms=self.options.trusted_realms,
+            may_be_plain=origin.scheme == "http",
+            send=self._send_token_request,
+        )
+
+    def _other(self, url: httpx.URL) -> Authenticator:
+        origin = httpx.URL(scheme=url.scheme, host=url.host, port=url.port)
+        with self._lock:
+            found = self._others.get(origin)
+            if found is None:
+                found = self._others[origin] = self._authenticator(url.host, origin, None)
+            return found
+
+    def _limiter(self, url: httpx.URL) -> Limiter:
+        host = url.netloc.decode("ascii")
+        with self._lock:
+            limiter = self._limiters.get(host)
+            if limiter is None:
+                limiter = self._limiters[host] = limiter_for(host, self.options.parallel)
+            return limiter
+
+    def _is_public(self) -> bool:
+        """Whether the registry stands on the public Internet, so that it may not send us elsewhere."""
+        if self._public is None:
+            try:
+                found = addresses.resolve(self.origin.host, self.origin.port or 443)
+            except (OSError, socket.herror):
+                # Behind a proxy names may be unknown here; the stricter rule then.
+                found = []
+            self._public = all(addresses.is_public(address) for _, address in found)
+        return self._public
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which states seconds or a date (RFC 9110, section 10.2.3)."""
+    if not value:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, when.timestamp() - time.time())

@@ -1,0 +1,126 @@
+"""One limiter per host, shared by all requests of this process.
+
+It has two parts: slots for the requests that carry blobs, handed out in the order they were asked for, and one pause
+that a server's `429 Too Many Requests` sets for everybody.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from weakref import WeakValueDictionary
+
+__all__ = ["Limiter", "Slot", "limiter_for"]
+
+STALLED = 1.0
+"""Seconds after which a slot whose reader takes nothing does not count."""
+_LOOK = 0.25
+
+
+class Slot:
+    """The right to move a blob; `with` gives it back.
+
+    A reader that must wait for another one before it takes more (a higher layer for a lower one) would block a queue
+    of slots for ever. So a slot says when its reader has the word, and stops counting when the reader keeps silent.
+    """
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._handed: float | None = None
+
+    def hand_over(self) -> None:
+        """A chunk goes to the reader now."""
+        self._handed = time.monotonic()
+
+    def take_back(self) -> None:
+        """The reader wants more."""
+        self._handed = None
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether the reader took nothing for a while."""
+        handed = self._handed
+        return handed is not None and now - handed > STALLED
+
+    def release(self) -> None:
+        """Gives the slot back; may be called twice."""
+        self._limiter.release(self)
+
+    def __enter__(self) -> Slot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.release()
+
+
+class Limiter:
+    """Slots and pause of one host."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._taken: set[Slot] = set()
+        self._queue: deque[object] = deque()
+        self._changed = threading.Condition()
+        self._resume_at = 0.0
+
+    def slot(self) -> Slot:
+        """Waits for a slot, first come, first served."""
+        with self._changed:
+            ticket = object()
+            self._queue.append(ticket)
+            try:
+                while self._queue[0] is not ticket or not self._is_free():
+                    self._changed.wait(_LOOK)
+                slot = Slot(self)
+                self._taken.add(slot)
+                return slot
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+
+    def try_slot(self) -> Slot | None:
+        """A slot if one is free and nobody waits for it."""
+        with self._changed:
+            if self._queue or len(self._taken) >= self._slots:
+                return None
+            slot = Slot(self)
+            self._taken.add(slot)
+            return slot
+
+    def release(self, slot: Slot) -> None:
+        """Called by the slot."""
+        with self._changed:
+            self._taken.discard(slot)
+            self._changed.notify_all()
+
+    def pause(self, seconds: float) -> None:
+        """Nobody starts a request before so many seconds have passed."""
+        with self._changed:
+            self._resume_at = max(self._resume_at, time.monotonic() + seconds)
+
+    def wait(self) -> None:
+        """Waits until no pause is in force."""
+        while (left := self._resume_at - time.monotonic()) > 0:
+            time.sleep(left)
+
+    def _is_free(self) -> bool:
+        if len(self._taken) < self._slots:
+            return True
+        now = time.monotonic()
+        return sum(not slot.is_stalled(now) for slot in self._taken) < self._slots
+
+
+_limiters: WeakValueDictionary[tuple[str, int], Limiter] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def limiter_for(host: str, slots: int) -> Limiter:
+    """The limiter of `HOST[:PORT]`; the same for all who ask while anybody uses it."""
+    with _lock:
+        limiter = _limiters.get((host, slots))
+        if limiter is None:
+            limiter = _limiters[host, slots] = Limiter(slots)
+        return limiter

@@ -1,0 +1,86 @@
+"""How registries are spoken to."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Credential", "RegistryOptions", "host_name", "is_loopback"]
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What one registry knows its user by. Its repr shows no secret.
+
+    Attributes:
+        username: empty when only an identity token is known.
+        password: or an access token that is used like one.
+        identity_token: an OAuth2 refresh token (Docker token spec, "Requesting a refresh token"); wins over the
+            password where the registry speaks Bearer.
+    """
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class RegistryOptions:
+    """Options of all requests to registries. Plain data: it can be pickled and compared.
+
+    Attributes:
+        insecure: hosts (`HOST` or `HOST:PORT`, as in references) that are spoken to in plain HTTP. Registries on
+            loopback are without being named here, unless a folder of certificates is there for them.
+        credentials: by host as in references; they win over all files and helpers, and go to that host alone.
+        anonymous: use no credentials at all.
+        trusted_realms: hosts of token servers that may get a registry's password although they are on another host
+            and no known pair.
+        auth_file: a file in the format of Docker's `config.json`, instead of the places that are searched.
+        registries_file: a file in the format of containers-registries.conf(5), for mirrors and plain-HTTP hosts,
+            instead of the places that are searched.
+        certificates: folders like `/etc/docker/certs.d`, looked at before the system's.
+        connect_timeout: seconds for name, connection and TLS.
+        read_timeout: seconds without any byte of an answer.
+        retries: attempts after the first one, for one request or, in a download, since the last byte that came.
+        backoff: seconds before the second attempt; doubled each time, at most 30, with jitter.
+        max_wait: longest wait in seconds that a server may ask for with Retry-After.
+        parallel: requests at a time that carry blobs, per host.
+        range_threshold: blobs of at least this many bytes are fetched in parallel ranges where requests are to spare;
+            None never does.
+        helper_timeout: seconds for a credential helper's answer.
+    """
+
+    insecure: frozenset[str] = frozenset()
+    credentials: Mapping[str, Credential] = field(default_factory=dict, hash=False)
+    anonymous: bool = False
+    trusted_realms: frozenset[str] = frozenset()
+    auth_file: Path | None = None
+    registries_file: Path | None = None
+    certificates: tuple[Path, ...] = ()
+    connect_timeout: float = 15.0
+    read_timeout: float = 60.0
+    retries: int = 5
+    backoff: float = 0.5
+    max_wait: float = 120.0
+    parallel: int = 4
+    range_threshold: int | None = 64 << 20
+    helper_timeout: float = 30.0
+
+
+def host_name(host: str) -> str:
+    """The name or address of `HOST[:PORT]` in lower case, without port and brackets."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    return name.strip("[]").lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `HOST[:PORT]` is this machine by its name alone: `localhost` or a loopback address."""
+    name = host_name(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,179 @@
+"""Images that are in a registry (OCI distribution-spec, "Pull")."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import httpx
+
+from ocifast import _core
+from ocifast.errors import (
+    BlobNotFoundError,
+    DigestMismatchError,
+    DocumentError,
+    ImageNotFoundError,
+    RegistryError,
+    SizeMismatchError,
+)
+from ocifast.reference import Reference
+from ocifast.sources.registry.client import Client
+from ocifast.sources.registry.failures import network_failure, read_capped
+from ocifast.sources.registry.options import RegistryOptions
+from ocifast.sources.registry.transfer import Origin, RegistryBlob
+from ocifast.spec import INDEXES, MANIFEST_LIMIT, MANIFESTS, Descriptor, Document, parse_document
+
+__all__ = ["ACCEPT", "RegistrySource", "content_digest", "digest_of"]
+
+ACCEPT = ", ".join(sorted(INDEXES | MANIFESTS))
+"""What a manifest is asked for as."""
+
+
+class RegistrySource:
+    """One image or index in a registry; see `ocifast.sources.Source`. Safe to use from several threads."""
+
+    def __init__(self, reference: Reference, options: RegistryOptions | None = None) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            reference: a digest in it wins over the tag.
+            options: how to speak to the registry.
+        """
+        self.reference = reference
+        self.options = options if options is not None else RegistryOptions()
+        self.name = str(reference)
+        self.client = Client(reference.host, reference.repository, self.options, registry=reference.registry)
+        self._origin = Origin(self.client, reference.repository, self.name)
+        self._root: Document | None = None
+        self._lock = threading.Lock()
+
+    def root(self) -> Document:
+        """The manifest or index; fetched once. See `ocifast.sources.Source.root`."""
+        with self._lock:
+            if self._root is None:
+                raw, media_type = self._manifest(self.reference.identifier)
+                if self.reference.digest is not None:
+                    _check_digest(self.reference.digest, raw, self.name)
+                self._root = parse_document(raw, media_type, name=self.name)
+            return self._root
+
+    def digest(self) -> str:
+        """Digest of what the reference names now, by a HEAD request; the manifest itself is not fetched.
+
+        Raises:
+            ImageNotFoundError, RegistryError, DigestInvalidError.
+        """
+        if self.reference.digest is not None:
+            return self.reference.digest
+        if self._root is not None:
+            return self._root.digest
+        response = self._ask("HEAD", self.reference.identifier)
+        response.close()
+        # Not every registry states it; the spec's SHOULD.
+        return content_digest(response) or self.root().digest
+
+    def document(self, descriptor: Descriptor) -> Document:
+        """A child manifest or index. See `ocifast.sources.Source.document`."""
+        if descriptor.size > MANIFEST_LIMIT:
+            raise DocumentError(
+                f"{self.name}: the manifest {descriptor.digest} is said to be {descriptor.size} bytes long;"
+                f" at most {MANIFEST_LIMIT >> 20} MiB are taken",
+                reference=self.name,
+            )
+        try:
+            raw, media_type = self._manifest(descriptor.digest, limit=descriptor.size)
+        except ImageNotFoundError as error:
+            raise BlobNotFoundError(
+                f"{self.name}: the registry does not have the manifest {descriptor.digest} that its index names",
+                reference=self.name,
+            ) from error
+        if len(raw) != descriptor.size:
+            seen = f"more than {descriptor.size}" if len(raw) > descriptor.size else str(len(raw))
+            raise SizeMismatchError(
+                f"{self.name}: manifest {descriptor.digest} should be {descriptor.size} bytes long, but is {seen}",
+                reference=self.name,
+                expected=descriptor.size,
+                seen=len(raw),
+            )
+        _check_digest(descriptor.digest, raw, self.name)
+        if media_type in INDEXES | MANIFESTS and media_type != descriptor.media_type:
+            raise DocumentError(
+                f"{self.name}: {descriptor.digest} was announced as {descriptor.media_type}, but sent as {media_type}",
+                reference=self.name,
+            )
+        return parse_document(raw, descriptor.media_type, name=f"{self.name}@{descriptor.digest}")
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> RegistryBlob:
+        """A config or a layer; requested when it is iterated. See `ocifast.sources.Source.blob`.
+
+        The `urls` of a descriptor are never followed: they are a manifest author's word for where to send requests.
+        """
+        return RegistryBlob(self._origin, descriptor, offset=offset)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.client.close()
+
+    def _manifest(self, identifier: str, *, limit: int = MANIFEST_LIMIT) -> tuple[bytes, str | None]:
+        response = self._ask("GET", identifier)
+        host = self.client.origin.netloc.decode("ascii")
+        try:
+            raw = read_capped(response, limit + 1)
+        except httpx.TransportError as error:
+            raise network_failure(self.name, host, error) from error
+        if len(raw) > MANIFEST_LIMIT:
+            raise DocumentError(f"{self.name}: its manifest is longer than {MANIFEST_LIMIT >> 20} MiB")
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
+        if media_type == "text/html":
+            raise RegistryError(f"{self.name}: {host} is no registry: it answers with a page")
+        stated = content_digest(response)
+        if stated is not None and len(raw) <= limit:
+            _check_digest(stated, raw, self.name)
+        return raw, media_type
+
+    def _ask(self, method: str, identifier: str) -> httpx.Response:
+        response = self.client.send(
+            method,
+            f"/v2/{self.reference.repository}/manifests/{identifier}",
+            name=self.name,
+            what="read the manifest",
+            scopes=self._origin.scopes,
+            headers={"Accept": ACCEPT},
+            expected=(200, 404),
+        )
+        if response.status_code == 404:
+            response.close()
+            raise ImageNotFoundError(
+                f"{self.name}: not found; check the name and the tag (`ocifast tags {self.reference.name}` lists them)",
+                reference=self.name,
+            )
+        return response
+
+
+def content_digest(response: httpx.Response) -> str | None:
+    """The `Docker-Content-Digest` of an answer, checked; None when there is none. Raises DigestInvalidError."""
+    stated = response.headers.get("Docker-Content-Digest")
+    if stated is None:
+        return None
+    digest = str(stated)
+    _core.check_digest(digest)
+    return digest
+
+
+def digest_of(algorithm: str, pieces: Iterable[bytes]) -> str:
+    """The digest of bytes by any registered algorithm."""
+    hasher = _core.Hasher(algorithm)
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.digest()
+
+
+def _check_digest(expected: str, raw: bytes, name: str) -> None:
+    seen = digest_of(expected.partition(":")[0], [raw])
+    if seen != expected:
+        raise DigestMismatchError(
+            f"{name}: the digest of its manifest should be {expected}, but is {seen}",
+            reference=name,
+            expected=expected,
+            seen=seen,
+        )

@@ -1,0 +1,108 @@
+"""Certificates: the system's, `SSL_CERT_FILE`, and folders in the style of `certs.d`."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from ocifast.errors import FileError
+
+__all__ = ["Certificates", "certificate_folder"]
+
+_HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_:[]")
+
+
+def _system_folders() -> list[Path]:
+    configuration = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return [
+        Path(configuration) / "containers/certs.d",
+        Path("/etc/containers/certs.d"),
+        Path("/etc/docker/certs.d"),
+    ]
+
+
+def certificate_folder(host: str, folders: Iterable[Path] = ()) -> Path | None:
+    """The first folder for `HOST[:PORT]`: in `folders`, then where containers and Docker keep theirs.
+
+    A folder holds `*.crt` (authorities to trust besides the system's) and pairs `*.cert`, `*.key` (a client
+    certificate and its key), as containers-certs.d(5) says.
+    """
+    name = host.lower()
+    if not name or not set(name) <= _HOST_CHARACTERS or name.startswith("."):
+        return None
+    for folder in [*folders, *_system_folders()]:
+        candidate = folder / name
+        if candidate.is_dir():
+            return candidate
+    return None
+
+
+class Certificates:
+    """TLS contexts by host; each is made once."""
+
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self._folders = tuple(folders)
+        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+
+    def context(self, host: str) -> ssl.SSLContext:
+        """The context for `HOST[:PORT]`.
+
+        Raises:
+            FileError: a certificate or key cannot be read, or `SSL_CERT_FILE` names no file.
+        """
+        folder = certificate_folder(host, self._folders)
+        with self._lock:
+            context = self._contexts.get(folder)
+            if context is None:
+                context = _system_context()
+                if folder is not None:
+                    _add_folder(context, folder)
+                self._contexts[folder] = context
+            return context
+
+
+def _system_context() -> ssl.SSLContext:
+    stated = os.environ.get("SSL_CERT_FILE")
+    if stated and not Path(stated).is_file():
+        # OpenSSL would trust nobody in silence, and every registry would look like a forgery.
+        raise FileError(f"SSL_CERT_FILE names {stated}, which is not there")
+    context = ssl.create_default_context()
+    has_folder = bool(os.environ.get("SSL_CERT_DIR")) or _default_folder_is_filled()
+    if not context.cert_store_stats()["x509_ca"] and not has_folder:
+        # A Python that brings its own OpenSSL may not know where the system keeps its certificates.
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _default_folder_is_filled() -> bool:
+    folder = ssl.get_default_verify_paths().capath
+    return folder is not None and any(Path(folder).glob("*.0"))
+
+
+def _add_folder(context: ssl.SSLContext, folder: Path) -> None:
+    for authority in sorted(folder.glob("*.crt")):
+        try:
+            context.load_verify_locations(authority)
+        except (OSError, ssl.SSLError) as error:
+            raise FileError(f"cannot read the certificates in {authority}: {_reason(error)}") from error
+    for certificate in sorted(folder.glob("*.cert")):
+        key = certificate.with_suffix(".key")
+        try:
+            context.load_cert_chain(certificate, key, password=_refuse_password)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise FileError(f"cannot use the client certificate {certificate} with {key}: {_reason(error)}") from error
+
+
+def _refuse_password() -> str:
+    """Keeps OpenSSL from asking on the terminal."""
+    raise ValueError("the key is protected by a password")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error)

@@ -1,0 +1,259 @@
+"""The network under the HTTP client: connections by address, TLS per host, proxies.
+
+httpx has no place for these three rules, so the connection pools of httpcore, which httpx itself uses, are driven here
+behind httpx' public transport interface:
+
+- an address is judged where it is connected to (`addresses`);
+- each host has its own certificates (`tls`);
+- the system's proxy variables count, but never for loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+from ocifast.errors import NetworkError
+from ocifast.sources.registry import addresses
+from ocifast.sources.registry.options import RegistryOptions, is_loopback
+from ocifast.sources.registry.tls import Certificates
+
+__all__ = ["READ_SIZE", "Transport", "proxy_for"]
+
+READ_SIZE = 256 << 10
+"""Bytes asked for in one read of a socket. httpcore asks for 64 KiB; at a gigabyte a second its bookkeeping per read,
+all of it under the GIL, is then what a download costs."""
+
+_EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
+    httpcore.ConnectTimeout: httpx.ConnectTimeout,
+    httpcore.ReadTimeout: httpx.ReadTimeout,
+    httpcore.WriteTimeout: httpx.WriteTimeout,
+    httpcore.PoolTimeout: httpx.PoolTimeout,
+    httpcore.ConnectError: httpx.ConnectError,
+    httpcore.ReadError: httpx.ReadError,
+    httpcore.WriteError: httpx.WriteError,
+    httpcore.ProxyError: httpx.ProxyError,
+    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
+    httpcore.LocalProtocolError: httpx.LocalProtocolError,
+    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+}
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Raises what httpcore raises as the exception of httpx that has the same name."""
+    try:
+        yield
+    except tuple(_EXCEPTIONS) as error:
+        raise _EXCEPTIONS[type(error)](str(error)) from error
+
+
+def proxy_for(url: httpx.URL) -> str | None:
+    """The proxy that `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` name for a URL."""
+    host = url.host if url.port is None else f"{url.host}:{url.port}"
+    if is_loopback(host) or proxy_bypass(host):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection that reads more at a time than it is asked to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            self._socket.settimeout(timeout)
+            return self._socket.recv(max(max_bytes, READ_SIZE))
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ReadError(str(error)) from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(buffer)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        try:
+            self._socket.settimeout(timeout)
+            return _Stream(ssl_context.wrap_socket(self._socket, server_hostname=server_hostname))
+        except TimeoutError as error:
+            self.close()
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except OSError as error:
+            self.close()
+            raise httpcore.ConnectError(str(error)) from error
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "ssl_object":
+            return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+        if info == "socket":
+            return self._socket
+        if info == "is_readable":
+            return self._is_readable()
+        return None
+
+    def _is_readable(self) -> bool:
+        """Whether the server closed the connection; asked of one that is idle."""
+        if self._socket.fileno() < 0:
+            return True
+        try:
+            self._socket.settimeout(0)
+            return self._socket.recv(1, socket.MSG_PEEK) is not None
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except (OSError, ValueError):
+            return True
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Connects to the first address that answers; refuses private ones where only public ones may be."""
+
+    def __init__(self, public_only: bool) -> None:
+        self._public_only = public_only
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            found = addresses.resolve(host, port)
+        except OSError as error:
+            raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror or error}") from error
+        if self._public_only:
+            addresses.refuse_private(host, found)
+        failure: OSError | None = None
+        for _, address in found:
+            try:
+                sock = socket.create_connection((address, port), timeout)
+            except OSError as error:
+                failure = error
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _Stream(sock)
+        if isinstance(failure, TimeoutError):
+            raise httpcore.ConnectTimeout("no connection in time") from failure
+        raise httpcore.ConnectError((failure and failure.strerror) or str(failure)) from failure
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _translated():
+            yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class Transport(httpx.BaseTransport):
+    """Connections of one registry client. Safe to use from several threads.
+
+    Requests with the extension `public_only` reach public addresses alone.
+    """
+
+    def __init__(self, options: RegistryOptions) -> None:
+        self._options = options
+        self._certificates = Certificates(options.certificates)
+        self._pools: dict[tuple[str, bool, str | None], httpcore.ConnectionPool] = {}
+        self._lock = threading.Lock()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends one request; see `httpx.BaseTransport`. Raises NetworkError for a private address, too."""
+        public_only = bool(request.extensions.get("public_only"))
+        sent = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions={"timeout": request.extensions.get("timeout", {})},
+        )
+        with _translated():
+            response = self._pool(request.url, public_only).handle_request(sent)
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions={"http_version": b"HTTP/1.1"},
+        )
+
+    def close(self) -> None:
+        """Closes all connections."""
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.close()
+
+    def _pool(self, url: httpx.URL, public_only: bool) -> httpcore.ConnectionPool:
+        proxy = proxy_for(url)
+        if proxy is not None and public_only:
+            # The proxy makes the connection; what its name means here is the best that can be known.
+            with contextlib.suppress(OSError):
+                addresses.refuse_private(url.host, addresses.resolve(url.host, url.port or 443))
+        host = url.netloc.decode("ascii")
+        key = (host if url.scheme == "https" else "", public_only and proxy is None, proxy)
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = self._new_pool(url, key[1], proxy)
+            return pool
+
+    def _new_pool(self, url: httpx.URL, public_only: bool, proxy: str | None) -> httpcore.ConnectionPool:
+        context = self._certificates.context(url.netloc.decode("ascii")) if url.scheme == "https" else None
+        # The limiter bounds what is sent at a time; the pool must never make a request wait.
+        settings: dict[str, Any] = {
+            "ssl_context": context,
+            "max_connections": None,
+            "max_keepalive_connections": 2 * self._options.parallel,
+            "keepalive_expiry": 30.0,
+            "network_backend": _Backend(public_only),
+        }
+        if proxy is None:
+            return httpcore.ConnectionPool(**settings)
+        return httpcore.ConnectionPool(proxy=_proxy(proxy), **settings)
+
+
+def _proxy(text: str) -> httpcore.Proxy:
+    url = httpx.URL(text)
+    if url.scheme not in ("http", "https"):
+        raise NetworkError(f"the proxy {url.scheme}://{url.host} is not supported; name an HTTP proxy")
+    auth = (url.username, url.password) if url.username or url.password else None
+    bare = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target="/")
+    return httpcore.Proxy(bare, auth=auth)
