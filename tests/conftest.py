@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.real import TAG, RealImage
+from tests.support.real import real_image as build
 from tests.support.registry import Registry, serve_registry
 
 
@@ -44,3 +46,15 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """One docker-registry for the whole run, without authentication; use a repository name of your own."""
     with serve_registry(tmp_path_factory.mktemp("registry") / "registry") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def real_image(tmp_path_factory: pytest.TempPathFactory) -> RealImage:
+    """A small real image with all that images hold, built once a run; see `tests.support.real`. Needs root."""
+    return build(tmp_path_factory.mktemp("real"))
+
+
+@pytest.fixture(scope="session")
+def real_reference(real_image: RealImage, registry: Registry) -> str:
+    """The real image in the registry: `127.0.0.1:PORT/real/image:1`."""
+    return registry.push(f"oci:{real_image.layout}:{TAG}", "real/image:1")

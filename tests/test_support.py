@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from io import BytesIO
@@ -13,6 +14,7 @@ from tests.support import layers
 from tests.support.images import Layer, build_image, build_index, write_docker_archive, write_layout, write_oci_archive
 from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_directory, dump_tar, dump_umoci, without_mtime
+from tests.support.real import RealImage
 from tests.support.registry import Registry, serve_registry
 from tests.support.run import run
 
@@ -184,3 +186,16 @@ def test_the_registry_asks_for_its_password(tmp_path: Path) -> None:
         with private.client() as client:
             assert client.get("/v2/", auth=("someone", "another")).status_code == 401
             assert client.get("/v2/").status_code == 200
+
+
+@pytest.mark.root
+def test_the_real_image_holds_what_it_promises(real_image: RealImage, real_reference: str) -> None:
+    lines = {line.split(" ")[0]: line.split(" ")[1:] for line in real_image.dump.splitlines()}
+    assert len(lines) > 1000
+    assert {line[0] for line in lines.values()} == {"file", "directory", "symlink", "char", "block", "fifo"}
+    assert lines["/srv/third"][5] == "/srv/first"
+    assert "/srv/second" not in lines
+    assert lines["/bin/ping"][7].startswith("security.capability=")
+    assert not any(path.startswith("/var/lib/many-6") or "/.wh." in path for path in lines)
+    manifest = json.loads(run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{real_reference}"))
+    assert len(manifest["layers"]) == 6
