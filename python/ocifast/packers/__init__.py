@@ -1,0 +1,274 @@
+"""Packers: from a finished tree to a directory, an archive or a filesystem image.
+
+One file per format, one line in `FORMATS`, and inside a format one table of backends in order of preference. The first
+backend that is there and able is taken; one that is named is taken or refused, never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ocifast.errors import PackerMissingError, UsageError
+
+if TYPE_CHECKING:
+    from ocifast import _core
+
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "Backend",
+    "Format",
+    "Loss",
+    "PackOptions",
+    "Packing",
+    "choose_backend",
+    "format_of",
+    "load_format",
+    "refuse_options",
+    "summarize",
+]
+
+FORMATS: dict[str, str] = {
+    "dir": "ocifast.packers.directory:FORMAT",
+    "tar": "ocifast.packers.tar:FORMAT",
+    "cpio": "ocifast.packers.cpio:FORMAT",
+    "erofs": "ocifast.packers.erofs:FORMAT",
+    "squashfs": "ocifast.packers.squashfs:FORMAT",
+    "ext4": "ocifast.packers.ext4:FORMAT",
+}
+"""Name of each format, and where its `Format` is."""
+
+SUFFIXES: dict[str, tuple[str, str | None]] = {
+    ".tar": ("tar", None),
+    ".cpio": ("cpio", None),
+    ".cpio.gz": ("cpio", "gzip"),
+    ".cpio.zst": ("cpio", "zstd"),
+    ".erofs": ("erofs", None),
+    ".squashfs": ("squashfs", None),
+    ".sqfs": ("squashfs", None),
+    ".ext4": ("ext4", None),
+    ".img": ("ext4", None),
+}
+"""File name suffix: format, and the compression that the suffix says."""
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What a caller may choose about the output. A value means the same for every backend; None leaves the default.
+
+    All of it is part of the key under which an output is cached.
+
+    Attributes:
+        backend: name of the backend.
+        compression: "none", "gzip", "zstd", "xz", "lz4", as far as the format has it.
+        level: the compression's own level.
+        block_size: bytes of a block (squashfs) or physical cluster (erofs).
+        free_space: bytes left free in a writable filesystem.
+        size: bytes of the whole image of a writable filesystem; excludes `free_space`.
+        journal: whether a writable filesystem gets a journal.
+        owners: for directories: True sets owners (and fails where that is not allowed), False leaves all to the caller,
+            None sets them exactly when running as root.
+    """
+
+    backend: str | None = None
+    compression: str | None = None
+    level: int | None = None
+    block_size: int | None = None
+    free_space: int | None = None
+    size: int | None = None
+    journal: bool | None = None
+    owners: bool | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something that the output could not hold.
+
+    Attributes:
+        kind: "owner", "mode", "time", "xattr", "device", "link", ...
+        detail: what happened, the same text for all paths of one cause.
+        count: how many entries.
+        paths: the first few, without leading slash, as bytes.
+    """
+
+    kind: str
+    detail: str
+    count: int = 1
+    paths: tuple[bytes, ...] = ()
+
+
+LOSS_EXAMPLES = 10
+"""Paths that one `Loss` names at most."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One run of a backend.
+
+    Attributes:
+        tree: what to write.
+        path: where; does not exist yet, and is on the file system of the destination in a folder of this run alone. The
+            caller fsyncs and renames it. None exactly when `descriptor` is set.
+        descriptor: a file descriptor to stream to, for formats that can.
+        folder: an empty folder for the backend's own files, on the same file system; removed by the caller.
+        options: as the caller chose.
+        digest: of the image manifest; what UUIDs and hash seeds are derived from.
+        clamp_mtime: seconds since 1970 that no time in the output may pass; None keeps all.
+        created: when the image says that it was made, in seconds since 1970, already clamped: the time of the
+            filesystem itself.
+        threads: to use; changes nothing in the output.
+        progress: told bytes done, and bytes to do when known.
+        cancelled: whether to stop; asked now and then.
+    """
+
+    tree: _core.Tree
+    path: Path | None
+    folder: Path
+    digest: str
+    options: PackOptions = field(default_factory=PackOptions)
+    descriptor: int | None = None
+    clamp_mtime: int | None = None
+    created: int = 0
+    threads: int = 1
+    progress: Callable[[int, int | None], None] = lambda done, total: None
+    cancelled: Callable[[], bool] = lambda: False
+
+
+class Backend(ABC):
+    """One way to write a format."""
+
+    name: ClassVar[str]
+    """As in `--backend`. The format's own name is used by writers of ours."""
+    store: ClassVar[str]
+    """Where the flattener must leave contents: "spool", "directory" or "erofs" (see `_core.Flattener`)."""
+    package: ClassVar[str | None] = None
+    """Debian package that brings the tool; None when nothing needs to be installed."""
+
+    @abstractmethod
+    def version(self) -> str | None:
+        """What identifies the writer's behaviour, for the cache's key; None when it is not installed or not able."""
+
+    @abstractmethod
+    def check(self, options: PackOptions) -> None:
+        """Looks at the options before any work is done. Raises UsageError for one that it does not have."""
+
+    @abstractmethod
+    def pack(self, packing: Packing) -> list[Loss]:
+        """Writes the tree, and reads back as much of the result as tells a good one from a bad one.
+
+        Returns:
+            What could not be held.
+
+        Raises:
+            PackerError: the tool failed or left something else than asked for.
+            OutputUnsupportedError: the format cannot hold this tree at all.
+        """
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format and its backends, the best first.
+
+    Attributes:
+        name: as in `FORMATS`.
+        backends: in order of preference.
+        is_directory: the output is a folder, not a file.
+        streams: the output can go to a pipe.
+    """
+
+    name: str
+    backends: tuple[Backend, ...]
+    is_directory: bool = False
+    streams: bool = False
+
+
+def load_format(name: str) -> Format:
+    """The format of that name. Raises UsageError when there is none."""
+    if name not in FORMATS:
+        raise UsageError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")
+    module, _, attribute = FORMATS[name].partition(":")
+    found: Format = getattr(import_module(module), attribute)
+    return found
+
+
+def format_of(output: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """Format and compression that an output's name asks for; a name without a suffix is a directory.
+
+    Raises:
+        UsageError: a suffix that is of no format; the caller must say which is meant.
+    """
+    name = Path(output).name.lower()
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix) and len(name) > len(suffix):
+            return SUFFIXES[suffix]
+    suffix = Path(name).suffix
+    if suffix and not os.fspath(output).endswith("/"):
+        raise UsageError(f"{os.fspath(output)}: the suffix {suffix} is of no known format; choose one with --format")
+    return "dir", None
+
+
+def choose_backend(chosen: Format, options: PackOptions) -> tuple[Backend, str]:
+    """The backend to use, and its version.
+
+    Raises:
+        UsageError: no such backend, or it lacks one of the options.
+        PackerMissingError: the named one, or all that have the options, are not installed; the message names packages.
+    """
+    wanted = chosen.backends
+    if options.backend is not None:
+        wanted = tuple(backend for backend in wanted if backend.name == options.backend)
+        if not wanted:
+            names = ", ".join(backend.name for backend in chosen.backends)
+            raise UsageError(f"{chosen.name} has no backend {options.backend!r}; there are {names}")
+    refusal: UsageError | None = None
+    missing: list[str] = []
+    for backend in wanted:
+        try:
+            backend.check(options)
+        except UsageError as error:
+            refusal = refusal or error
+            continue
+        version = backend.version()
+        if version is not None:
+            return backend, version
+        if backend.package is not None and backend.package not in missing:
+            missing.append(backend.package)
+    if not missing and refusal is not None:
+        raise refusal
+    raise PackerMissingError(
+        f"no tool that can write {chosen.name} is installed here; install one of the Debian packages "
+        f"{', '.join(missing)}",
+        format=chosen.name,
+        packages=missing,
+    )
+
+
+def refuse_options(name: str, options: PackOptions, *, known: Collection[str] = ()) -> None:
+    """Raises UsageError when an option is set that the backend `name` does not have.
+
+    Args:
+        name: of the backend, for the message.
+        options: as chosen; `backend` is never refused, nor is the compression "none".
+        known: names of the options that the backend has.
+    """
+    for key, value in vars(options).items():
+        if key == "backend" or key in known or value is None or (key == "compression" and value == "none"):
+            continue
+        raise UsageError(f"{name} has no option --{key.replace('_', '-')}")
+
+
+def summarize(losses: Iterable[tuple[str, bytes, str]]) -> list[Loss]:
+    """Groups losses (kind, path, detail) as the core reports them, in order of first appearance."""
+    groups: dict[tuple[str, str], tuple[int, list[bytes]]] = {}
+    for kind, path, detail in losses:
+        count, paths = groups.get((kind, detail), (0, []))
+        if count < LOSS_EXAMPLES:
+            paths.append(path)
+        groups[kind, detail] = (count + 1, paths)
+    return [Loss(kind, detail, count, tuple(paths)) for (kind, detail), (count, paths) in groups.items()]
