@@ -9,15 +9,5 @@ pub mod limits;
 pub mod path;
 pub mod whiteout;
 
-pub mod contents;
 pub mod decompress;
 pub mod tar;
-pub mod tree;
-
-pub mod flatten;
-pub mod layer;
-
-pub mod output;
-
-#[cfg(feature = "python")]
-mod bindings;
