@@ -1,8 +1,9 @@
 """A real image, built by the tools that people build images with, and small enough for every run of the tests.
 
-Six layers of 4 MB, with 1,200 names and 60 MB when unpacked: three committed by buildah, one repacked by umoci, two made by hand with what those tools do not write. They
-hold whiteouts, opaque directories, replaced types, hard links over layers, symlinked parents, devices, capabilities,
-extended attributes, setuid and setgid, holes, names that are not UTF-8, nanoseconds and times before 1970.
+Six layers, 4 MB that unpack to 60 MB and 1,200 names: three committed by buildah, one repacked by umoci, two made
+by hand with what those tools do not write. They hold whiteouts, opaque directories, replaced types, hard links over
+layers, symlinked parents, devices, capabilities, extended attributes, setuid and setgid, holes, names that are not
+UTF-8, nanoseconds and times before 1970.
 """
 
 from __future__ import annotations
