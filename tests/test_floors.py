@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "progress"), ("spec",), ("reference", "platforms", "elf")),
-    1: (("process",), ("cache", "sources")),
+    1: (("process",), ("sources",), ("cache",)),
     2: (("image",), ("rootfs",)),
     3: (("packers",),),
     4: (("compiler", "copy", "runnable"), ("",)),

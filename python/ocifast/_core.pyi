@@ -19,6 +19,12 @@ def digest(data: Buffer, /) -> str:
 def check_digest(text: str, /) -> None:
     """Returns when `text` is a sha256 or sha512 digest of the right length and alphabet; else DigestInvalidError."""
 
+def decompress(source: int, destination: int, /) -> tuple[str, int]:
+    """Decompresses a layer's blob from one file descriptor to another, by its content (gzip, zstd, or a plain tar).
+
+    Returns the digest of the decompressed bytes (the diff ID) and their number. Raises CompressionError, LimitError.
+    """
+
 @final
 class Hasher:
     """A running digest (image-spec, descriptor.md, "Digests")."""

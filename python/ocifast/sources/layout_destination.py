@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,10 +21,11 @@ from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageE
 from ocifast.sources import Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
+from ocifast.sources.newfile import NewFile, flush_folder, reported, write_all
 from ocifast.sources.verify import verified
 from ocifast.spec import OCI_INDEX, Descriptor, Document
 
-__all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_index"]
+__all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_entry", "new_index"]
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -57,13 +57,13 @@ class LayoutDestination:
         self._written: set[str] = set()
         self._relied_on: dict[str, Descriptor] = {}
         self._root: Document | None = None
-        if folder.exists():
-            with _reported(folder):
-                has_layout = (folder / "oci-layout").is_file()
-                if not folder.is_dir() or (not has_layout and any(folder.iterdir())):
-                    raise UsageError(f"{folder} is no image layout; name an empty or a new folder")
-            if has_layout:
+        with reported(folder):
+            if not folder.exists():
+                return
+            if folder.is_dir() and (folder / "oci-layout").is_file():
                 self._listing()
+            elif not folder.is_dir() or any(folder.iterdir()):
+                raise UsageError(f"{folder} is no image layout; name an empty or a new folder")
 
     def announce(self, descriptors: Iterable[Descriptor]) -> None:
         """Does nothing: the order of a layout's blobs shows nowhere."""
@@ -104,18 +104,19 @@ class LayoutDestination:
         if self._root is None:
             raise UsageError(f"{self.name}: no manifest was written")
         self._prepare()
-        with _reported(self._folder), self._locked():
+        with reported(self._folder), self._locked():
             for descriptor in list(self._relied_on.values()):
                 if not self.has_blob(descriptor):
                     raise FileError(f"{self.name}: blob {descriptor.digest} was removed meanwhile; run this again")
-            if not (self._folder / "oci-layout").exists():
-                self._replace("oci-layout", LAYOUT_FILE)
             listing = self._listing()
             _enter(listing, self._root.descriptor(), self._tag)
             for folder in {self._folder / "blobs" / digest.partition(":")[0] for digest in self._written}:
-                _flush_folder(folder)
+                flush_folder(folder)
             self._replace("index.json", msgspec.json.encode(listing))
-            _flush_folder(self._folder)
+            # Last in a new layout: without this file the folder is none, and `abort` takes all of it back.
+            if not (self._folder / "oci-layout").exists():
+                self._replace("oci-layout", LAYOUT_FILE)
+            flush_folder(self._folder)
         self._written.clear()
         self._made.clear()
 
@@ -125,8 +126,9 @@ class LayoutDestination:
             return
         with contextlib.suppress(OSError), self._locked():
             for digest in self._written:
-                with contextlib.suppress(FileNotFoundError):
-                    self._folder.joinpath(*blob_parts(digest)).unlink()
+                self._folder.joinpath(*blob_parts(digest)).unlink(missing_ok=True)
+            if not (self._folder / "oci-layout").exists():
+                (self._folder / "index.json").unlink(missing_ok=True)
         self._written.clear()
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
@@ -136,17 +138,16 @@ class LayoutDestination:
     def _write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         parts = blob_parts(descriptor.digest)
         self._prepare(*parts[:2])
-        with _reported(self._folder), _beside(self._folder) as (file, temporary):
+        with reported(self._folder), NewFile(self._folder) as file:
             for chunk in verified(descriptor, chunks, name=self.name):
-                _write_all(file, chunk)
-            os.fsync(file)
+                write_all(file.descriptor, chunk)
+            file.publish(self._folder.joinpath(*parts))
             with self._lock:
-                temporary.rename(self._folder.joinpath(*parts))
                 self._written.add(descriptor.digest)
 
     def _prepare(self, *parts: str) -> None:
         """Makes the folder and the folders in it; none of the latter may be a link."""
-        with _reported(self._folder), self._lock:
+        with reported(self._folder), self._lock:
             missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
             for path in reversed(missing):
                 with contextlib.suppress(FileExistsError):
@@ -186,10 +187,9 @@ class LayoutDestination:
         return {**listing, "manifests": entries or []}
 
     def _replace(self, part: str, data: bytes) -> None:
-        with _beside(self._folder) as (file, temporary):
-            _write_all(file, data)
-            os.fsync(file)
-            temporary.rename(self._folder / part)
+        with NewFile(self._folder) as file:
+            write_all(file.descriptor, data)
+            file.publish(self._folder / part)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -215,7 +215,7 @@ def new_index() -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 
-def entry(descriptor: Descriptor, tag: str | None) -> dict[str, Any]:
+def new_entry(descriptor: Descriptor, tag: str | None) -> dict[str, Any]:
     """The entry of `index.json` for an image."""
     made: dict[str, Any] = {
         "mediaType": descriptor.media_type,
@@ -233,43 +233,9 @@ def _enter(listing: dict[str, Any], descriptor: Descriptor, tag: str | None) -> 
     names = [(old.get("annotations") or {}).get(REF_NAME) for old in entries]
     if tag is None:
         if all(old.get("digest") != descriptor.digest for old in entries):
-            entries.append(entry(descriptor, None))
+            entries.append(new_entry(descriptor, None))
         return
     first = names.index(tag) if tag in names else len(entries)
     kept = [old for position, old in enumerate(entries) if names[position] != tag]
-    kept.insert(min(first, len(kept)), entry(descriptor, tag))
+    kept.insert(min(first, len(kept)), new_entry(descriptor, tag))
     listing["manifests"] = kept
-
-
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[tuple[int, Path]]:
-    """A new file in the folder, removed again unless it was renamed."""
-    temporary = folder / f".ocifast-{secrets.token_hex(8)}.tmp"
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        yield file, temporary
-    finally:
-        os.close(file)
-        temporary.unlink(missing_ok=True)
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(f"cannot write {error.filename or path}: {error.strerror}", path=str(path)) from error

@@ -1,0 +1,192 @@
+"""OCI archives, written: a tar of an image layout, every byte once.
+
+The length of a blob is known before it comes, so its place in the tar is too: several blobs are written side by side,
+each where it belongs. The order is the announced one; the same image gives the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from ocifast.errors import FileError, UsageError
+from ocifast.sources import Source
+from ocifast.sources.layout import blob_parts
+from ocifast.sources.layout_destination import LAYOUT_FILE, check_ref_name, new_entry, new_index
+from ocifast.sources.newfile import NewFile, copy_bytes, flush_folder, reported, write_all
+from ocifast.sources.verify import verified
+from ocifast.spec import Descriptor, Document
+
+__all__ = ["ArchiveDestination", "TarWriter", "output_file"]
+
+
+class TarWriter:
+    """A tar in a new file, whose members may be filled in any order. Safe to use from several threads.
+
+    Members are regular files 0644 of root, of 1970: nothing of this machine is in it.
+
+    Args:
+        place: where the file shall be; its folder must exist.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._file = NewFile(place.parent)
+        self._end = 0
+        self._folders: set[str] = set()
+        self._lock = threading.Lock()
+
+    def folder(self, name: str) -> None:
+        """Adds a folder, 0755, unless it is there."""
+        if name in self._folders:
+            return
+        self._folders.add(name)
+        member = tarfile.TarInfo(name)
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        self._add(member)
+
+    def reserve(self, name: str, size: int) -> int:
+        """Adds a member and returns the offset that its `size` bytes are to be written at."""
+        member = tarfile.TarInfo(name)
+        member.size = size
+        return self._add(member)
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Writes bytes of a member."""
+        with reported(self._place):
+            write_all(self._file.descriptor, data, offset)
+
+    def copy(self, source: int, size: int, offset: int) -> None:
+        """Fills a member with the first `size` bytes of an open file."""
+        with reported(self._place):
+            copy_bytes(source, self._file.descriptor, size, offset)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Adds a small member."""
+        self.write(data, self.reserve(name, len(data)))
+
+    def publish(self) -> None:
+        """Ends the tar and gives it its name."""
+        with reported(self._place):
+            os.ftruncate(self._file.descriptor, self._end + 2 * tarfile.BLOCKSIZE)
+            self._file.publish(self._place)
+            flush_folder(self._place.parent)
+
+    def discard(self) -> None:
+        """Removes it."""
+        self._file.discard()
+
+    def _add(self, member: tarfile.TarInfo) -> int:
+        header = member.tobuf(tarfile.PAX_FORMAT)
+        blocks = -(-member.size // tarfile.BLOCKSIZE)
+        with self._lock:
+            start = self._end
+            data = start + len(header)
+            self._end = data + blocks * tarfile.BLOCKSIZE
+        self.write(header, start)
+        return data
+
+
+class ArchiveDestination:
+    """A new OCI archive; a file that has its name is replaced when all is written.
+
+    Args:
+        path: the archive.
+        name: how the user wrote the place.
+        tag: the image's name in `index.json`, or None.
+
+    Raises:
+        ImageReferenceError: a name that image-spec, annotations.md, does not allow.
+        UsageError: the path is not that of a file.
+    """
+
+    def __init__(self, path: Path, *, name: str, tag: str | None = None) -> None:
+        if tag is not None:
+            check_ref_name(tag)
+        self.name = name
+        self._path = output_file(path)
+        self._tag = tag
+        self._lock = threading.Lock()
+        self._tar: TarWriter | None = None
+        self._places: dict[str, int] = {}
+        self._complete: set[str] = set()
+        self._root: Document | None = None
+
+    def announce(self, descriptors: Iterable[Descriptor]) -> None:
+        """Gives the blobs their places, in this order."""
+        for descriptor in descriptors:
+            self._place(descriptor)
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob was written to this archive already."""
+        return descriptor.digest in self._complete
+
+    def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
+        """False: all bytes must come into the file."""
+        return False
+
+    def put_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        """Writes a blob at its place, verified; may be called from several threads, and again after a failure."""
+        tar, offset = self._place(descriptor)
+        for chunk in verified(descriptor, chunks, name=self.name):
+            tar.write(chunk, offset)
+            offset += len(chunk)
+        with self._lock:
+            self._complete.add(descriptor.digest)
+
+    def put_document(self, document: Document, *, root: bool) -> None:
+        """Writes a manifest or index as a blob; `root` is what `index.json` will name."""
+        descriptor = document.descriptor()
+        if not self.has_blob(descriptor):
+            self.put_blob(descriptor, [document.raw])
+        if root:
+            self._root = document
+
+    def commit(self) -> None:
+        """Writes `index.json` and the end, and gives the file its name."""
+        if self._root is None or self._tar is None:
+            raise UsageError(f"{self.name}: no manifest was written")
+        missing = self._places.keys() - self._complete
+        if missing:
+            raise FileError(f"{self.name}: {len(missing)} blobs were announced and never written: {min(missing)}, …")
+        listing = new_index()
+        listing["manifests"].append(new_entry(self._root.descriptor(), self._tag))
+        self._tar.add("index.json", msgspec.json.encode(listing))
+        self._tar.publish()
+
+    def abort(self) -> None:
+        """Removes the unfinished file."""
+        if self._tar is not None:
+            self._tar.discard()
+
+    def _place(self, descriptor: Descriptor) -> tuple[TarWriter, int]:
+        with self._lock:
+            if self._tar is None:
+                self._tar = TarWriter(self._path)
+                self._tar.add("oci-layout", LAYOUT_FILE)
+            if descriptor.digest not in self._places:
+                parts = blob_parts(descriptor.digest)
+                for depth in (1, 2):
+                    self._tar.folder("/".join(parts[:depth]))
+                self._places[descriptor.digest] = self._tar.reserve("/".join(parts), descriptor.size)
+            return self._tar, self._places[descriptor.digest]
+
+
+def output_file(path: Path) -> Path:
+    """The file that is to be made or replaced, links followed.
+
+    Raises:
+        UsageError: it is a folder or a device, or its folder is missing.
+    """
+    with reported(path):
+        real = path.resolve()
+        if real.exists() and not real.is_file():
+            raise UsageError(f"{path} is not a file, so no archive can be written there")
+        if not real.parent.is_dir():
+            raise UsageError(f"there is no folder {real.parent} to write {real.name} in")
+    return real

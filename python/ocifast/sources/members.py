@@ -1,0 +1,159 @@
+"""What is in a tar on disk, without unpacking it: where the bytes of each member stand.
+
+The archives read here hold a few files of known names (a layout, or what `docker save` writes). They are not layers:
+those are read by the core alone. Python's tarfile is asked for headers and for nothing else; nothing is extracted, and
+names serve to look members up.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ocifast import _core
+from ocifast.errors import CompressionError, DocumentError, FileError
+from ocifast.sources import FileSlice
+from ocifast.sources.blobs import FileBlob
+
+__all__ = ["Members"]
+
+MEMBER_LIMIT = 50_000
+"""Most members of an archive that are looked at."""
+HEADER_LIMIT = 1 << 20
+"""Most bytes of one extended header."""
+LINK_HOPS = 8
+"""Most links that lead from one to the next."""
+
+
+@dataclass(frozen=True)
+class _Link:
+    target: str
+
+
+class Members:
+    """The members of a tar by name. A compressed one is unpacked into a temporary file first.
+
+    Args:
+        path: a regular file; gzip and zstd are unpacked, other compressions refused.
+        name: how messages call the image.
+
+    Raises:
+        DocumentError: no tar, damaged, or of a kind that cannot be read.
+        CompressionError: it is damaged in its compression.
+        FileError: it cannot be read, or there is no room to unpack it.
+    """
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        self._name = name
+        self._temporary: tempfile._TemporaryFileWrapper[bytes] | None = None
+        try:
+            if not path.is_file():
+                raise DocumentError(f"{name}: {path} is not a regular file; save it as one first", reference=name)
+            with path.open("rb", buffering=0) as file:
+                self._path = self._unpacked(file) or path
+            with self._path.open("rb") as plain:
+                self._members = self._list(plain)
+        except OSError as error:
+            self.close()
+            raise FileError(f"{name}: cannot read {path}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def find(self, name: str) -> FileSlice | None:
+        """Where the bytes of a file stand, or None; links lead to other members and never out of the archive."""
+        found = self._members.get(posixpath.normpath(name))
+        for _ in range(LINK_HOPS):
+            if not isinstance(found, _Link):
+                return found
+            found = self._members.get(found.target)
+        return None
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """The bytes of a small file, or None when there is none. Raises DocumentError when it passes the limit."""
+        found = self.find(name)
+        if found is None:
+            return None
+        if found.length > limit:
+            raise DocumentError(f"{self._name}: {name} is longer than {limit >> 20} MiB", reference=self._name)
+        return b"".join(FileBlob(found.path, found.offset, found.length, name=self._name))
+
+    def close(self) -> None:
+        """Removes the temporary file, if there is one."""
+        if self._temporary is not None:
+            self._temporary.close()
+            self._temporary = None
+
+    def _unpacked(self, file: IO[bytes]) -> Path | None:
+        """The path of the unpacked archive, or None when it is not compressed."""
+        magic = file.read(6)
+        file.seek(0)
+        if magic.startswith((b"\xfd7zXZ\0", b"BZh")):
+            tool = "bzip2" if magic.startswith(b"BZh") else "xz"
+            raise DocumentError(
+                f"{self._name}: the archive is compressed with {tool}; unpack it first, with {tool} -d",
+                reference=self._name,
+            )
+        if not magic.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+            return None
+        self._temporary = tempfile.NamedTemporaryFile(prefix="ocifast-", suffix=".tar")  # noqa: SIM115
+        try:
+            _core.decompress(file.fileno(), self._temporary.fileno())
+        except CompressionError as error:
+            raise CompressionError(f"{self._name}: {error.message}", **error.context) from None
+        return Path(self._temporary.name)
+
+    def _list(self, file: IO[bytes]) -> dict[str, FileSlice | _Link]:
+        found: dict[str, FileSlice | _Link] = {}
+        end = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+                for count, member in enumerate(archive):
+                    if count >= MEMBER_LIMIT:
+                        raise DocumentError(f"{self._name}: more than {MEMBER_LIMIT} members; this is no image archive")
+                    if member.size < 0 or (member.isreg() and member.offset_data + member.size > end):
+                        raise DocumentError(f"{self._name}: the archive ends within its member {member.name!r}")
+                    self._enter(found, member)
+                rest = archive.offset
+            file.seek(rest)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise DocumentError(f"{self._name}: the archive is damaged at byte {rest}")
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError) as error:
+            raise DocumentError(f"{self._name}: this is not a tar archive: {error}", reference=self._name) from None
+        return found
+
+    def _enter(self, found: dict[str, FileSlice | _Link], member: tarfile.TarInfo) -> None:
+        """Takes one member; of equal names the last one counts, as when unpacking."""
+        name = posixpath.normpath(member.name.lstrip("/"))
+        if member.isreg():
+            if member.issparse():
+                raise DocumentError(f"{self._name}: the member {name!r} is sparse; pack the archive without holes")
+            found[name] = FileSlice(self._path, member.offset_data, member.size)
+        elif member.issym():
+            found[name] = _Link(posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)))
+        elif member.islnk():
+            found[name] = _Link(posixpath.normpath(member.linkname.lstrip("/")))
+
+
+class _Headers(io.RawIOBase):
+    """A file for tarfile, which believes what a header says of the length of the next: reads stay bounded here."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= HEADER_LIMIT:
+            raise tarfile.ReadError(f"an extended header of {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()

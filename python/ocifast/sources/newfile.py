@@ -1,0 +1,125 @@
+"""Files that appear whole or not at all: written beside their place, flushed, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ocifast.errors import FileError
+
+__all__ = ["NewFile", "copy_bytes", "flush_folder", "reported", "write_all"]
+
+
+class NewFile:
+    """A file under a name of its own in the folder where it shall be; gone unless it is published.
+
+    Args:
+        folder: where the file shall be, existing.
+        mode: permissions before the umask.
+
+    Attributes:
+        path: the temporary name.
+        descriptor: open for reading and writing, until `publish` or `discard`.
+
+    Raises:
+        FileError: it could not be made.
+    """
+
+    def __init__(self, folder: Path, *, mode: int = 0o666) -> None:
+        self.path = folder / f".ocifast-{secrets.token_hex(8)}.tmp"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with reported(folder):
+            self.descriptor = os.open(self.path, flags, mode)
+
+    def publish(self, place: Path) -> None:
+        """Flushes the file to the disk and gives it its name, in place of a file that had it.
+
+        The folder is not flushed: see `flush_folder`.
+        """
+        with reported(place):
+            os.fsync(self.descriptor)
+            self.path.rename(place)
+        self._close()
+
+    def discard(self) -> None:
+        """Removes the file, if it was not published."""
+        if self.descriptor >= 0:
+            self._close()
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def keep(self) -> NewFile:
+        """The same file in an object of its own, which this one no longer removes."""
+        kept = copy.copy(self)
+        self.descriptor = -1
+        return kept
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        os.close(descriptor)
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.discard()
+
+
+def write_all(descriptor: int, data: bytes, offset: int | None = None) -> None:
+    """Writes all of `data`, at the file's position or at `offset`, which may be done from several threads."""
+    view = memoryview(data)
+    while view:
+        if offset is None:
+            count = os.write(descriptor, view)
+        else:
+            count = os.pwrite(descriptor, view, offset)
+            offset += count
+        view = view[count:]
+
+
+def copy_bytes(source: int, destination: int, size: int, offset: int) -> None:
+    """Copies the first `size` bytes of an open file to an offset of another, within the kernel where it can do that."""
+    done = 0
+    in_kernel = hasattr(os, "copy_file_range")
+    while done < size:
+        if in_kernel:
+            try:
+                count = os.copy_file_range(source, destination, min(size - done, 1 << 30), done, offset + done)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+                    raise
+                in_kernel = False
+                continue
+        else:
+            chunk = os.pread(source, min(size - done, 1 << 20), done)
+            write_all(destination, chunk, offset + done)
+            count = len(chunk)
+        if count == 0:
+            raise OSError(errno.EIO, "the file to copy from got shorter")
+        done += count
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes renames in a folder last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turns an OSError into a FileError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}", path=str(path)) from error
