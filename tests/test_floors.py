@@ -20,7 +20,7 @@ Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "progress"), ("spec",), ("reference", "platforms", "elf")),
     1: (("process",), ("sources",), ("cache",)),
-    2: (("image",), ("rootfs",)),
+    2: (("rootfs",), ("image",)),
     3: (("packers",),),
     4: (("compiler", "copy", "runnable"), ("",)),
     5: (("cli",), ("__main__",)),

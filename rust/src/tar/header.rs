@@ -1,6 +1,7 @@
 //! The 512-byte header block: v7, ustar (POSIX.1-1988) and old GNU (GNU tar manual, "Basic Tar Format").
 
 use crate::error::{Code, Error, Result};
+use crate::limits::Limits;
 
 /// Bytes of a block; headers are one block, data are padded to whole blocks.
 pub(super) const BLOCK: usize = 512;
@@ -177,6 +178,15 @@ fn base_256(field: &[u8]) -> Option<i64> {
         value = value << 8 | i64::from(byte);
     }
     Some(value)
+}
+
+/// Refuses a path or link target beyond the limits.
+pub(super) fn path_limit(path: &[u8], limits: &Limits) -> Result<()> {
+    if path.len() > limits.path_bytes {
+        let message = format!("a path of {} bytes is longer than {}", path.len(), limits.path_bytes);
+        return Err(Error::new(Code::LimitExceeded, message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

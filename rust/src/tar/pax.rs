@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::header::{device, id};
+use super::header::{device, id, path_limit};
 use super::sparse::{self, decimal};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
@@ -174,7 +174,7 @@ fn name(value: &[u8], limits: &Limits) -> Result<Vec<u8>> {
     if value.is_empty() || value.contains(&0) {
         return Err(invalid("the value is empty or has a NUL byte"));
     }
-    super::reader::path_limit(value, limits)?;
+    path_limit(value, limits)?;
     Ok(value.to_vec())
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead};
 use std::sync::Arc;
 
-use super::header::{BLOCK, Format, Header, is_zero};
+use super::header::{BLOCK, Format, Header, is_zero, path_limit};
 use super::pax::Records;
 use super::sparse::{self, DataMap, Map, PaxMap, Segment};
 use crate::entry::{Entry, Kind, Metadata, Mtime, Xattrs};
@@ -447,15 +447,6 @@ fn long_name(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>> {
     }
     path_limit(name, limits)?;
     Ok(name.to_vec())
-}
-
-/// Refuses a path or link target beyond the limits.
-pub(super) fn path_limit(path: &[u8], limits: &Limits) -> Result<()> {
-    if path.len() > limits.path_bytes {
-        let message = format!("a path of {} bytes is longer than {}", path.len(), limits.path_bytes);
-        return Err(Error::new(Code::LimitExceeded, message));
-    }
-    Ok(())
 }
 
 fn refused_type(flag: u8) -> Error {
