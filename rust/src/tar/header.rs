@@ -116,6 +116,15 @@ pub(crate) fn looks_like_tar(bytes: &[u8]) -> bool {
     is_zero(block) || Header::verify(block).is_ok()
 }
 
+/// Refuses a path or link target beyond the limits.
+pub(super) fn path_limit(path: &[u8], limits: &Limits) -> Result<()> {
+    if path.len() > limits.path_bytes {
+        let message = format!("a path of {} bytes is longer than {}", path.len(), limits.path_bytes);
+        return Err(Error::new(Code::LimitExceeded, message));
+    }
+    Ok(())
+}
+
 /// An id as Linux holds it.
 pub(super) fn id(field: &str, value: u64) -> Result<u32> {
     u32::try_from(value)
@@ -178,15 +187,6 @@ fn base_256(field: &[u8]) -> Option<i64> {
         value = value << 8 | i64::from(byte);
     }
     Some(value)
-}
-
-/// Refuses a path or link target beyond the limits.
-pub(super) fn path_limit(path: &[u8], limits: &Limits) -> Result<()> {
-    if path.len() > limits.path_bytes {
-        let message = format!("a path of {} bytes is longer than {}", path.len(), limits.path_bytes);
-        return Err(Error::new(Code::LimitExceeded, message));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

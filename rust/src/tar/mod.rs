@@ -1,6 +1,8 @@
 //! Tar archives, read and written as streams.
 
+mod blocks;
 mod header;
+mod member;
 mod pax;
 mod reader;
 mod sparse;

@@ -86,6 +86,10 @@ impl Records {
                     let value = base64(value).ok_or_else(|| invalid("the value is not base64"))?;
                     return self.attribute(attribute, value);
                 }
+                // A part of a file that began on another volume, or ends on the next.
+                if key.starts_with(b"GNU.volume.") && key != b"GNU.volume.label" {
+                    return Err(invalid("the archive is one of several volumes"));
+                }
                 self.dropped += 1;
             }
         }
