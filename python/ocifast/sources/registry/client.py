@@ -9,6 +9,7 @@ from __future__ import annotations
 import email.utils
 import itertools
 import random
+import re
 import socket
 import threading
 import time
@@ -41,6 +42,7 @@ RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses that another attempt may change."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
+_NEXT_PAGE = re.compile(r"""<([^<>]*)>[^<>]*;\s*rel\s*=\s*"?next"?""", re.IGNORECASE)
 _LONGEST_BACKOFF = 30.0
 _ATTEMPTS_TO_CONNECT = 2
 """Attempts after the first one while a host has never answered: it is likelier a typing error than a fault."""
@@ -157,6 +159,14 @@ class Client:
             body = b""
         return status_failure(name, what, response, body)
 
+    def next_page(self, name: str, response: httpx.Response) -> httpx.URL | None:
+        """Where a list goes on (`Link` with `rel="next"`, RFC 8288), under the rules of a hop."""
+        for link in response.headers.get_list("Link"):
+            found = _NEXT_PAGE.search(link)
+            if found:
+                return self._next_hop(name, response.request.url, found[1])
+        return None
+
     def pause(self, attempt: int) -> None:
         """Waits before attempt number `attempt + 1`, longer each time, never as long as others do."""
         time.sleep(self._backoff(attempt))
@@ -226,7 +236,7 @@ class Client:
         try:
             target = url.join(location)
         except httpx.InvalidURL:
-            raise RegistryError(f"{name}: {url.host} redirects to something that is no URL", reference=name) from None
+            raise RegistryError(f"{name}: {url.host} sends us to something that is no URL", reference=name) from None
         self.check_hop(name, url, target)
         return target
 

@@ -38,6 +38,8 @@ class RegistryOptions:
         trusted_realms: hosts of token servers that may get a registry's password although they are on another host
             and no known pair.
         auth_file: a file in the format of Docker's `config.json`, instead of the places that are searched.
+        mirrors: by host or by host and the beginning of a repository's path: what replaces it, tried in order before
+            the registry itself.
         registries_file: a file in the format of containers-registries.conf(5), for mirrors and plain-HTTP hosts,
             instead of the places that are searched.
         certificates: folders like `/etc/docker/certs.d`, looked at before the system's.
@@ -57,6 +59,7 @@ class RegistryOptions:
     anonymous: bool = False
     trusted_realms: frozenset[str] = frozenset()
     auth_file: Path | None = None
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     registries_file: Path | None = None
     certificates: tuple[Path, ...] = ()
     connect_timeout: float = 15.0

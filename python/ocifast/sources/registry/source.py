@@ -42,8 +42,7 @@ class RegistrySource:
         self.reference = reference
         self.options = options if options is not None else RegistryOptions()
         self.name = str(reference)
-        self.client = Client(reference.host, reference.repository, self.options, registry=reference.registry)
-        self._origin = Origin(self.client, reference.repository, self.name)
+        self._origins = [self._origin(endpoint) for endpoint in pull_endpoints(reference, self.options)]
         self._root: Document | None = None
         self._lock = threading.Lock()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from types import TracebackType
 
 import httpx
@@ -20,7 +21,7 @@ from ocifast.sources.registry.failures import is_final, network_failure
 from ocifast.sources.registry.limiter import Slot
 from ocifast.spec import Descriptor
 
-__all__ = ["Origin", "RegistryBlob", "open_range"]
+__all__ = ["Opened", "Origin", "RegistryBlob", "open_range", "stream"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _PROGRESS = 64 << 10
@@ -42,6 +43,22 @@ class Origin:
         return (f"repository:{self.repository}:pull",)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An answer whose body is not read yet.
+
+    Attributes:
+        response: the answer; whoever has it closes it.
+        skip: bytes of its body that stand before what was asked for; more than 0 only when the server sends the whole
+            blob although it was asked for a part.
+        partial: whether the server sends the part that it was asked for.
+    """
+
+    response: httpx.Response
+    skip: int
+    partial: bool
+
+
 class RegistryBlob:
     """A blob of a registry; see `ocifast.sources.Blob`. Iterating takes a slot of the host's limiter."""
 
@@ -55,7 +72,7 @@ class RegistryBlob:
         self._running: Generator[bytes, None, None] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        self._running = _download(self._origin, self._descriptor, self._offset)
+        self._running = self._download()
         return self._running
 
     def __enter__(self) -> RegistryBlob:
@@ -67,45 +84,64 @@ class RegistryBlob:
         if self._running is not None:
             self._running.close()
 
+    def _download(self) -> Generator[bytes, None, None]:
+        from ocifast.sources.registry.ranges import stream_in_ranges
 
-def _download(origin: Origin, descriptor: Descriptor, offset: int) -> Generator[bytes, None, None]:
-    if offset >= descriptor.size:
-        return
-    with origin.client.limiter.slot() as slot:
-        yield from stream_blob(origin, descriptor, offset, slot)
+        origin, size = self._origin, self._descriptor.size
+        if self._offset >= size:
+            return
+        threshold = origin.client.options.range_threshold
+        with origin.client.limiter.slot() as slot:
+            if threshold is None or size - self._offset < threshold:
+                yield from stream(origin, self._descriptor, self._offset, size, slot)
+            else:
+                yield from stream_in_ranges(origin, self._descriptor, self._offset, slot)
 
 
-def stream_blob(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) -> Generator[bytes, None, None]:
-    """The bytes from `offset` on, in one request at a time; at most one byte past the descriptor's size.
+def stream(
+    origin: Origin, descriptor: Descriptor, start: int, end: int, slot: Slot, opened: Opened | None = None
+) -> Generator[bytes, None, None]:
+    """The bytes from `start` up to `end`, in order, in one request at a time.
+
+    Args:
+        origin: where the blob is.
+        descriptor: of the blob.
+        start: first byte.
+        end: the byte after the last one. When it is the descriptor's size, one byte more is handed on if there is one.
+        slot: of the host's limiter.
+        opened: the answer to the first request, when it was sent already.
 
     Raises:
         BlobNotFoundError, SizeMismatchError, NetworkError, RegistryError, AuthenticationError.
     """
-    position = offset
+    whole = end == descriptor.size
+    position = start
     failures = 0
     while True:
         before = position
         broken: Exception | None = None
-        response, skip = open_range(origin, descriptor, position, None)
+        current = opened or open_range(origin, descriptor, position, None if whole else end)
+        opened = None
+        skip = current.skip
         try:
-            with closing(response):
-                for chunk in response.iter_raw():
+            with closing(current.response):
+                for chunk in current.response.iter_raw():
                     if skip:
                         chunk, skip = chunk[skip:], max(0, skip - len(chunk))
                         if not chunk:
                             continue
-                    room = descriptor.size + 1 - position
+                    room = end - position + whole
                     if len(chunk) > room:
                         chunk = chunk[:room]
                     position += len(chunk)
                     slot.hand_over()
                     yield chunk
                     slot.take_back()
-                    if position > descriptor.size:
+                    if position >= end + whole:
                         return
         except httpx.TransportError as error:
             broken = error
-        if position >= descriptor.size:
+        if position >= end:
             return
         failures = 0 if position - before >= _PROGRESS else failures + 1
         if failures > origin.client.options.retries or (broken is not None and is_final(broken)):
@@ -113,12 +149,8 @@ def stream_blob(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot)
         origin.client.pause(failures)
 
 
-def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | None) -> tuple[httpx.Response, int]:
+def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | None) -> Opened:
     """Asks for the bytes from `start` up to `end` (exclusive; None is the end of the blob).
-
-    Returns:
-        The answer, whose body is not read yet, and how many bytes of it stand before `start`: more than 0 only when
-        the server sends the whole blob although it was asked for a part.
 
     Raises:
         BlobNotFoundError: the registry does not have the blob.
@@ -137,13 +169,15 @@ def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | No
         expected=(200, 206, 404, 416),
     )
     try:
-        return response, _check_answer(origin, descriptor, response, start)
+        _check_answer(origin, descriptor, response, start)
     except OcifastError:
         response.close()
         raise
+    partial = response.status_code == 206
+    return Opened(response, 0 if partial else start, partial)
 
 
-def _check_answer(origin: Origin, descriptor: Descriptor, response: httpx.Response, start: int) -> int:
+def _check_answer(origin: Origin, descriptor: Descriptor, response: httpx.Response, start: int) -> None:
     if response.status_code == 404:
         raise BlobNotFoundError(
             f"{origin.name}: the registry does not have the blob {descriptor.digest} that its manifest names",
@@ -151,7 +185,7 @@ def _check_answer(origin: Origin, descriptor: Descriptor, response: httpx.Respon
             layer=descriptor.digest,
         )
     if response.status_code == 416:
-        raise wrong_size(origin, descriptor, f"at most {start}")
+        raise _wrong_size(origin, descriptor, f"at most {start}")
     if response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != start:
@@ -161,16 +195,14 @@ def _check_answer(origin: Origin, descriptor: Descriptor, response: httpx.Respon
                 layer=descriptor.digest,
             )
         if found[3] != "*" and int(found[3]) != descriptor.size:
-            raise wrong_size(origin, descriptor, found[3])
-        return 0
+            raise _wrong_size(origin, descriptor, found[3])
+        return
     length = response.headers.get("Content-Length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) != descriptor.size:
-        raise wrong_size(origin, descriptor, length[:20])
-    return start
+        raise _wrong_size(origin, descriptor, length[:20])
 
 
-def wrong_size(origin: Origin, descriptor: Descriptor, seen: str) -> SizeMismatchError:
-    """The error for a blob that has not the descriptor's size."""
+def _wrong_size(origin: Origin, descriptor: Descriptor, seen: str) -> SizeMismatchError:
     return SizeMismatchError(
         f"{origin.name}: blob {descriptor.digest} should be {descriptor.size} bytes long, but is {seen}",
         reference=origin.name,
@@ -182,7 +214,7 @@ def wrong_size(origin: Origin, descriptor: Descriptor, seen: str) -> SizeMismatc
 
 def _gave_up(origin: Origin, descriptor: Descriptor, position: int, broken: Exception | None) -> OcifastError:
     if broken is None:
-        return wrong_size(origin, descriptor, str(position))
+        return _wrong_size(origin, descriptor, str(position))
     failure = network_failure(origin.name, origin.client.origin.netloc.decode("ascii"), broken)
     return type(failure)(
         f"{failure.message}, again and again, {position} of {descriptor.size} bytes into {descriptor.digest}",

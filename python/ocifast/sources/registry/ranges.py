@@ -1,0 +1,131 @@
+"""One big blob in parallel ranges.
+
+A server or the way to it often gives one connection less than the line can take. While slots of the host's limiter are
+to spare, later pieces of the blob are fetched beside the one that the reader gets; each waits in memory for its turn and
+keeps its slot until then, so that all blobs together hold at most one piece per slot.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+from ocifast.sources.registry.limiter import Slot
+from ocifast.sources.registry.transfer import Origin, open_range, stream
+from ocifast.spec import Descriptor
+
+__all__ = ["PIECE", "stream_in_ranges"]
+
+PIECE = 8 << 20
+"""Bytes of a piece: enough that a request's round trip does not show, few enough to keep four of them in memory."""
+
+
+class _Piece:
+    """A part of the blob that a thread fetches ahead of its turn."""
+
+    def __init__(self, origin: Origin, descriptor: Descriptor, start: int, end: int, slot: Slot) -> None:
+        self._chunks: list[bytes] = []
+        self._failure: BaseException | None = None
+        self._done = threading.Event()
+        self._called_off = threading.Event()
+        self._slot = slot
+        # A daemon: one that waits for a server that is silent must not keep the process from ending.
+        threading.Thread(
+            target=self._fetch, args=(origin, descriptor, start, end), name=f"range {start}", daemon=True
+        ).start()
+
+    def _fetch(self, origin: Origin, descriptor: Descriptor, start: int, end: int) -> None:
+        try:
+            chunks = stream(origin, descriptor, start, end, self._slot)
+            for chunk in chunks:
+                if self._called_off.is_set():
+                    chunks.close()
+                    break
+                self._chunks.append(chunk)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            # The reader may let it wait; see Slot.
+            self._slot.hand_over()
+            self._done.set()
+            if self._called_off.is_set():
+                self._drop()
+
+    def take(self) -> Generator[bytes, None, None]:
+        """Waits for the piece, hands it on and gives its slot back."""
+        self._done.wait()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            self._chunks.reverse()
+            while self._chunks:
+                yield self._chunks.pop()
+        finally:
+            self._slot.release()
+
+    def call_off(self) -> None:
+        """Nobody wants it any more."""
+        self._called_off.set()
+        if self._done.is_set():
+            self._drop()
+
+    def _drop(self) -> None:
+        self._chunks.clear()
+        self._slot.release()
+
+
+def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) -> Generator[bytes, None, None]:
+    """The bytes from `offset` on, in order, fetched in several requests at a time where that is possible.
+
+    A server that answers the first request with the whole blob is read as it comes.
+
+    Raises:
+        BlobNotFoundError, SizeMismatchError, NetworkError, RegistryError, AuthenticationError.
+    """
+    size = descriptor.size
+    starts = list(range(offset, size, PIECE))
+    ahead: dict[int, _Piece] = {}
+    unassigned = iter(starts[1:])
+    # The reader's own connection is used by always leaving it one piece: the first of each round.
+    reserved: int | None = starts[0]
+    splits = True
+
+    def fill() -> None:
+        nonlocal reserved
+        while splits and (extra := origin.client.limiter.try_slot()) is not None:
+            start = next(unassigned, None)
+            if start is not None and reserved is None:
+                reserved, start = start, next(unassigned, None)
+            if start is None:
+                extra.release()
+                return
+            ahead[start] = _Piece(origin, descriptor, start, min(start + PIECE, size), extra)
+
+    try:
+        for start in starts:
+            piece = ahead.pop(start, None)
+            if piece is not None:
+                slot.hand_over()
+                yield from piece.take()
+                slot.take_back()
+                fill()
+                continue
+            if start == reserved:
+                reserved = None
+            else:
+                # Nobody was free to take this one, and so it is the next that was not given out.
+                next(unassigned, None)
+            end = min(start + PIECE, size)
+            opened = open_range(origin, descriptor, start, end)
+            if not opened.partial:
+                splits = False
+                yield from stream(origin, descriptor, start, size, slot, opened)
+                return
+            fill()
+            yield from stream(origin, descriptor, start, end, slot, opened)
+    finally:
+        splits = False
+        for piece in ahead.values():
+            piece.call_off()
+
+

@@ -1,0 +1,141 @@
+"""Referrers: manifests that name another one as their `subject` (signatures, SBOMs).
+
+A registry lists them at `/v2/NAME/referrers/DIGEST`, or, when it does not know them, in an index under a tag made of the
+subject's digest that clients keep (distribution-spec, "Listing Referrers", "Referrers Tag Schema").
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx
+import msgspec
+
+from ocifast import _core
+from ocifast.errors import DocumentError, RegistryError
+from ocifast.sources.registry.failures import read_capped
+from ocifast.sources.registry.transfer import Origin
+from ocifast.sources.registry.upload import Uploader
+from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, Index
+
+__all__ = ["add_to_fallback", "fallback_tag", "list_referrers", "subject_of"]
+
+_PAGES = 1000
+_fallback_lock = threading.Lock()
+
+
+class _Subject(msgspec.Struct, rename="camel"):
+    """The fields of a manifest or index that its entry in a list of referrers is made of."""
+
+    subject: Descriptor | None = None
+    artifact_type: str | None = None
+    annotations: dict[str, str] | None = None
+    config: Descriptor | None = None
+
+
+def subject_of(document: Document) -> Descriptor | None:
+    """The `subject` of a manifest or index. Raises DocumentError when it is no descriptor."""
+    return _decode(document).subject
+
+
+def fallback_tag(digest: str) -> str:
+    """The tag that lists the referrers of a manifest: its digest with `-` for `:`."""
+    return digest.replace(":", "-")[:128]
+
+
+def list_referrers(origin: Origin, digest: str) -> tuple[Descriptor, ...]:
+    """Descriptors of all manifests in the repository that have `digest` as their subject; none is not an error.
+
+    Raises:
+        RegistryError, DocumentError.
+    """
+    _core.check_digest(digest)
+    target: str | httpx.URL = f"/v2/{origin.repository}/referrers/{digest}"
+    found: dict[str, Descriptor] = {}
+    for _ in range(_PAGES):
+        response = _get(origin, target)
+        if response is None:
+            break
+        index, following = _read_page(origin, response)
+        found.update((each.digest, each) for each in index.manifests)
+        if following is None:
+            return tuple(found.values())
+        target = following
+    if found:
+        raise RegistryError(f"{origin.name}: the list of referrers does not end", reference=origin.name)
+    response = _get(origin, f"/v2/{origin.repository}/manifests/{fallback_tag(digest)}")
+    return () if response is None else _read_page(origin, response)[0].manifests
+
+
+def add_to_fallback(uploader: Uploader, subject: Descriptor, document: Document) -> None:
+    """Enters a manifest in the index under the fallback tag of its subject, unless it is there."""
+    fields = _decode(document)
+    # image-spec, image-index.md: a manifest without an artifact type is of its config's.
+    artifact_type = fields.artifact_type or (fields.config.media_type if fields.config else None)
+    entry: dict[str, Any] = {"mediaType": document.media_type, "digest": document.digest, "size": document.size}
+    if artifact_type:
+        entry["artifactType"] = artifact_type
+    if fields.annotations:
+        entry["annotations"] = fields.annotations
+    target = f"/v2/{uploader.repository}/manifests/{fallback_tag(subject.digest)}"
+    origin = Origin(uploader.client, uploader.repository, uploader.name)
+    # Several referrers of one subject may be pushed at the same time by this process; others are out of reach.
+    with _fallback_lock:
+        response = _get(origin, target)
+        index: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        if response is not None:
+            raw = read_capped(response, MANIFEST_LIMIT + 1)
+            _decode_index(origin, raw)
+            index = msgspec.json.decode(raw)
+        if any(each.get("digest") == document.digest for each in index["manifests"]):
+            return
+        index["manifests"].append(entry)
+        uploader.client.send(
+            "PUT",
+            target,
+            name=uploader.name,
+            what="list a referrer",
+            scopes=uploader.scopes,
+            headers={"Content-Type": OCI_INDEX},
+            body=msgspec.json.encode(index),
+            expected=(200, 201, 202),
+        ).close()
+
+
+def _get(origin: Origin, target: str | httpx.URL) -> httpx.Response | None:
+    response = origin.client.send(
+        "GET",
+        target,
+        name=origin.name,
+        what="list referrers",
+        scopes=origin.scopes,
+        headers={"Accept": OCI_INDEX},
+        # Registries without the API answer 404, some 400 or 405.
+        expected=(200, 400, 404, 405),
+    )
+    if response.status_code == 200:
+        return response
+    response.close()
+    return None
+
+
+def _read_page(origin: Origin, response: httpx.Response) -> tuple[Index, httpx.URL | None]:
+    index = _decode_index(origin, read_capped(response, MANIFEST_LIMIT + 1))
+    return index, origin.client.next_page(origin.name, response)
+
+
+def _decode_index(origin: Origin, raw: bytes) -> Index:
+    if len(raw) > MANIFEST_LIMIT:
+        raise DocumentError(f"{origin.name}: the list of referrers is longer than {MANIFEST_LIMIT >> 20} MiB")
+    try:
+        return msgspec.json.decode(raw, type=Index)
+    except msgspec.MsgspecError as error:
+        raise DocumentError(f"{origin.name}: the list of referrers is not an index: {error}") from None
+
+
+def _decode(document: Document) -> _Subject:
+    try:
+        return msgspec.json.decode(document.raw, type=_Subject)
+    except msgspec.MsgspecError as error:
+        raise DocumentError(f"the manifest {document.digest} is not valid: {error}") from None

@@ -1,0 +1,275 @@
+"""Uploads of blobs (OCI distribution-spec, "Push", "Pushing blobs").
+
+One request after the one that opens the session, where all goes well. After a break the registry is asked how much it
+has, and gets the rest; in chunks of at least the size that it asks for with `OCI-Chunk-Min-Length`. The last bytes are
+sent only when all before them had the right digest, so that a registry never completes a blob that is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import httpx
+
+from ocifast.errors import NetworkError, OcifastError, RegistryError
+from ocifast.sources.registry.client import RETRIED, Client
+from ocifast.sources.verify import verified
+from ocifast.spec import Descriptor
+
+__all__ = ["Session", "Uploader"]
+
+CHUNK = 64 << 20
+"""Bytes of a chunk, when the registry wants chunks and no larger ones."""
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})", re.ASCII)
+_OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """An upload session.
+
+    Attributes:
+        location: where the next request goes; changes with every answer.
+        offset: bytes that the registry has.
+        chunk_minimum: least bytes of a chunk when the registry wants chunks; None when it takes a blob whole.
+        resumed: whether a request of this session was broken.
+    """
+
+    location: httpx.URL
+    offset: int = 0
+    chunk_minimum: int | None = None
+    resumed: bool = False
+
+
+class _BrokenError(Exception):
+    """A request of a session failed in a way that the session may survive."""
+
+    def __init__(self, failure: OcifastError) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Uploader:
+    """Sends blobs to one repository. Safe to use from several threads."""
+
+    def __init__(self, client: Client, repository: str, name: str) -> None:
+        """Args: `name` is the image, for messages."""
+        self.client = client
+        self.repository = repository
+        self.name = name
+        self.scopes = (f"repository:{repository}:pull,push",)
+
+    def start(self, *, mount: str | None = None, source: str | None = None) -> Session | None:
+        """Opens a session; or mounts the blob `mount` of the repository `source`, and then there is none.
+
+        Raises:
+            RegistryError and its kinds.
+        """
+        query = ""
+        scopes: Sequence[str] = self.scopes
+        if mount is not None:
+            query = f"?mount={mount}&from={source}"
+            scopes = (*scopes, f"repository:{source}:pull")
+        response = self.client.send(
+            "POST",
+            f"/v2/{self.repository}/blobs/uploads/{query}",
+            name=self.name,
+            what="mount a blob" if mount else "start an upload",
+            scopes=scopes,
+            headers={"Content-Length": "0"},
+            expected=(201, 202),
+        )
+        response.close()
+        if response.status_code == 201:
+            return None
+        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
+        wants_chunks = minimum.isascii() and minimum.isdigit()
+        return Session(self._location(response, None), chunk_minimum=int(minimum[:18]) if wants_chunks else None)
+
+    def put(self, session: Session, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        """Sends a blob and completes it; cancels the session when that fails.
+
+        Args:
+            session: a new one.
+            descriptor: of the blob; compared with the bytes before the last of them are sent.
+            chunks: the bytes. Unless it is an iterator it is iterated again after a break.
+
+        Raises:
+            SizeMismatchError, DigestMismatchError, RegistryError and its kinds, whatever `chunks` raises.
+        """
+        attempts = 0
+        replayable = iter(chunks) is not chunks
+        try:
+            while True:
+                before = session.offset
+                try:
+                    self._send(session, descriptor, chunks)
+                except _BrokenError as broken:
+                    if not replayable:
+                        raise broken.failure from broken
+                    session = self._recover(session, broken)
+                    attempts = 0 if session.offset > before else attempts + 1
+                    if attempts > self.client.options.retries:
+                        raise broken.failure from broken
+                    self.client.pause(attempts)
+                else:
+                    return
+        except BaseException:
+            self.cancel(session)
+            raise
+
+    def cancel(self, session: Session) -> None:
+        """Tells the registry to forget a session; a registry that cannot is left to forget it by itself."""
+        with contextlib.suppress(OcifastError):
+            self._request("DELETE", session.location, {"Content-Length": "0"}, None, "cancel an upload").close()
+
+    def _send(self, session: Session, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        checked = _held_back(verified(descriptor, chunks, name=self.name))
+        if session.chunk_minimum is None and not session.resumed:
+            self._complete(session.location, descriptor, checked)
+            return
+        rest = _Rest(checked)
+        rest.skip(session.offset)
+        least = CHUNK if session.chunk_minimum is None else max(session.chunk_minimum, CHUNK)
+        # After a break the rest goes in one piece, unless the registry wants chunks.
+        longest = descriptor.size if session.chunk_minimum is None else least
+        offset = session.offset
+        while offset < descriptor.size:
+            length = min(longest, descriptor.size - offset)
+            headers = {
+                **_OCTETS,
+                "Content-Length": str(length),
+                "Content-Range": f"{offset}-{offset + length - 1}",
+            }
+            response = self._request("PATCH", session.location, headers, rest.take(length), "upload a chunk")
+            self._check(response, (202,), "upload a chunk")
+            offset += length
+            session = replace(session, location=self._location(response, session.location), offset=offset)
+        rest.finish()
+        self._complete(session.location, descriptor, None)
+
+    def _complete(self, location: httpx.URL, descriptor: Descriptor, body: Iterator[bytes] | None) -> None:
+        query = location.query + (b"&" if location.query else b"") + f"digest={descriptor.digest}".encode("ascii")
+        length = 0 if body is None else descriptor.size
+        headers = {**_OCTETS, "Content-Length": str(length)}
+        response = self._request("PUT", location.copy_with(query=query), headers, body, "complete an upload")
+        self._check(response, (201, 204), "complete an upload")
+
+    def _request(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Iterator[bytes] | None, what: str
+    ) -> httpx.Response:
+        once = None if body is None else _Once(body)
+        try:
+            return self.client.send(
+                method,
+                url,
+                name=self.name,
+                what=what,
+                scopes=self.scopes,
+                headers=headers,
+                body=once,
+                expected=range(200, 600),
+                retries=0,
+            )
+        except NetworkError as error:
+            if isinstance(error.__cause__, httpx.TransportError):
+                raise _BrokenError(error) from error
+            raise
+
+    def _check(self, response: httpx.Response, expected: tuple[int, ...], what: str) -> None:
+        if response.status_code in expected:
+            response.close()
+            return
+        failure = self.client.failure(self.name, what, response)
+        # 404: the session has gone; 416: the registry has more or less than we think.
+        if response.status_code in RETRIED or response.status_code in (404, 416):
+            raise _BrokenError(failure)
+        raise failure
+
+    def _recover(self, session: Session, broken: _BrokenError) -> Session:
+        """Asks the registry how far the session came; opens another one when it has gone."""
+        response = self.client.send(
+            "GET",
+            session.location,
+            name=self.name,
+            what="ask for the state of an upload",
+            scopes=self.scopes,
+            expected=range(200, 500),
+        )
+        response.close()
+        if response.status_code not in (200, 202, 204):
+            fresh = self.start()
+            if fresh is None:
+                raise broken.failure
+            return fresh
+        found = _RANGE.fullmatch(response.headers.get("Range", ""))
+        # "0-0" is what registries say of an empty session, although it means that they have one byte.
+        offset = int(found[1]) + 1 if found and int(found[1]) else 0
+        location = self._location(response, session.location)
+        return replace(session, location=location, offset=offset, resumed=offset > 0)
+
+    def _location(self, response: httpx.Response, known: httpx.URL | None) -> httpx.URL:
+        stated = response.headers.get("Location")
+        if not stated:
+            if known is not None:
+                return known
+            raise RegistryError(f"{self.name}: the registry does not say where to upload to", reference=self.name)
+        try:
+            location = response.request.url.join(stated)
+        except httpx.InvalidURL:
+            raise RegistryError(f"{self.name}: the registry's upload location is no URL", reference=self.name) from None
+        self.client.check_hop(self.name, response.request.url, location)
+        return location
+
+
+class _Once:
+    """A body that can be sent once; a second attempt means another session state, which only `put` can find out."""
+
+    def __init__(self, body: Iterator[bytes]) -> None:
+        self._body: Iterator[bytes] | None = body
+
+    def __call__(self) -> Iterable[bytes]:
+        body, self._body = self._body, None
+        if body is None:
+            raise _BrokenError(RegistryError("the registry wants the upload's bytes again"))
+        return body
+
+
+def _held_back(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same chunks, each when the next one is there: the last when `chunks` has ended without an error."""
+    held = b""
+    for chunk in chunks:
+        if held:
+            yield held
+        held = chunk
+    if held:
+        yield held
+
+
+class _Rest:
+    """What is left of a stream, in pieces of any length."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = b""
+
+    def skip(self, length: int) -> None:
+        for _ in self.take(length):
+            pass
+
+    def take(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            chunk = self._left or next(self._chunks, b"")
+            if not chunk:
+                return
+            part, self._left = chunk[:length], chunk[length:]
+            length -= len(part)
+            yield part
+
+    def finish(self) -> None:
+        """Lets the checks at the stream's end happen."""
+        for _ in self._chunks:
+            pass
