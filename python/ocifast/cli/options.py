@@ -38,7 +38,7 @@ quiet: Decorator[Any] = click.option("-q", "--quiet", is_flag=True, help="Show n
 insecure: Decorator[Any] = click.option(
     "--insecure",
     is_flag=True,
-    help="Allow plain HTTP and certificates that cannot be verified, for the named registry alone.",
+    help="Speak plain HTTP to the registry that is named, and to no other.",
 )
 """Passes `insecure: bool`."""
 

@@ -13,7 +13,7 @@ import socket
 
 from ocifast.errors import NetworkError
 
-__all__ = ["is_public", "refuse_private", "resolve"]
+__all__ = ["connect", "is_public", "refuse_private", "resolve"]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -47,6 +47,11 @@ def resolve(host: str, port: int) -> list[tuple[int, str]]:
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))
+
+
+def connect(address: str, port: int, timeout: float | None) -> socket.socket:
+    """A TCP connection. Raises OSError."""
+    return socket.create_connection((address, port), timeout)
 
 
 def refuse_private(host: str, addresses: list[tuple[int, str]]) -> None:

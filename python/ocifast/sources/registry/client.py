@@ -18,7 +18,7 @@ from typing import Final
 
 import httpx
 
-from ocifast.errors import OcifastError, RegistryError
+from ocifast.errors import CancelledError, OcifastError, RegistryError
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.auth import Authenticator
 from ocifast.sources.registry.challenge import parse_challenges
@@ -87,6 +87,7 @@ class Client:
         self._lock = threading.Lock()
         self._public: bool | None = None
         self._answered = False
+        self._closed = threading.Event()
 
     @property
     def limiter(self) -> Limiter:
@@ -94,7 +95,8 @@ class Client:
         return self._limiter(self.origin)
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; requests under way in other threads end with CancelledError."""
+        self._closed.set()
         self._http.close()
 
     def url(self, target: str) -> httpx.URL:
@@ -137,6 +139,7 @@ class Client:
             try:
                 response = self._exchange(method, url, name, what, scopes, headers or {}, body)
             except httpx.TransportError as error:
+                self.raise_if_closed(name)
                 failure = network_failure(name, url.netloc.decode("ascii"), error)
                 limit = most if self._answered else min(most, _ATTEMPTS_TO_CONNECT)
                 if attempt >= limit or is_final(error):
@@ -169,7 +172,12 @@ class Client:
 
     def pause(self, attempt: int) -> None:
         """Waits before attempt number `attempt + 1`, longer each time, never as long as others do."""
-        time.sleep(self._backoff(attempt))
+        self._closed.wait(self._backoff(attempt))
+
+    def raise_if_closed(self, name: str) -> None:
+        """Raises CancelledError when the client was closed: its connections broke because of that."""
+        if self._closed.is_set():
+            raise CancelledError(f"{name}: the connection was closed", reference=name)
 
     def _backoff(self, attempt: int) -> float:
         longest = min(self.options.backoff * 2**attempt, _LONGEST_BACKOFF)
@@ -206,6 +214,7 @@ class Client:
         answers = 0
         hops = 0
         while True:
+            self.raise_if_closed(name)
             own = _origin(url) == _origin(self.origin)
             authenticator = self._own if own else self._other(url)
             needed = scopes if own else ()
@@ -255,7 +264,8 @@ class Client:
     def _send_once(
         self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None, authorization: str | None
     ) -> httpx.Response:
-        self._limiter(url).wait()
+        self._limiter(url).wait(self._closed)
+        self.raise_if_closed(self.host)
         content = body() if callable(body) else body
         sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
         request = self._http.build_request(method, url, headers=sent, content=content)

@@ -29,6 +29,9 @@ class RegistryDestination:
     The root manifest is sent by `commit`: until then nothing is visible under the reference's tag.
     """
 
+    is_remote = True
+    """Blobs are sent, not fetched; for progress."""
+
     def __init__(self, reference: Reference, options: RegistryOptions | None = None) -> None:
         """Connects to nothing yet.
 
@@ -152,5 +155,3 @@ class RegistryDestination:
         # "Pushing Manifests with Subject").
         if subject is not None and "OCI-Subject" not in response.headers:
             add_to_fallback(self._uploader, subject, document)
-
-

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,7 @@ def _locate(reference: Reference, rule: _Rule | None, options: RegistryOptions) 
     return _rewritten(reference, rule.prefix, rule.location, rule.insecure, options)
 
 
-def _rewritten(
-    reference: Reference, prefix: str, location: str, insecure: bool, options: RegistryOptions
-) -> Endpoint:
+def _rewritten(reference: Reference, prefix: str, location: str, insecure: bool, options: RegistryOptions) -> Endpoint:
     # A wildcard prefix (`*.example.com`) replaces the host alone.
     if prefix.startswith("*."):
         full = f"{location}/{reference.repository}" if location else reference.name
@@ -146,7 +143,7 @@ def _files(options: RegistryOptions) -> list[Path]:
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME") or "~").expanduser() / ".config")
     system, user = Path("/etc/containers"), home / "containers"
     main = user if (user / "registries.conf").is_file() else system
-    drop_ins: Iterable[Path] = [path for base in (system, user) for path in sorted(base.glob("registries.conf.d/*.conf"))]
+    drop_ins = [path for base in (system, user) for path in sorted(base.glob("registries.conf.d/*.conf"))]
     return [path for path in (main / "registries.conf", *drop_ins) if path.is_file()]
 
 
@@ -177,5 +174,3 @@ def _parse(table: dict[str, Any]) -> _Rule:
     )
     fallback = "" if prefix.startswith("*.") else prefix
     return _Rule(prefix, location or fallback, bool(table.get("insecure")), bool(table.get("blocked")), mirrors)
-
-

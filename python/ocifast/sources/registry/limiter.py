@@ -101,10 +101,10 @@ class Limiter:
         with self._changed:
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
-    def wait(self) -> None:
-        """Waits until no pause is in force."""
-        while (left := self._resume_at - time.monotonic()) > 0:
-            time.sleep(left)
+    def wait(self, stop: threading.Event) -> None:
+        """Waits until no pause is in force, or until `stop` is set."""
+        while (left := self._resume_at - time.monotonic()) > 0 and not stop.wait(left):
+            pass
 
     def _is_free(self) -> bool:
         if len(self._taken) < self._slots:

@@ -1,8 +1,8 @@
 """One big blob in parallel ranges.
 
-A server or the way to it often gives one connection less than the line can take. While slots of the host's limiter are
-to spare, later pieces of the blob are fetched beside the one that the reader gets; each waits in memory for its turn and
-keeps its slot until then, so that all blobs together hold at most one piece per slot.
+A server or the way to it often gives one connection less than the line can take. While slots of the host's limiter
+are to spare, later pieces of the blob are fetched beside the one that the reader gets; each waits in memory for its
+turn and keeps its slot until then, so that all blobs together hold at most one piece per slot.
 """
 
 from __future__ import annotations
@@ -127,5 +127,3 @@ def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: 
         splits = False
         for piece in ahead.values():
             piece.call_off()
-
-

@@ -1,7 +1,7 @@
 """Referrers: manifests that name another one as their `subject` (signatures, SBOMs).
 
-A registry lists them at `/v2/NAME/referrers/DIGEST`, or, when it does not know them, in an index under a tag made of the
-subject's digest that clients keep (distribution-spec, "Listing Referrers", "Referrers Tag Schema").
+A registry lists them at `/v2/NAME/referrers/DIGEST`, or, when it does not know them, in an index under a tag made of
+the subject's digest that clients keep (distribution-spec, "Listing Referrers", "Referrers Tag Schema").
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import httpx
 
@@ -15,15 +18,24 @@ from ocifast.errors import (
     ImageNotFoundError,
     RegistryError,
     SizeMismatchError,
+    SourceError,
+    VerificationError,
 )
 from ocifast.reference import Reference
+from ocifast.sources.registry.blob import RegistryBlob
 from ocifast.sources.registry.client import Client
 from ocifast.sources.registry.failures import network_failure, read_capped
+from ocifast.sources.registry.hosts import Endpoint, pull_endpoints
 from ocifast.sources.registry.options import RegistryOptions
-from ocifast.sources.registry.transfer import Origin, RegistryBlob
+from ocifast.sources.registry.referrers import list_referrers
+from ocifast.sources.registry.transfer import Origin
 from ocifast.spec import INDEXES, MANIFEST_LIMIT, MANIFESTS, Descriptor, Document, parse_document
 
 __all__ = ["ACCEPT", "RegistrySource", "content_digest", "digest_of"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 ACCEPT = ", ".join(sorted(INDEXES | MANIFESTS))
 """What a manifest is asked for as."""
@@ -50,10 +62,7 @@ class RegistrySource:
         """The manifest or index; fetched once. See `ocifast.sources.Source.root`."""
         with self._lock:
             if self._root is None:
-                raw, media_type = self._manifest(self.reference.identifier)
-                if self.reference.digest is not None:
-                    _check_digest(self.reference.digest, raw, self.name)
-                self._root = parse_document(raw, media_type, name=self.name)
+                self._root = self._from_first(self._fetch_root)
             return self._root
 
     def digest(self) -> str:
@@ -66,10 +75,8 @@ class RegistrySource:
             return self.reference.digest
         if self._root is not None:
             return self._root.digest
-        response = self._ask("HEAD", self.reference.identifier)
-        response.close()
-        # Not every registry states it; the spec's SHOULD.
-        return content_digest(response) or self.root().digest
+        # Not every registry states it: the spec says SHOULD.
+        return self._from_first(self._fetch_digest) or self.root().digest
 
     def document(self, descriptor: Descriptor) -> Document:
         """A child manifest or index. See `ocifast.sources.Source.document`."""
@@ -79,8 +86,55 @@ class RegistrySource:
                 f" at most {MANIFEST_LIMIT >> 20} MiB are taken",
                 reference=self.name,
             )
+        return self._from_first(lambda origin: self._fetch_child(origin, descriptor))
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> RegistryBlob:
+        """A config or a layer; requested when it is iterated. See `ocifast.sources.Source.blob`.
+
+        The `urls` of a descriptor are never followed: they are a manifest author's word for where to send requests.
+        """
+        return RegistryBlob(self._origins, descriptor, offset=offset)
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        """Manifests in the same repository that have the manifest `digest` as their subject.
+
+        Raises:
+            RegistryError, DocumentError.
+        """
+        return list_referrers(self._origins[-1], digest)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for origin in self._origins:
+            origin.client.close()
+
+    def _origin(self, endpoint: Endpoint) -> Origin:
+        client = Client(endpoint.host, endpoint.repository, endpoint.options, registry=endpoint.registry)
+        return Origin(client, endpoint.repository, self.name)
+
+    def _from_first(self, fetch: Callable[[Origin], T]) -> T:
+        """What the first mirror that has it gives, else the registry; a mirror's failure is only logged."""
+        for origin in self._origins[:-1]:
+            try:
+                return fetch(origin)
+            except (SourceError, VerificationError) as error:
+                _log.info("mirror %s: %s", origin.client.host, error)
+        return fetch(self._origins[-1])
+
+    def _fetch_root(self, origin: Origin) -> Document:
+        raw, media_type = self._manifest(origin, self.reference.identifier)
+        if self.reference.digest is not None:
+            _check_digest(self.reference.digest, raw, self.name)
+        return parse_document(raw, media_type, name=self.name)
+
+    def _fetch_digest(self, origin: Origin) -> str | None:
+        response = self._ask(origin, "HEAD", self.reference.identifier)
+        response.close()
+        return content_digest(response)
+
+    def _fetch_child(self, origin: Origin, descriptor: Descriptor) -> Document:
         try:
-            raw, media_type = self._manifest(descriptor.digest, limit=descriptor.size)
+            raw, media_type = self._manifest(origin, descriptor.digest, limit=descriptor.size)
         except ImageNotFoundError as error:
             raise BlobNotFoundError(
                 f"{self.name}: the registry does not have the manifest {descriptor.digest} that its index names",
@@ -102,46 +156,41 @@ class RegistrySource:
             )
         return parse_document(raw, descriptor.media_type, name=f"{self.name}@{descriptor.digest}")
 
-    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> RegistryBlob:
-        """A config or a layer; requested when it is iterated. See `ocifast.sources.Source.blob`.
-
-        The `urls` of a descriptor are never followed: they are a manifest author's word for where to send requests.
-        """
-        return RegistryBlob(self._origin, descriptor, offset=offset)
-
-    def close(self) -> None:
-        """Closes all connections."""
-        self.client.close()
-
-    def _manifest(self, identifier: str, *, limit: int = MANIFEST_LIMIT) -> tuple[bytes, str | None]:
-        response = self._ask("GET", identifier)
-        host = self.client.origin.netloc.decode("ascii")
-        try:
-            raw = read_capped(response, limit + 1)
-        except httpx.TransportError as error:
-            raise network_failure(self.name, host, error) from error
+    def _manifest(self, origin: Origin, identifier: str, *, limit: int = MANIFEST_LIMIT) -> tuple[bytes, str | None]:
+        """Bytes and Content-Type; at most `limit` bytes and one more are read."""
+        for attempt in itertools.count():
+            response = self._ask(origin, "GET", identifier)
+            try:
+                raw = read_capped(response, limit + 1)
+                break
+            except httpx.TransportError as error:
+                if attempt >= origin.client.options.retries:
+                    raise network_failure(self.name, origin.client.origin.netloc.decode("ascii"), error) from error
+                origin.client.pause(attempt)
         if len(raw) > MANIFEST_LIMIT:
             raise DocumentError(f"{self.name}: its manifest is longer than {MANIFEST_LIMIT >> 20} MiB")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
         if media_type == "text/html":
-            raise RegistryError(f"{self.name}: {host} is no registry: it answers with a page")
+            raise RegistryError(f"{self.name}: {origin.client.host} is no registry: it answers with a page")
         stated = content_digest(response)
         if stated is not None and len(raw) <= limit:
             _check_digest(stated, raw, self.name)
         return raw, media_type
 
-    def _ask(self, method: str, identifier: str) -> httpx.Response:
-        response = self.client.send(
+    def _ask(self, origin: Origin, method: str, identifier: str) -> httpx.Response:
+        response = origin.client.send(
             method,
-            f"/v2/{self.reference.repository}/manifests/{identifier}",
+            f"/v2/{origin.repository}/manifests/{identifier}",
             name=self.name,
             what="read the manifest",
-            scopes=self._origin.scopes,
+            scopes=origin.scopes,
             headers={"Accept": ACCEPT},
             expected=(200, 404),
         )
         if response.status_code == 404:
-            response.close()
+            failure = origin.client.failure(self.name, "read the manifest", response)
+            if "is no registry" in failure.message:
+                raise failure
             raise ImageNotFoundError(
                 f"{self.name}: not found; check the name and the tag (`ocifast tags {self.reference.name}` lists them)",
                 reference=self.name,

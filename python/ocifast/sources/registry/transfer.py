@@ -7,21 +7,19 @@ beginning again, which is read and dropped. Nothing is verified here but lengths
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
 
 import httpx
 
 from ocifast.errors import BlobNotFoundError, OcifastError, RegistryError, SizeMismatchError
-from ocifast.sources import FileSlice
 from ocifast.sources.registry.client import Client
 from ocifast.sources.registry.failures import is_final, network_failure
 from ocifast.sources.registry.limiter import Slot
 from ocifast.spec import Descriptor
 
-__all__ = ["Opened", "Origin", "RegistryBlob", "open_range", "stream"]
+__all__ = ["Opened", "Origin", "open_range", "stream"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _PROGRESS = 64 << 10
@@ -57,45 +55,6 @@ class Opened:
     response: httpx.Response
     skip: int
     partial: bool
-
-
-class RegistryBlob:
-    """A blob of a registry; see `ocifast.sources.Blob`. Iterating takes a slot of the host's limiter."""
-
-    local: FileSlice | None = None
-
-    def __init__(self, origin: Origin, descriptor: Descriptor, *, offset: int = 0) -> None:
-        """Args: `offset` is the first byte that is wanted, from 0 to the descriptor's size."""
-        self._origin = origin
-        self._descriptor = descriptor
-        self._offset = offset
-        self._running: Generator[bytes, None, None] | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._running = self._download()
-        return self._running
-
-    def __enter__(self) -> RegistryBlob:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
-        if self._running is not None:
-            self._running.close()
-
-    def _download(self) -> Generator[bytes, None, None]:
-        from ocifast.sources.registry.ranges import stream_in_ranges
-
-        origin, size = self._origin, self._descriptor.size
-        if self._offset >= size:
-            return
-        threshold = origin.client.options.range_threshold
-        with origin.client.limiter.slot() as slot:
-            if threshold is None or size - self._offset < threshold:
-                yield from stream(origin, self._descriptor, self._offset, size, slot)
-            else:
-                yield from stream_in_ranges(origin, self._descriptor, self._offset, slot)
 
 
 def stream(
@@ -140,6 +99,7 @@ def stream(
                     if position >= end + whole:
                         return
         except httpx.TransportError as error:
+            origin.client.raise_if_closed(origin.name)
             broken = error
         if position >= end:
             return

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import httpcore
 import httpx
@@ -69,10 +70,12 @@ def proxy_for(url: httpx.URL) -> str | None:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection that reads more at a time than it is asked to."""
+    """A connection that reads more at a time than it is asked to, and that another thread can break off."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, open_streams: WeakSet[_Stream]) -> None:
         self._socket = sock
+        self._open_streams = open_streams
+        open_streams.add(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
@@ -95,20 +98,28 @@ class _Stream(httpcore.NetworkStream):
             raise httpcore.WriteError(str(error)) from error
 
     def close(self) -> None:
+        self._open_streams.discard(self)
         self._socket.close()
+
+    def interrupt(self) -> None:
+        """Wakes a thread that waits for this connection; closing alone would not."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
             self._socket.settimeout(timeout)
-            return _Stream(ssl_context.wrap_socket(self._socket, server_hostname=server_hostname))
+            secured = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
         except TimeoutError as error:
             self.close()
             raise httpcore.ConnectTimeout(str(error)) from error
         except OSError as error:
             self.close()
             raise httpcore.ConnectError(str(error)) from error
+        self._open_streams.discard(self)
+        return _Stream(secured, self._open_streams)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
@@ -135,8 +146,9 @@ class _Stream(httpcore.NetworkStream):
 class _Backend(httpcore.NetworkBackend):
     """Connects to the first address that answers; refuses private ones where only public ones may be."""
 
-    def __init__(self, public_only: bool) -> None:
+    def __init__(self, public_only: bool, open_streams: WeakSet[_Stream]) -> None:
         self._public_only = public_only
+        self._open_streams = open_streams
 
     def connect_tcp(
         self,
@@ -155,12 +167,12 @@ class _Backend(httpcore.NetworkBackend):
         failure: OSError | None = None
         for _, address in found:
             try:
-                sock = socket.create_connection((address, port), timeout)
+                sock = addresses.connect(address, port, timeout)
             except OSError as error:
                 failure = error
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return _Stream(sock)
+            return _Stream(sock, self._open_streams)
         if isinstance(failure, TimeoutError):
             raise httpcore.ConnectTimeout("no connection in time") from failure
         raise httpcore.ConnectError((failure and failure.strerror) or str(failure)) from failure
@@ -188,6 +200,7 @@ class Transport(httpx.BaseTransport):
         self._options = options
         self._certificates = Certificates(options.certificates)
         self._pools: dict[tuple[str, bool, str | None], httpcore.ConnectionPool] = {}
+        self._open_streams: WeakSet[_Stream] = WeakSet()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -215,7 +228,9 @@ class Transport(httpx.BaseTransport):
         )
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; threads that wait for one of them get an error at once."""
+        for stream in list(self._open_streams):
+            stream.interrupt()
         with self._lock:
             pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
@@ -243,7 +258,7 @@ class Transport(httpx.BaseTransport):
             "max_connections": None,
             "max_keepalive_connections": 2 * self._options.parallel,
             "keepalive_expiry": 30.0,
-            "network_backend": _Backend(public_only),
+            "network_backend": _Backend(public_only, self._open_streams),
         }
         if proxy is None:
             return httpcore.ConnectionPool(**settings)

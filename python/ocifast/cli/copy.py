@@ -1,0 +1,90 @@
+"""`ocifast copy`: an image from any place to any other. `pull` and `push` are the same with one end fixed."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ocifast.cli.display import format_size, progress_display, report
+from ocifast.cli.options import as_json, platform, quiet
+from ocifast.cli.registry import make_options, registry_options
+
+if TYPE_CHECKING:
+    from ocifast.reference import Location
+
+__all__ = ["all_platforms", "command", "parallel", "run_copy"]
+
+all_platforms = click.option("--all", "all_platforms", is_flag=True, help="Copy every platform of an index.")
+parallel = click.option(
+    "--parallel",
+    metavar="N",
+    type=click.IntRange(min=1, max=64),
+    default=4,
+    show_default=True,
+    help="Blobs at a time, per registry.",
+)
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("destination", metavar="DEST")
+@platform
+@all_platforms
+@click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
+@parallel
+@registry_options
+@quiet
+@as_json
+def command(source: str, destination: str, **options: Any) -> None:
+    """Copy an image from SOURCE to DEST, byte for byte.
+
+    Each is [docker://]HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or
+    docker-archive:FILE[:NAME:TAG].
+    """
+    from ocifast.reference import parse_location
+
+    run_copy(parse_location(source), parse_location(destination), **options)
+
+
+def run_copy(
+    source: Location,
+    destination: Location,
+    *,
+    platform: str | None,
+    all_platforms: bool,
+    parallel: int,
+    quiet: bool,
+    as_json: bool,
+    referrers: bool = False,
+    **registry: Any,
+) -> None:
+    """Copies, shows progress, and reports the digest."""
+    from dataclasses import asdict, replace
+
+    from ocifast import platforms
+    from ocifast.copy import copy
+    from ocifast.sources.open import open_destination, open_source
+
+    hosts = [place.reference.host for place in (source, destination) if place.transport == "docker" and place.reference]
+    options = replace(make_options(*hosts, **registry), parallel=parallel)
+    wanted = platforms.parse(platform) if platform is not None else None
+    with closing(open_source(source, options=options)) as opened, progress_display(quiet=quiet) as progress:
+        result = copy(
+            opened,
+            open_destination(destination, options=options),
+            platform=wanted,
+            all_platforms=all_platforms,
+            referrers=referrers,
+            parallel=parallel,
+            progress=progress,
+        )
+    data = {"source": str(source), "destination": str(destination), **asdict(result)}
+    text = result.digest if quiet else f"{result.digest}  {_summary(result.copied, result.existing, result.bytes)}"
+    report(data, as_json=as_json, text=text)
+
+
+def _summary(copied: int, existing: int, size: int) -> str:
+    there = f", {existing} already there" if existing else ""
+    return f"{copied} {'blob' if copied == 1 else 'blobs'} copied ({format_size(size)}){there}"

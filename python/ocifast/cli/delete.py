@@ -1,0 +1,27 @@
+"""`ocifast delete`: a manifest is removed from a registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ocifast.cli.display import report
+from ocifast.cli.options import as_json
+from ocifast.cli.registry import make_options, registry_options
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("image", metavar="IMAGE@DIGEST")
+@registry_options
+@as_json
+def command(image: str, *, as_json: bool, **registry: Any) -> None:
+    """Delete the manifest IMAGE@DIGEST from its registry, and with it all tags that name it."""
+    from ocifast.reference import Reference
+    from ocifast.sources.registry import delete_manifest
+
+    reference = Reference.parse(image.removeprefix("docker://"))
+    delete_manifest(reference, make_options(reference.host, **registry))
+    report({"deleted": str(reference)}, as_json=as_json, text=f"deleted {reference}")

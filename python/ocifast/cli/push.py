@@ -1,0 +1,37 @@
+"""`ocifast push`: an image from a layout or an archive into a registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ocifast.cli.copy import all_platforms, parallel, run_copy
+from ocifast.cli.options import as_json, platform, quiet
+from ocifast.cli.registry import registry_options
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("image", metavar="IMAGE")
+@platform
+@all_platforms
+@parallel
+@registry_options
+@quiet
+@as_json
+def command(source: str, image: str, **options: Any) -> None:
+    """Send the image at SOURCE to a registry as IMAGE.
+
+    SOURCE is oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG]; IMAGE is
+    [docker://]HOST/NAME[:TAG].
+    """
+    from ocifast.errors import UsageError
+    from ocifast.reference import parse_location
+
+    destination = parse_location(image)
+    if destination.transport != "docker":
+        raise UsageError(f"{image}: push sends to a registry; for other places use `ocifast copy`")
+    run_copy(parse_location(source), destination, **options)

@@ -1,0 +1,142 @@
+"""Options of the commands that speak to registries, and what becomes of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ocifast.errors import UsageError
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["make_options", "read_password", "registry_host", "registry_options"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("-u", "--username", metavar="USER", help="User name; the password is read from standard input."),
+    click.option("--password-stdin", is_flag=True, help="Read the password from standard input; needs --username."),
+    click.option(
+        "--auth-file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Credentials in the format of Docker's config.json.  [default: those of docker, podman and skopeo]",
+    ),
+    click.option(
+        "--registries-conf",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Mirrors and plain-HTTP hosts, in the format of containers-registries.conf(5).",
+    ),
+    click.option(
+        "--cert-dir",
+        "cert_dirs",
+        multiple=True,
+        metavar="DIR",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="A folder of certificates by host, like /etc/docker/certs.d.",
+    ),
+    click.option(
+        "--trust-realm",
+        "trusted_realms",
+        multiple=True,
+        metavar="HOST",
+        help="A token server on another host that may get the registry's password.",
+    ),
+    click.option("--insecure", is_flag=True, help="Speak plain HTTP to the registry that is named."),
+)
+
+
+def registry_options(function: Function) -> Function:
+    """Adds the options; they are passed on as `make_options` takes them."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def make_options(
+    *hosts: str,
+    username: str | None = None,
+    password_stdin: bool = False,
+    auth_file: Path | None = None,
+    registries_conf: Path | None = None,
+    cert_dirs: tuple[Path, ...] = (),
+    trusted_realms: tuple[str, ...] = (),
+    insecure: bool = False,
+) -> RegistryOptions:
+    """What a command line says about registries.
+
+    Args:
+        hosts: the registries that the command names, as in references; `insecure` and the credential are theirs alone.
+        username: with a password from standard input.
+        password_stdin: says that it comes from there.
+        auth_file: instead of the usual files.
+        registries_conf: instead of the usual files.
+        cert_dirs: besides the usual folders.
+        trusted_realms: hosts.
+        insecure: plain HTTP.
+
+    Raises:
+        UsageError: a user name for two registries, or without a password.
+    """
+    from ocifast.sources.registry.options import Credential, RegistryOptions
+
+    credentials = {}
+    if username is None and password_stdin:
+        raise UsageError("--password-stdin needs --username")
+    if username is not None:
+        if len(set(hosts)) > 1:
+            raise UsageError(f"--username is for one registry, not for {' and '.join(sorted(set(hosts)))}; log in instead")
+        credentials = {host: Credential(username, read_password(password_stdin)) for host in hosts}
+    return RegistryOptions(
+        insecure=frozenset(host.lower() for host in hosts) if insecure else frozenset(),
+        credentials=credentials,
+        trusted_realms=frozenset(trusted_realms),
+        auth_file=auth_file,
+        registries_file=registries_conf,
+        certificates=cert_dirs,
+    )
+
+
+def read_password(from_stdin: bool) -> str:
+    """The password, asked for on a terminal, else read from standard input.
+
+    Raises:
+        UsageError: standard input is no terminal and --password-stdin was not given, or is empty.
+    """
+    if not from_stdin:
+        if not sys.stdin.isatty():
+            raise UsageError("give the password on standard input and say so with --password-stdin")
+        return str(click.prompt("Password", hide_input=True, err=True))
+    # A line end belongs to the tool that wrote it, not to the password.
+    password = sys.stdin.read().rstrip("\r\n")
+    if not password:
+        raise UsageError("standard input holds no password")
+    return password
+
+
+def registry_host(text: str) -> str:
+    """A registry's host as in references, from what people write for it: `docker.io`, `https://host:5000/v2/`.
+
+    Raises:
+        ImageReferenceError: it is no host.
+    """
+    from ocifast.errors import ImageReferenceError
+    from ocifast.reference import Reference
+
+    host = text.removeprefix("https://").removeprefix("http://").removesuffix("/")
+    host = host.removesuffix("/v1").removesuffix("/v2").lower()
+    if "/" in host:
+        raise ImageReferenceError(f"{text!r} is not a registry's host: write HOST or HOST:PORT")
+    try:
+        found = Reference.parse(f"{host}/x").host
+    except ImageReferenceError:
+        found = ""
+    if not host or found.partition("/")[0] != ("docker.io" if host == "index.docker.io" else host):
+        raise ImageReferenceError(f"{text!r} is not a registry's host: write HOST or HOST:PORT")
+    return found

@@ -1,0 +1,242 @@
+"""Images from one place to another, byte for byte.
+
+Between any two of registry, image layout, OCI archive and Docker archive. Blobs stream from the source into the
+destination, several at a time and each once; documents follow, children before what names them, the root last. Nothing
+is decompressed and nothing is written anew, so that digests stay what they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from ocifast.errors import BlobNotFoundError, CancelledError, DocumentError, NotAnImageError, UsageError
+from ocifast.image import NESTING, resolve
+from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.sources import Destination, Source
+from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Document, Platform, decode_index, decode_manifest
+
+__all__ = ["CopyResult", "copy"]
+
+_STEP = 1 << 20
+"""Bytes between two progress events of one blob."""
+_DOCUMENTS = 10_000
+"""Most manifests and indexes of one copy; an index of 4 MiB can name more than anybody means."""
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    """What a copy did.
+
+    Attributes:
+        digest: of the root document, at both ends.
+        media_type: of the root document.
+        documents: number of manifests and indexes, referrers included.
+        copied: number of blobs whose bytes were read and written.
+        existing: number of blobs that the destination had or took from another repository.
+        skipped: number of foreign layers that the source does not hold.
+        bytes: sum of the sizes of the copied blobs.
+    """
+
+    digest: str
+    media_type: str
+    documents: int
+    copied: int
+    existing: int
+    skipped: int
+    bytes: int
+
+
+def copy(
+    source: Source,
+    destination: Destination,
+    *,
+    platform: Platform | None = None,
+    all_platforms: bool = False,
+    referrers: bool = False,
+    parallel: int = 4,
+    progress: Progress = silent,
+) -> CopyResult:
+    """Copies an image, or with `all_platforms` an index with all that it leads to.
+
+    Args:
+        source: where it is; the caller closes it (it is closed already when a blob could not be copied).
+        destination: a fresh one; it is committed, or aborted when anything fails.
+        platform: which image of an index; None takes this machine's.
+        all_platforms: copy the index itself.
+        referrers: copy the manifests that refer to what is copied, too (signatures, SBOMs); between registries only.
+        parallel: blobs at a time.
+        progress: gets events; the blobs' states are UPLOADING and UPLOADED towards a registry, else DOWNLOADING and
+            DOWNLOADED, or EXISTS.
+
+    Raises:
+        UsageError: options that contradict each other or the places.
+        SourceError, VerificationError, OutputError: as source and destination raise them.
+    """
+    try:
+        return _Copy(source, destination, progress).run(platform, all_platforms, referrers, parallel)
+    except BaseException:
+        destination.abort()
+        raise
+
+
+class _Copy:
+    def __init__(self, source: Source, destination: Destination, progress: Progress) -> None:
+        self._source = source
+        self._destination = destination
+        self._progress = progress
+        self._stop = threading.Event()
+        self._documents: dict[str, Document] = {}
+        self._blobs: dict[str, Descriptor] = {}
+        self._foreign: set[str] = set()
+        remote = getattr(destination, "is_remote", False)
+        self._moving = LayerState.UPLOADING if remote else LayerState.DOWNLOADING
+        self._moved = LayerState.UPLOADED if remote else LayerState.DOWNLOADED
+
+    def run(self, platform: Platform | None, all_platforms: bool, referrers: bool, parallel: int) -> CopyResult:
+        if platform is not None and all_platforms:
+            raise UsageError("one platform and all platforms cannot be copied at once")
+        self._progress(Event(Phase.RESOLVING))
+        root = self._source.root()
+        if not all_platforms and (root.is_index or platform is not None):
+            root = resolve(self._source, platform).document
+        self._progress(Event(Phase.RESOLVED))
+        self._gather(root, NESTING)
+        if referrers:
+            self._gather_referrers()
+        states = self._move_blobs(parallel)
+        for document in self._documents.values():
+            if document.digest != root.digest:
+                self._destination.put_document(document, root=False)
+        self._destination.put_document(root, root=True)
+        self._destination.commit()
+        self._progress(Event(Phase.COMPLETE))
+        copied = [descriptor for descriptor, state in states if state is self._moved]
+        existing = [descriptor for descriptor, state in states if state is LayerState.EXISTS]
+        return CopyResult(
+            digest=root.digest,
+            media_type=root.media_type,
+            documents=len(self._documents),
+            copied=len(copied),
+            existing=len(existing),
+            skipped=len(states) - len(copied) - len(existing),
+            bytes=sum(descriptor.size for descriptor in copied),
+        )
+
+    def _gather(self, document: Document, depth: int) -> None:
+        """Notes all that a document leads to, children before it."""
+        if document.digest in self._documents:
+            return
+        if len(self._documents) >= _DOCUMENTS:
+            raise DocumentError(f"{self._source.name}: more than {_DOCUMENTS} manifests; copy a single platform")
+        if not document.is_index:
+            manifest = decode_manifest(document, name=self._source.name)
+            for descriptor in (manifest.config, *manifest.layers):
+                self._note_blob(descriptor)
+        else:
+            for child in decode_index(document, name=self._source.name).manifests:
+                if child.media_type not in INDEXES | MANIFESTS:
+                    raise NotAnImageError(
+                        f"{self._source.name}: its index names {child.digest}, which is no manifest but"
+                        f" {child.media_type}"
+                    )
+                if child.digest in self._documents:
+                    continue
+                if depth == 0:
+                    raise DocumentError(f"{self._source.name}: indexes stand more than {NESTING} deep in one another")
+                self._gather(self._source.document(child), depth - 1)
+        self._documents[document.digest] = document
+
+    def _note_blob(self, descriptor: Descriptor) -> None:
+        known = self._blobs.setdefault(descriptor.digest, descriptor)
+        if known.size != descriptor.size:
+            raise DocumentError(
+                f"{self._source.name}: the blob {descriptor.digest} is said to be {known.size} and {descriptor.size}"
+                f" bytes long"
+            )
+        if descriptor.urls and ("foreign" in descriptor.media_type or "nondistributable" in descriptor.media_type):
+            self._foreign.add(descriptor.digest)
+
+    def _gather_referrers(self) -> None:
+        list_referrers = getattr(self._source, "referrers", None)
+        if list_referrers is None or not getattr(self._destination, "is_remote", False):
+            raise UsageError("referrers can be copied from a registry to a registry only")
+        # A referrer may have referrers: what is found is looked at as well.
+        seen: set[str] = set()
+        while open_ends := [digest for digest in self._documents if digest not in seen]:
+            for digest in open_ends:
+                seen.add(digest)
+                for descriptor in list_referrers(digest):
+                    if descriptor.digest not in self._documents:
+                        self._gather(self._source.document(descriptor), NESTING)
+
+    def _move_blobs(self, parallel: int) -> list[tuple[Descriptor, LayerState | None]]:
+        blobs = list(self._blobs.values())
+        self._destination.announce(blobs)
+        for descriptor in blobs:
+            self._tell(descriptor, LayerState.WAITING, 0)
+        with ThreadPoolExecutor(max_workers=max(1, parallel), thread_name_prefix="copy") as pool:
+            running = [pool.submit(self._move, descriptor) for descriptor in blobs]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+            finally:
+                # Also on KeyboardInterrupt: those that run notice with their next chunk.
+                failed = any(each.done() and each.exception() is not None for each in running)
+                if failed or not all(each.done() for each in running):
+                    self._stop.set()
+                    for each in running:
+                        each.cancel()
+                    # One that waits for a silent server would notice nothing.
+                    self._source.close()
+        failures = [each.exception() for each in running if not each.cancelled()]
+        for failure in sorted((each for each in failures if each), key=lambda each: isinstance(each, CancelledError)):
+            raise failure
+        return [(descriptor, each.result()) for descriptor, each in zip(blobs, running, strict=True)]
+
+    def _move(self, descriptor: Descriptor) -> LayerState | None:
+        if self._stop.is_set():
+            raise CancelledError(f"the copy of {self._source.name} was stopped")
+        if self._destination.has_blob(descriptor) or self._destination.mount_blob(descriptor, self._source):
+            self._tell(descriptor, LayerState.EXISTS, descriptor.size)
+            return LayerState.EXISTS
+        try:
+            with self._source.blob(descriptor) as blob:
+                self._destination.put_blob(descriptor, _Watched(self, descriptor, blob))
+        except BlobNotFoundError:
+            if descriptor.digest not in self._foreign:
+                raise
+            # Layers that their maker forbids to spread are named with URLs and kept nowhere else.
+            self._tell(descriptor, LayerState.EXISTS, descriptor.size)
+            return None
+        self._tell(descriptor, self._moved, descriptor.size)
+        return self._moved
+
+    def _tell(self, descriptor: Descriptor, state: LayerState, done: int) -> None:
+        self._progress(Event(Phase.LAYER_ACQUIRE, descriptor.digest, state, done, descriptor.size))
+
+    def watch(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Hands chunks on, tells how far they are, and stops when the copy failed elsewhere."""
+        done = told = 0
+        self._tell(descriptor, self._moving, 0)
+        for chunk in chunks:
+            if self._stop.is_set():
+                raise CancelledError(f"the copy of {self._source.name} was stopped")
+            done += len(chunk)
+            if done - told >= _STEP:
+                told = done
+                self._tell(descriptor, self._moving, done)
+            yield chunk
+
+
+class _Watched:
+    """The chunks of a blob, from its beginning each time it is iterated: an upload that broke reads it again."""
+
+    def __init__(self, copying: _Copy, descriptor: Descriptor, blob: Iterable[bytes]) -> None:
+        self._copying = copying
+        self._descriptor = descriptor
+        self._blob = blob
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._copying.watch(self._descriptor, self._blob)
