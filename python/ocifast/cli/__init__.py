@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import click
+
 from ocifast.errors import FileError, OcifastError
 
 __all__ = ["COMMANDS", "main"]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 
 if TYPE_CHECKING:

@@ -91,7 +91,9 @@ def make_options(
         raise UsageError("--password-stdin needs --username")
     if username is not None:
         if len(set(hosts)) > 1:
-            raise UsageError(f"--username is for one registry, not for {' and '.join(sorted(set(hosts)))}; log in instead")
+            raise UsageError(
+                f"--username is for one registry, not for {' and '.join(sorted(set(hosts)))}; log in instead"
+            )
         credentials = {host: Credential(username, read_password(password_stdin)) for host in hosts}
     return RegistryOptions(
         insecure=frozenset(host.lower() for host in hosts) if insecure else frozenset(),

@@ -128,9 +128,11 @@ def _is_page(response: httpx.Response) -> bool:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return error
+    """What the system or the TLS library said, or the error itself."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return seen or error
 
 
 def _one_line(text: str) -> str:
