@@ -21,7 +21,7 @@ PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "progress"), ("spec",), ("reference", "platforms", "elf")),
     1: (("process",), ("sources",), ("cache",)),
     2: (("rootfs",), ("image",)),
-    3: (("packers",),),
+    3: (("packers", "loader"),),
     4: (("compiler", "copy", "runnable"), ("",)),
     5: (("cli",), ("__main__",)),
 }
