@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ocifast.cache import Cache, CacheInfo
     from ocifast.errors import OcifastError
     from ocifast.image import Image, Index, open  # noqa: A004 - as `gzip.open`
     from ocifast.progress import Event, LayerState, Phase
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ocifast.spec import Descriptor, ImageConfig, Platform
 
 __all__ = [
+    "Cache",
+    "CacheInfo",
     "Descriptor",
     "Event",
     "Image",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cache": "cache",
+    "CacheInfo": "cache",
     "Descriptor": "spec",
     "Event": "progress",
     "Image": "image",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifast import _core, platforms
+from ocifast.cache import Cache, CachedSource
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.reference import Location, parse_location
 from ocifast.sources import Blob, Source
@@ -268,6 +269,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     platform: Platform | str | None = None,
     options: RegistryOptions | None = None,
     seeds: Sequence[str | PathLike[str]] = (),
+    cache: Cache | None = None,
 ) -> Image:
     """Opens an image.
 
@@ -280,6 +282,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
             is taken whatever it is for; when it is given, such an image must be for this platform.
         options: how registries are spoken to.
         seeds: folders with image layouts that are looked at before a registry.
+        cache: where what comes from a registry is kept, and looked for first; None does without.
 
     Returns:
         The image, to be closed (`with`).
@@ -290,6 +293,8 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     location = parse_location(image) if isinstance(image, str) else image
     wanted = _platform(platform)
     source = open_source(location, options=options, seeds=seeds)
+    if cache is not None and location.reference is not None and location.transport == "docker":
+        source = CachedSource(source, cache.blobs, digest=location.reference.digest)
     try:
         return resolve(source, wanted)
     except BaseException:

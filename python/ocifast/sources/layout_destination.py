@@ -60,10 +60,11 @@ class LayoutDestination:
         with reported(folder):
             if not folder.exists():
                 return
-            if folder.is_dir() and (folder / "oci-layout").is_file():
-                self._listing()
-            elif not folder.is_dir() or any(folder.iterdir()):
-                raise UsageError(f"{folder} is no image layout; name an empty or a new folder")
+            names = [inner.name for inner in folder.iterdir()] if folder.is_dir() else ["a file"]
+        if "oci-layout" in names:
+            self._listing()
+        elif not all(inner.startswith(".ocifast-") for inner in names):
+            raise UsageError(f"{folder} is no image layout; name an empty or a new folder")
 
     def announce(self, descriptors: Iterable[Descriptor]) -> None:
         """Does nothing: the order of a layout's blobs shows nowhere."""
@@ -113,9 +114,6 @@ class LayoutDestination:
             for folder in {self._folder / "blobs" / digest.partition(":")[0] for digest in self._written}:
                 flush_folder(folder)
             self._replace("index.json", msgspec.json.encode(listing))
-            # Last in a new layout: without this file the folder is none, and `abort` takes all of it back.
-            if not (self._folder / "oci-layout").exists():
-                self._replace("oci-layout", LAYOUT_FILE)
             flush_folder(self._folder)
         self._written.clear()
         self._made.clear()
@@ -127,8 +125,8 @@ class LayoutDestination:
         with contextlib.suppress(OSError), self._locked():
             for digest in self._written:
                 self._folder.joinpath(*blob_parts(digest)).unlink(missing_ok=True)
-            if not (self._folder / "oci-layout").exists():
-                (self._folder / "index.json").unlink(missing_ok=True)
+            if self._made and not (self._folder / "index.json").exists():
+                (self._folder / "oci-layout").unlink(missing_ok=True)
         self._written.clear()
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
@@ -153,6 +151,9 @@ class LayoutDestination:
                 with contextlib.suppress(FileExistsError):
                     path.mkdir()
                     self._made.append(path)
+            # First of all, so that another writer who comes meanwhile finds a layout.
+            if not (self._folder / "oci-layout").exists():
+                self._replace("oci-layout", LAYOUT_FILE)
             inner = self._folder
             for part in parts:
                 inner = inner / part

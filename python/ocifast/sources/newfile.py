@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from types import TracebackType
 
 from ocifast.errors import FileError
 
-__all__ = ["NewFile", "copy_bytes", "flush_folder", "reported", "write_all"]
+__all__ = ["NewFile", "clone_file", "copy_bytes", "flush_folder", "reported", "write_all"]
+
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2)"""
 
 
 class NewFile:
@@ -85,21 +89,50 @@ def write_all(descriptor: int, data: bytes, offset: int | None = None) -> None:
         view = view[count:]
 
 
-def copy_bytes(source: int, destination: int, size: int, offset: int) -> None:
-    """Copies the first `size` bytes of an open file to an offset of another, within the kernel where it can do that."""
+def clone_file(source: int, destination: int) -> None:
+    """Makes an open, empty file the copy of another: blocks are shared where the file system can do that, holes kept.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    try:
+        fcntl.ioctl(destination, _FICLONE, source)
+    except OSError:
+        pass
+    else:
+        return
+    size = os.fstat(source).st_size
+    os.ftruncate(destination, size)
+    start = 0
+    while start < size:
+        try:
+            start = os.lseek(source, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        copy_bytes(source, destination, end - start, start, source_offset=start)
+        start = end
+
+
+def copy_bytes(source: int, destination: int, size: int, offset: int, *, source_offset: int = 0) -> None:
+    """Copies `size` bytes of an open file to an offset of another, within the kernel where it can do that."""
     done = 0
     in_kernel = hasattr(os, "copy_file_range")
     while done < size:
         if in_kernel:
             try:
-                count = os.copy_file_range(source, destination, min(size - done, 1 << 30), done, offset + done)
+                count = os.copy_file_range(
+                    source, destination, min(size - done, 1 << 30), source_offset + done, offset + done
+                )
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
                     raise
                 in_kernel = False
                 continue
         else:
-            chunk = os.pread(source, min(size - done, 1 << 20), done)
+            chunk = os.pread(source, min(size - done, 1 << 20), source_offset + done)
             write_all(destination, chunk, offset + done)
             count = len(chunk)
         if count == 0:

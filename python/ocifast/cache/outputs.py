@@ -1,0 +1,235 @@
+"""Compiled outputs by key.
+
+The key is made of everything that the bytes depend on. Outputs are files; a folder is not cached: a copy of it could
+not have its owners without root, and takes as long as making it again from cached blobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+
+from ocifast import _core
+from ocifast.errors import FileError
+from ocifast.sources.newfile import NewFile, clone_file, flush_folder, reported
+from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
+
+__all__ = ["CachedOutput", "OutputStore", "output_key"]
+
+_log = logging.getLogger(__name__)
+
+_FORM = 1
+"""Version of how an entry is laid out; part of every key."""
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """`entry.json`: what must be true of the other files of an entry, and what the caller wanted remembered."""
+
+    size: int
+    manifest: str
+    config: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CachedOutput:
+    """An output in the cache. The file is the cache's own: copy it with `place`, never hand it out or change it.
+
+    Attributes:
+        path: the file.
+        size: its length in bytes.
+        manifest: bytes of the image's manifest.
+        config: bytes of the image's config.
+        facts: what the caller gave to `OutputStore.put`.
+    """
+
+    path: Path
+    size: int
+    manifest: bytes
+    config: bytes
+    facts: Mapping[str, Any]
+
+    def place(self, destination: Path, *, mode: int = 0o666) -> None:
+        """Makes a copy at `destination`, whole or not at all, in place of a file that is there.
+
+        Args:
+            destination: its folder must exist.
+            mode: permissions before the umask.
+
+        Raises:
+            FileError: it could not be written.
+        """
+        with reported(destination), NewFile(destination.parent, mode=mode) as file:
+            with self.path.open("rb", buffering=0) as source:
+                clone_file(source.fileno(), file.descriptor)
+            if os.fstat(file.descriptor).st_size != self.size:
+                raise FileError(f"{self.path} changed while it was copied; run this again")
+            file.publish(destination)
+            flush_folder(destination.parent)
+
+
+def output_key(
+    *,
+    manifest: str,
+    format: str,  # noqa: A002 - it is the word of the command line
+    backend: str,
+    packer: str,
+    options: Mapping[str, object],
+) -> str:
+    """The key of an output: the same exactly when the bytes would be.
+
+    Args:
+        manifest: digest of the image's manifest.
+        format: `erofs`, `squashfs`, ...
+        backend: which packer makes it.
+        packer: its name and version.
+        options: all options that change the bytes; values as in JSON.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    facts = {
+        "form": _FORM,
+        "manifest": manifest,
+        "format": format,
+        "backend": backend,
+        "packer": packer,
+        "options": dict(options),
+    }
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class OutputStore:
+    """The outputs of a cache.
+
+    Args:
+        folder: the cache's folder.
+        prepare: makes or checks it; called before anything is read or written.
+    """
+
+    def __init__(self, folder: Path, prepare: Callable[[], None]) -> None:
+        self._folder = folder
+        self._prepare = prepare
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Holds the key, among threads and processes: who waited finds what the other one has made.
+
+        Raises:
+            FileError: the lock cannot be made.
+        """
+        self._prepare()
+        with contextlib.ExitStack() as held:
+            with reported(self._folder):
+                (self._folder / "locks").mkdir(mode=0o700, exist_ok=True)
+                held.enter_context(filelock.FileLock(self._lock_file(key), mode=0o600))
+            yield
+
+    def get(self, key: str) -> CachedOutput | None:
+        """The output of a key, or None; one that is damaged is removed.
+
+        Raises:
+            FileError: the cache is not to be trusted (see `Cache.prepare`).
+        """
+        self._prepare()
+        folder = self._place(key)
+        if not folder.is_dir():
+            return None
+        try:
+            entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=_Entry)
+            manifest = _read(folder / "manifest.json", entry.manifest, MANIFEST_LIMIT)
+            config = _read(folder / "config.json", entry.config, CONFIG_LIMIT)
+            output = folder / "output"
+            size = output.lstat().st_size
+            if output.is_symlink() or not output.is_file() or size != entry.size:
+                raise ValueError(f"the output has {size} bytes of {entry.size}")
+            os.utime(folder)
+        except (OSError, ValueError, RecursionError) as error:
+            _log.warning("cached output %s is damaged: %s", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        return CachedOutput(output, size, manifest, config, entry.facts)
+
+    def put(
+        self, key: str, output: Path, *, manifest: bytes, config: bytes, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keeps a copy of an output; blocks are shared with it where the file system can do that.
+
+        Args:
+            key: from `output_key`; the caller holds its lock.
+            output: a finished file.
+            manifest: bytes of the image's manifest.
+            config: bytes of the image's config.
+            facts: what `get` shall give back, as JSON can hold it.
+
+        Raises:
+            FileError: there is no room, or it cannot be written.
+        """
+        self._prepare()
+        place = self._place(key)
+        beside = self._folder / "tmp" / f"{key}.{os.urandom(8).hex()}"
+        with reported(self._folder):
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            beside.mkdir(mode=0o700, parents=True)
+            try:
+                with output.open("rb", buffering=0) as source, (beside / "output").open("xb") as copy:
+                    clone_file(source.fileno(), copy.fileno())
+                    size = os.fstat(copy.fileno()).st_size
+                    os.fsync(copy.fileno())
+                entry = _Entry(size, _core.digest(manifest), _core.digest(config), dict(facts or {}))
+                for name, data in (
+                    ("manifest.json", manifest),
+                    ("config.json", config),
+                    ("entry.json", msgspec.json.encode(entry)),
+                ):
+                    with (beside / name).open("xb") as file:
+                        file.write(data)
+                        file.flush()
+                        os.fsync(file.fileno())
+                flush_folder(beside)
+                if place.exists():
+                    shutil.rmtree(place)
+                beside.rename(place)
+                flush_folder(place.parent)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+    def remove(self, key: str) -> bool:
+        """Removes an entry, unless somebody holds its lock."""
+        (self._folder / "locks").mkdir(mode=0o700, exist_ok=True)
+        try:
+            with filelock.FileLock(self._lock_file(key), mode=0o600, timeout=0):
+                # Renamed first: an entry is there as a whole or not at all.
+                gone = self._folder / "tmp" / f"{key}.{os.urandom(8).hex()}"
+                gone.parent.mkdir(mode=0o700, exist_ok=True)
+                self._place(key).rename(gone)
+                shutil.rmtree(gone)
+        except filelock.Timeout:
+            return False
+        return True
+
+    def _place(self, key: str) -> Path:
+        return self._folder / "outputs" / key
+
+    def _lock_file(self, key: str) -> Path:
+        return self._folder / "locks" / f"{key}.lock"
+
+
+def _read(path: Path, digest: str, limit: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if _core.digest(data) != digest:
+        raise ValueError(f"{path.name} has another digest than {digest}")
+    return data

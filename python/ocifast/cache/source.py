@@ -1,0 +1,134 @@
+"""A source whose blobs and documents are kept in the cache while they pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+
+from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.errors import FileError, VerificationError
+from ocifast.sources import Blob, FileSlice, Source
+from ocifast.sources.blobs import FileBlob
+from ocifast.spec import MANIFEST_LIMIT, Descriptor, Document, parse_document
+
+__all__ = ["CachedSource"]
+
+_log = logging.getLogger(__name__)
+
+
+class CachedSource:
+    """A source that asks another one only for what the cache lacks.
+
+    A tag is always asked for, since it may have moved; everything else is named by its digest. A cache that cannot be
+    written to (the disk is full) is done without, with a line in the log.
+
+    Args:
+        source: the other one; closed by `close`.
+        blobs: the cache's blobs.
+        digest: of the manifest or index that `source` reads, when its reference has one.
+    """
+
+    def __init__(self, source: Source, blobs: BlobStore, *, digest: str | None = None) -> None:
+        self.name = source.name
+        self._source = source
+        self._blobs = blobs
+        self._digest = digest
+
+    def root(self) -> Document:
+        """See `Source.root`; from the cache when the reference has a digest."""
+        raw = self._blobs.find(self._digest, MANIFEST_LIMIT) if self._digest is not None else None
+        if raw is not None:
+            return parse_document(raw, None, name=self.name)
+        document = self._source.root()
+        self._keep(document.descriptor(), document)
+        return document
+
+    def document(self, descriptor: Descriptor) -> Document:
+        """See `Source.document`."""
+        raw = self._blobs.find(descriptor.digest, MANIFEST_LIMIT)
+        if raw is not None and len(raw) == descriptor.size:
+            return parse_document(raw, descriptor.media_type, name=f"{self.name}: manifest {descriptor.digest}")
+        document = self._source.document(descriptor)
+        self._keep(descriptor, document)
+        return document
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
+        """See `Source.blob`; what the cache has not got is kept there while it is read from the beginning."""
+        found = self._blobs.get(descriptor)
+        if found is not None:
+            return FileBlob(found.path, offset, found.length - offset, name=self.name)
+        if offset:
+            return self._source.blob(descriptor, offset=offset)
+        return _KeptBlob(self._source, descriptor, self._blobs)
+
+    def close(self) -> None:
+        """Closes the other source."""
+        self._source.close()
+
+    def _keep(self, descriptor: Descriptor, document: Document) -> None:
+        try:
+            self._blobs.put(descriptor, document.raw)
+        except FileError as error:
+            _log.warning("%s is not cached: %s", descriptor.digest, error)
+
+
+class _KeptBlob:
+    """A blob that is written to the cache while it is read, after the bytes that an earlier run has left."""
+
+    local: FileSlice | None = None
+
+    def __init__(self, source: Source, descriptor: Descriptor, blobs: BlobStore) -> None:
+        self._source = source
+        self._descriptor = descriptor
+        self._blobs = blobs
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            writer = self._blobs.writer(self._descriptor)
+        except FileError as error:
+            _log.warning("%s is not cached: %s", self._descriptor.digest, error)
+            with self._source.blob(self._descriptor) as blob:
+                yield from blob
+            return
+        with writer:
+            try:
+                yield from self._kept(writer)
+            except VerificationError as error:
+                raise type(error)(
+                    f"{self._source.name}: {error.message}", **{**error.context, "reference": self._source.name}
+                ) from None
+
+    def _kept(self, writer: BlobWriter) -> Iterator[bytes]:
+        yield from writer.beginning()
+        if writer.resumed == self._descriptor.size > 0:
+            writer.commit()
+            return
+        keeping = True
+        with self._source.blob(self._descriptor, offset=writer.resumed) as rest:
+            for chunk in rest:
+                if keeping:
+                    keeping = self._attempt(writer, chunk)
+                yield chunk
+        try:
+            if keeping:
+                writer.commit()
+        except FileError as error:
+            _log.warning("%s is not cached: %s", self._descriptor.digest, error)
+
+    def _attempt(self, writer: BlobWriter, chunk: bytes) -> bool:
+        try:
+            writer.write(chunk)
+        except FileError as error:
+            _log.warning("%s is not cached: %s", self._descriptor.digest, error)
+            writer.drop()
+            return False
+        return True
+
+    def __enter__(self) -> Blob:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        pass
