@@ -3,7 +3,6 @@
 Every call releases the GIL while it works. Failures are raised as the classes of `ocifast.errors`.
 """
 
-from collections.abc import Buffer, Iterable  # type: ignore[attr-defined, unused-ignore]
 from os import PathLike
 from typing import final
 
@@ -13,7 +12,7 @@ __version__: str
 CODES: tuple[str, ...]
 """The code of every error that the core can raise."""
 
-def digest(data: Buffer, /) -> str:
+def digest(data: bytes | bytearray, /) -> str:
     """SHA-256 digest of `data`, as `sha256:hex`."""
 
 def check_digest(text: str, /) -> None:
@@ -30,7 +29,7 @@ class Hasher:
     """A running digest (image-spec, descriptor.md, "Digests")."""
 
     def __new__(cls, algorithm: str = "sha256") -> Hasher: ...
-    def update(self, data: Buffer, /) -> None: ...
+    def update(self, data: bytes | bytearray, /) -> None: ...
     def digest(self) -> str:
         """`algorithm:hex` of all bytes so far; the hasher goes on."""
 
@@ -71,7 +70,7 @@ class Flattener:
         limits: Limits | None = None,
         decoders: int | None = None,
     ) -> Flattener: ...
-    def write(self, layer: int, chunk: Buffer, /) -> None:
+    def write(self, layer: int, chunk: bytes | bytearray, /) -> None:
         """Hands on bytes of the layer's blob; blocks while the decoder has enough. Raises what stopped the decoder."""
     def close_layer(self, layer: int, /) -> None:
         """The blob is complete. Its size and digest are compared now; returns before the layer is applied."""
@@ -102,7 +101,7 @@ class Tree:
         """One entry; links are followed inside the root. Raises PathNotFoundError."""
     def xattrs(self, path: bytes, /) -> dict[bytes, bytes]: ...
     def read(self, path: bytes, offset: int, length: int, /) -> bytes:
-        """Bytes of a file's content (links are followed inside the root); shorter only at its end."""
+        """Bytes of a file's content (links are followed inside the root), at most 16 MiB; empty only at its end."""
     def dump(self) -> bytes:
         """The canonical text of the tree."""
     def digest(self) -> str:

@@ -98,6 +98,12 @@ class OcifastError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def about(self, reference: str) -> OcifastError:
+        """The same error with the image's name before its message, unless it has one already."""
+        if "reference" in self.context or reference in self.message:
+            return self
+        return type(self)(f"{reference}: {self.message}", **{**self.context, "reference": reference})
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.context))
 

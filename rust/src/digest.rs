@@ -32,6 +32,16 @@ impl Algorithm {
     }
 }
 
+impl FromStr for Algorithm {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Algorithm::Sha256, Algorithm::Sha512].into_iter().find(|algorithm| algorithm.name() == name).ok_or_else(|| {
+            Error::new(Code::DigestInvalid, format!("\"{}\" is no known digest algorithm", name.escape_default()))
+        })
+    }
+}
+
 /// A digest whose algorithm, length and alphabet are known to be right.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Digest {
@@ -72,10 +82,7 @@ impl FromStr for Digest {
             }
         }
         let shown: String = text.chars().take(150).collect();
-        Err(Error::new(
-            Code::DigestInvalid,
-            format!("\"{}\" is not a sha256 or sha512 digest", shown.escape_default()),
-        ))
+        Err(Error::new(Code::DigestInvalid, format!("\"{}\" is not a sha256 or sha512 digest", shown.escape_default())))
     }
 }
 

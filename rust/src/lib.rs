@@ -9,5 +9,16 @@ pub mod limits;
 pub mod path;
 pub mod whiteout;
 
+pub mod contents;
 pub mod decompress;
+pub mod merge;
 pub mod tar;
+pub mod tree;
+
+pub mod flatten;
+pub mod layer;
+
+pub mod output;
+
+#[cfg(feature = "python")]
+mod bindings;

@@ -26,10 +26,9 @@ pub fn classify(name: &[u8]) -> Result<Whiteout<'_>> {
     };
     match hidden {
         b".wh..opq" => Ok(Whiteout::Opaque),
-        b"" | b"." | b".." => Err(Error::new(
-            Code::EntryRefused,
-            format!("whiteout \"{}\" hides no name", name.escape_ascii()),
-        )),
+        b"" | b"." | b".." => {
+            Err(Error::new(Code::EntryRefused, format!("whiteout \"{}\" hides no name", name.escape_ascii())))
+        }
         _ if hidden.starts_with(b".wh.") => Ok(Whiteout::Bookkeeping),
         _ => Ok(Whiteout::Name(hidden)),
     }

@@ -1,0 +1,136 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+
+use super::error::raise;
+use super::tree::{Kept, Tree};
+use crate::contents::{SpoolStore, Store};
+use crate::error::{Code, Error, Result};
+use crate::flatten as core;
+use crate::layer::{BUFFER, Descriptor};
+use crate::output::DirectoryStore;
+
+#[pyclass(frozen, module = "ocifast._core")]
+pub(super) struct Limits(crate::limits::Limits);
+
+#[pymethods]
+impl Limits {
+    #[new]
+    #[pyo3(signature = (*, entries = None, layer_bytes = None, ratio = None))]
+    fn new(entries: Option<u64>, layer_bytes: Option<u64>, ratio: Option<u64>) -> Self {
+        let mut limits = crate::limits::Limits::default();
+        limits.entries = entries.unwrap_or(limits.entries);
+        limits.layer_bytes = layer_bytes.unwrap_or(limits.layer_bytes);
+        limits.ratio = ratio.unwrap_or(limits.ratio);
+        Limits(limits)
+    }
+}
+
+#[pyclass(frozen, module = "ocifast._core")]
+pub(super) struct Flattener {
+    inner: core::Flattener,
+    kept: Kept,
+}
+
+fn descriptor((digest, size, diff_id): (String, u64, String)) -> Result<Descriptor> {
+    Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()? })
+}
+
+impl Flattener {
+    fn make(
+        layers: Vec<(String, u64, String)>,
+        store: &str,
+        folder: &std::path::Path,
+        limits: Option<&Limits>,
+        decoders: Option<usize>,
+    ) -> Result<Self> {
+        let layers = layers.into_iter().map(descriptor).collect::<Result<Vec<_>>>()?;
+        let (kept, store): (Kept, Arc<dyn Store>) = match store {
+            "spool" => {
+                let store = Arc::new(SpoolStore::new(folder, layers.len()));
+                (Kept::Spool(Arc::clone(&store)), Arc::new(store))
+            }
+            "directory" => {
+                let store = Arc::new(DirectoryStore::new(folder)?);
+                (Kept::Directory(Arc::clone(&store)), Arc::new(store))
+            }
+            _ => return Err(Error::new(Code::OutputUnsupported, format!("no store is called \"{store}\""))),
+        };
+        let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
+        let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+        Ok(Flattener { inner: core::Flattener::new(layers, store, limits, decoders)?, kept })
+    }
+
+    fn check(&self, layer: usize) -> Result<()> {
+        if layer < self.inner.layers() {
+            return Ok(());
+        }
+        Err(Error::new(Code::LimitExceeded, format!("there is no layer {layer}")))
+    }
+
+    fn read(&self, layer: usize, path: &std::path::Path, offset: u64, length: u64) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.check(layer)?;
+        let failed = |error| Error::io(format_args!("cannot read {}", path.display()), &error);
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let mut buffer = vec![0; BUFFER];
+        let mut done = 0;
+        while done < length {
+            let wanted = (length - done).min(BUFFER as u64) as usize;
+            let read = file.read_at(&mut buffer[..wanted], offset + done).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            self.inner.write(layer, &buffer[..read])?;
+            done += read as u64;
+        }
+        self.inner.close_layer(layer)
+    }
+}
+
+#[pymethods]
+impl Flattener {
+    #[new]
+    #[pyo3(signature = (layers, *, store, folder, limits = None, decoders = None))]
+    fn new(
+        py: Python<'_>,
+        layers: Vec<(String, u64, String)>,
+        store: &str,
+        folder: PathBuf,
+        limits: Option<&Limits>,
+        decoders: Option<usize>,
+    ) -> PyResult<Self> {
+        py.detach(|| Flattener::make(layers, store, &folder, limits, decoders)).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (layer, chunk, /))]
+    fn write(&self, py: Python<'_>, layer: usize, chunk: PyBackedBytes) -> PyResult<()> {
+        py.detach(|| self.check(layer).and_then(|()| self.inner.write(layer, &chunk))).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (layer, /))]
+    fn close_layer(&self, py: Python<'_>, layer: usize) -> PyResult<()> {
+        py.detach(|| self.check(layer).and_then(|()| self.inner.close_layer(layer))).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (layer, path, offset, length, /))]
+    fn read_file(&self, py: Python<'_>, layer: usize, path: PathBuf, offset: u64, length: u64) -> PyResult<()> {
+        py.detach(|| self.read(layer, &path, offset, length)).map_err(|error| raise(py, error))
+    }
+
+    fn progress(&self) -> Vec<(u64, u64, bool)> {
+        self.inner.progress()
+    }
+
+    fn finish(&self, py: Python<'_>) -> PyResult<Tree> {
+        let (tree, notices) = py.detach(|| self.inner.finish()).map_err(|error| raise(py, error))?;
+        Ok(Tree::new(tree, notices, self.kept.clone()))
+    }
+
+    fn abort(&self, py: Python<'_>) {
+        py.detach(|| self.inner.abort());
+    }
+}

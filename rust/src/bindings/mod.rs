@@ -1,0 +1,30 @@
+//! The Python module `ocifast._core`: one file per noun, no logic. Every call takes its arguments, runs with the GIL
+//! released, and maps the error.
+
+mod digest;
+mod error;
+mod fd;
+mod flatten;
+mod tree;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::digest::{Hasher, check_digest, digest};
+    #[pymodule_export]
+    use super::flatten::{Flattener, Limits};
+    #[pymodule_export]
+    use super::tree::Tree;
+    use crate::error::Code;
+    use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        let codes = Code::ALL.iter().map(|code| code.as_str());
+        module.add("CODES", PyTuple::new(module.py(), codes)?)
+    }
+}

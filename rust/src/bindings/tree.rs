@@ -1,0 +1,205 @@
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::error::raise;
+use super::fd::duplicate;
+use crate::contents::{Contents, SpoolStore};
+use crate::error::{Code, Error, Result};
+use crate::merge::Notices;
+use crate::output::{self, CHUNK, DirectoryStore, Loss};
+use crate::tree::{self as core, InodeId, InodeKind};
+
+/// The store that holds a tree's contents.
+#[derive(Clone)]
+pub(super) enum Kept {
+    Spool(Arc<SpoolStore>),
+    Directory(Arc<DirectoryStore>),
+}
+
+impl Kept {
+    fn contents(&self) -> &dyn Contents {
+        match self {
+            Kept::Spool(store) => &**store,
+            Kept::Directory(store) => &**store,
+        }
+    }
+}
+
+#[pyclass(frozen, module = "ocifast._core")]
+pub(super) struct Tree {
+    tree: core::Tree,
+    notices: Notices,
+    kept: Kept,
+}
+
+/// Most bytes of one read.
+const READ_MAX: u64 = 16 << 20;
+
+/// Path, type, mode, uid, gid, mtime seconds, nanoseconds, symlink target, size, inode number.
+type Row = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64, usize);
+
+/// Kind, path, detail.
+type LossRow = (&'static str, Py<PyBytes>, String);
+
+fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
+    let row = |loss: Loss| (loss.kind, PyBytes::new(py, &loss.path).unbind(), loss.detail);
+    losses.into_iter().map(row).collect()
+}
+
+impl Tree {
+    pub(super) fn new(tree: core::Tree, notices: Notices, kept: Kept) -> Self {
+        Tree { tree, notices, kept }
+    }
+
+    fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
+        let inode = self.tree.inode(id);
+        let (kind, target, size): (_, &[u8], _) = match &inode.kind {
+            InodeKind::File(content) => ("file", b"", content.size),
+            InodeKind::Directory(_) => ("directory", b"", 0),
+            InodeKind::Symlink(target) => ("symlink", target, target.len() as u64),
+            InodeKind::CharDevice { .. } => ("char", b"", 0),
+            InodeKind::BlockDevice { .. } => ("block", b"", 0),
+            InodeKind::Fifo => ("fifo", b"", 0),
+        };
+        let metadata = &inode.metadata;
+        (
+            PyBytes::new(py, path).unbind(),
+            kind,
+            metadata.mode,
+            metadata.uid,
+            metadata.gid,
+            metadata.mtime.seconds,
+            metadata.mtime.nanoseconds,
+            PyBytes::new(py, target).unbind(),
+            size,
+            id.index(),
+        )
+    }
+
+    /// Runs a writer on a descriptor; returns its result and the bytes written.
+    fn write<T>(
+        &self,
+        fd: i32,
+        write: impl FnOnce(&core::Tree, &dyn Contents, BufWriter<Counted>) -> Result<(BufWriter<Counted>, T)>,
+    ) -> Result<(u64, T)> {
+        let out = BufWriter::with_capacity(CHUNK, Counted { file: duplicate(fd)?, bytes: 0 });
+        let (out, value) = write(&self.tree, self.kept.contents(), out)?;
+        let out = out.into_inner().map_err(|error| Error::io("cannot write the output", error.error()))?;
+        Ok((out.bytes, value))
+    }
+}
+
+/// Counts what goes through.
+struct Counted {
+    file: std::fs::File,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[pymethods]
+impl Tree {
+    fn __len__(&self) -> usize {
+        usize::try_from(self.tree.names()).unwrap_or(usize::MAX)
+    }
+
+    fn notices(&self) -> Vec<(&'static str, u64)> {
+        self.notices.iter().map(|(what, count)| (*what, *count)).collect()
+    }
+
+    #[pyo3(signature = (prefix, start, count, /))]
+    fn entries(&self, py: Python<'_>, prefix: &[u8], start: usize, count: usize) -> PyResult<Vec<Row>> {
+        let inode = self.tree.lookup(prefix, false).map_err(|error| raise(py, error))?;
+        let walk = self.tree.walk_from(inode, prefix.to_vec());
+        Ok(walk.skip(start).take(count).map(|step| self.row(py, &step.path, step.inode)).collect())
+    }
+
+    #[pyo3(signature = (path, *, follow = true))]
+    fn stat(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<Row> {
+        let inode = self.tree.lookup(path, follow).map_err(|error| raise(py, error))?;
+        Ok(self.row(py, path, inode))
+    }
+
+    #[pyo3(signature = (path, /))]
+    fn xattrs<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyDict>> {
+        let inode = self.tree.lookup(path, false).map_err(|error| raise(py, error))?;
+        let found = PyDict::new(py);
+        for (name, value) in self.tree.inode(inode).metadata.xattrs.iter().flat_map(|set| set.iter()) {
+            found.set_item(PyBytes::new(py, name), PyBytes::new(py, value))?;
+        }
+        Ok(found)
+    }
+
+    #[pyo3(signature = (path, offset, length, /))]
+    fn read(&self, py: Python<'_>, path: &[u8], offset: u64, length: usize) -> PyResult<Py<PyBytes>> {
+        let bytes = py.detach(|| {
+            let inode = self.tree.lookup(path, true)?;
+            let InodeKind::File(content) = &self.tree.inode(inode).kind else {
+                let message = format!("not a regular file: /{}", path.escape_ascii());
+                return Err(Error::new(Code::PathNotFound, message));
+            };
+            // Memory follows what is there, not what was asked for.
+            let there = content.size.saturating_sub(offset).min(length as u64).min(READ_MAX);
+            let mut buffer = vec![0; usize::try_from(there).unwrap_or(usize::MAX)];
+            let read = self.kept.contents().read_at(content, offset, &mut buffer)?;
+            buffer.truncate(read);
+            Ok(buffer)
+        });
+        bytes.map(|bytes| PyBytes::new(py, &bytes).unbind()).map_err(|error| raise(py, error))
+    }
+
+    fn dump(&self, py: Python<'_>) -> PyResult<Py<PyBytes>> {
+        let text = py.detach(|| {
+            let mut text = Vec::new();
+            output::dump(&self.tree, self.kept.contents(), |line| {
+                text.extend_from_slice(line.as_bytes());
+                Ok(())
+            })?;
+            Ok(text)
+        });
+        text.map(|text| PyBytes::new(py, &text).unbind()).map_err(|error: Error| raise(py, error))
+    }
+
+    fn digest(&self, py: Python<'_>) -> PyResult<String> {
+        let digest = py.detach(|| output::tree_digest(&self.tree, self.kept.contents()));
+        digest.map(|digest| digest.as_str().to_owned()).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
+    fn write_tar(&self, py: Python<'_>, fd: i32, clamp_mtime: Option<i64>) -> PyResult<u64> {
+        let written = py.detach(|| {
+            self.write(fd, |tree, contents, out| Ok((output::write_tar(tree, contents, out, clamp_mtime)?, ())))
+        });
+        written.map(|(bytes, ())| bytes).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (path, /, *, owners, clamp_mtime = None))]
+    fn write_directory(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        owners: bool,
+        clamp_mtime: Option<i64>,
+    ) -> PyResult<Vec<LossRow>> {
+        let Kept::Directory(store) = &self.kept else {
+            let message = "a directory is written from the store \"directory\"";
+            return Err(raise(py, Error::new(Code::OutputUnsupported, message)));
+        };
+        let lost = py.detach(|| output::write_directory(&self.tree, store, &path, owners, clamp_mtime));
+        lost.map(|lost| losses(py, lost)).map_err(|error| raise(py, error))
+    }
+}

@@ -1,0 +1,320 @@
+//! Where file contents wait between the layer that brings them and the output that wants them.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::entry::Metadata;
+use crate::error::{Error, Result};
+
+/// A run of data in a sparse file, in bytes of the file's own offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+}
+
+/// The content of one regular file: where a store keeps it. Plain data, meaningless without its store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Which layer brought it.
+    pub layer: u32,
+    /// Where it stands in that layer's part of the store; the store's own measure.
+    pub position: u64,
+    /// Apparent size in bytes, holes included.
+    pub size: u64,
+    /// The data of a sparse file, ascending, back to back in the store; `None` when all of it is data.
+    pub extents: Option<Arc<[Extent]>>,
+}
+
+impl Content {
+    /// The data runs: the whole file where it is not sparse, none where it is empty.
+    pub fn runs(&self) -> impl Iterator<Item = Extent> + '_ {
+        let whole = match self.extents {
+            None if self.size > 0 => Some(Extent { offset: 0, length: self.size }),
+            _ => None,
+        };
+        whole.into_iter().chain(self.extents.iter().flat_map(|extents| extents.iter().copied()))
+    }
+}
+
+/// Takes the contents of all layers, each layer from a thread of its own.
+pub trait Store: Send + Sync {
+    /// The part that takes the contents of layer `index`; called once for each.
+    ///
+    /// # Errors
+    /// `io_error`.
+    fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>>;
+}
+
+/// Takes the contents of one layer, file by file: `begin`, `data` and `hole` in order of offsets, `end`.
+pub trait LayerStore: Send {
+    /// A file of apparent size `size` follows.
+    ///
+    /// # Errors
+    /// `io_error`, here and below.
+    fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()>;
+    /// The next bytes of the file.
+    fn data(&mut self, bytes: &[u8]) -> Result<()>;
+    /// The next `length` bytes of the file are zero and need no space.
+    fn hole(&mut self, length: u64) -> Result<()>;
+    /// The file is complete.
+    fn end(&mut self) -> Result<Content>;
+    /// The layer is complete.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// Gives contents back once all layers are in.
+pub trait Contents: Send + Sync {
+    /// Fills `buffer` from byte `offset` of the content and returns how much there was; less than asked only at the
+    /// content's end. Holes read as zeros.
+    ///
+    /// # Errors
+    /// `io_error`.
+    fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+}
+
+/// Reads a sparse-aware store: `raw(position, buffer)` reads stored bytes, counted from the content's first.
+///
+/// # Errors
+/// What `raw` returns.
+pub fn read_runs(
+    content: &Content,
+    offset: u64,
+    buffer: &mut [u8],
+    mut raw: impl FnMut(u64, &mut [u8]) -> Result<()>,
+) -> Result<usize> {
+    let wanted = content.size.saturating_sub(offset).min(buffer.len() as u64);
+    let buffer = &mut buffer[..wanted as usize];
+    if content.extents.is_none() {
+        raw(offset, buffer)?;
+        return Ok(buffer.len());
+    }
+    buffer.fill(0);
+    let end = offset + wanted;
+    let mut stored = 0;
+    for run in content.runs() {
+        let (from, to) = (run.offset.max(offset), (run.offset + run.length).min(end));
+        if from < to {
+            let part = &mut buffer[(from - offset) as usize..(to - offset) as usize];
+            raw(stored + (from - run.offset), part)?;
+        }
+        stored += run.length;
+    }
+    Ok(buffer.len())
+}
+
+/// Collects the extents of the file that a layer store is taking.
+#[derive(Debug, Default)]
+pub struct Extents {
+    offset: u64,
+    stored: u64,
+    runs: Vec<Extent>,
+    sparse: bool,
+}
+
+impl Extents {
+    /// `length` bytes of data follow.
+    pub fn data(&mut self, length: u64) {
+        if length == 0 {
+            return;
+        }
+        match self.runs.last_mut() {
+            Some(last) if last.offset + last.length == self.offset => last.length += length,
+            _ => self.runs.push(Extent { offset: self.offset, length }),
+        }
+        self.offset += length;
+        self.stored += length;
+    }
+
+    /// `length` bytes of nothing follow.
+    pub fn hole(&mut self, length: u64) {
+        self.offset += length;
+        self.sparse |= length > 0;
+    }
+
+    /// Bytes of data so far.
+    pub fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// Apparent bytes so far.
+    pub fn size(&self) -> u64 {
+        self.offset
+    }
+
+    /// What belongs into [`Content::extents`]; starts anew.
+    pub fn take(&mut self) -> Option<Arc<[Extent]>> {
+        let taken = std::mem::take(self);
+        taken.sparse.then(|| taken.runs.into())
+    }
+}
+
+const BUFFER: usize = 1 << 20;
+
+/// One append-only file for each layer, unlinked as soon as it is open, so that nothing of it can stay behind.
+pub struct SpoolStore {
+    folder: PathBuf,
+    files: Vec<OnceLock<File>>,
+}
+
+impl SpoolStore {
+    /// A store for `layers` layers with its files in `folder`.
+    pub fn new(folder: &Path, layers: usize) -> Self {
+        SpoolStore { folder: folder.to_owned(), files: (0..layers).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+/// Makes a file that has no name any more, mode 0600.
+///
+/// # Errors
+/// `io_error`.
+pub fn unnamed_file(folder: &Path, name: &str) -> Result<File> {
+    let path = folder.join(name);
+    let failed = |error| Error::io(format_args!("cannot write {}", path.display()), &error);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let file = options.open(&path).map_err(failed)?;
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok(file)
+}
+
+impl Store for Arc<SpoolStore> {
+    fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>> {
+        let file = unnamed_file(&self.folder, &format!("layer-{index}"))?;
+        let ours = file.try_clone().map_err(|error| Error::io("cannot open the spool file again", &error))?;
+        if self.files[index as usize].set(ours).is_err() {
+            unreachable!("layer {index} was opened twice");
+        }
+        Ok(Box::new(SpoolLayer {
+            file,
+            layer: index,
+            buffer: Vec::with_capacity(BUFFER),
+            written: 0,
+            start: 0,
+            extents: Extents::default(),
+        }))
+    }
+}
+
+impl Contents for SpoolStore {
+    fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let file = self.files[content.layer as usize].get();
+        read_runs(content, offset, buffer, |position, part| match file {
+            Some(file) => file
+                .read_exact_at(part, content.position + position)
+                .map_err(|error| Error::io("cannot read the spool file", &error)),
+            None => unreachable!("content of a layer that was never opened"),
+        })
+    }
+}
+
+struct SpoolLayer {
+    file: File,
+    layer: u32,
+    buffer: Vec<u8>,
+    written: u64,
+    start: u64,
+    extents: Extents,
+}
+
+impl SpoolLayer {
+    fn flush(&mut self) -> Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.write(&buffer)?;
+        self.buffer = buffer;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|error| Error::io("cannot write the spool file", &error))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl LayerStore for SpoolLayer {
+    fn begin(&mut self, _: &Metadata, _: u64) -> Result<()> {
+        self.start = self.written + self.buffer.len() as u64;
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extents.data(bytes.len() as u64);
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        if bytes.len() >= BUFFER / 8 {
+            self.flush()?;
+            self.write(bytes)
+        } else {
+            self.buffer.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    fn hole(&mut self, length: u64) -> Result<()> {
+        self.extents.hole(length);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Content> {
+        let size = self.extents.size();
+        Ok(Content { layer: self.layer, position: self.start, size, extents: self.extents.take() })
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        self.buffer = Vec::new();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(SpoolStore::new(folder.path(), 2));
+        let big: Vec<u8> = (0..3 * BUFFER).map(|index| (index / 7) as u8).collect();
+        let mut layer = store.layer(1)?;
+        let metadata = Metadata::default();
+        let mut kept = Vec::new();
+        for bytes in [&b"small"[..], &big, b"", b"last"] {
+            layer.begin(&metadata, bytes.len() as u64)?;
+            for part in bytes.chunks(100_000) {
+                layer.data(part)?;
+            }
+            kept.push((layer.end()?, bytes.to_vec()));
+        }
+        layer.begin(&metadata, 30)?;
+        layer.hole(5)?;
+        layer.data(b"abc")?;
+        layer.data(b"de")?;
+        layer.hole(10)?;
+        layer.data(b"fghij")?;
+        layer.hole(5)?;
+        let sparse = layer.end()?;
+        assert_eq!(sparse.extents.as_deref().map(<[Extent]>::len), Some(2));
+        kept.push((sparse, b"\0\0\0\0\0abcde\0\0\0\0\0\0\0\0\0\0fghij\0\0\0\0\0".to_vec()));
+        layer.finish()?;
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);
+        for (content, expected) in &kept {
+            assert_eq!(content.size, expected.len() as u64);
+            for (offset, length) in [(0, expected.len() + 10), (3, 5), (7, 9), (expected.len(), 1)] {
+                let mut buffer = vec![0xAA; length];
+                let got = store.read_at(content, offset as u64, &mut buffer)?;
+                let expected = expected.get(offset..).unwrap_or_default();
+                assert_eq!(&buffer[..got], &expected[..length.min(expected.len())]);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,384 @@
+//! All layers of an image, side by side, into one tree.
+//!
+//! Layers are decoded at the same time and merged in order. Where a store keeps layers in order too, a layer that runs
+//! ahead costs a copy; so a lower layer that has something to do takes the core before a higher one (`Turns`).
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::contents::Store;
+use crate::error::{Code, Error, Result};
+use crate::layer::{self, Descriptor, Feed, Fetched, Progress, Turn};
+use crate::limits::Limits;
+use crate::merge::{Ingested, Merge, Notices};
+use crate::tree::Tree;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while holding one of these locks leaves nothing half-done behind it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cores, given to the lowest layers that want one.
+struct Turns {
+    state: Mutex<TurnState>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+struct TurnState {
+    /// Meaningless once all work was called off.
+    free: isize,
+    waiting: BTreeSet<u32>,
+}
+
+impl Turns {
+    fn new(cores: usize) -> Self {
+        let free = isize::try_from(cores.max(1)).unwrap_or(isize::MAX);
+        let state = TurnState { free, waiting: BTreeSet::new() };
+        Turns { state: Mutex::new(state), changed: Condvar::new(), stop: AtomicBool::new(false) }
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _state = lock(&self.state);
+        self.changed.notify_all();
+    }
+}
+
+struct LayerTurn<'t> {
+    turns: &'t Turns,
+    layer: u32,
+}
+
+impl Turn for LayerTurn<'_> {
+    fn acquire(&self) -> Result<()> {
+        let mut state = lock(&self.turns.state);
+        state.waiting.insert(self.layer);
+        loop {
+            if self.turns.stop.load(Ordering::Relaxed) {
+                state.waiting.remove(&self.layer);
+                return Err(cancelled());
+            }
+            if state.free > 0 && state.waiting.first() == Some(&self.layer) {
+                state.waiting.remove(&self.layer);
+                state.free -= 1;
+                if state.free > 0 && !state.waiting.is_empty() {
+                    self.turns.changed.notify_all();
+                }
+                return Ok(());
+            }
+            state = self.turns.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn release(&self) {
+        let mut state = lock(&self.turns.state);
+        state.free += 1;
+        if !state.waiting.is_empty() {
+            self.turns.changed.notify_all();
+        }
+    }
+}
+
+fn cancelled() -> Error {
+    Error::new(Code::Cancelled, "the work was called off")
+}
+
+/// What a layer's thread tells the merging one.
+enum Told {
+    Entries(Vec<Ingested>),
+    /// The layer is complete and verified.
+    Complete,
+}
+
+struct Shared {
+    layers: Vec<Descriptor>,
+    progress: Vec<Progress>,
+    failures: Mutex<Vec<Option<Error>>>,
+    failing: AtomicBool,
+    limits: Limits,
+    turns: Turns,
+}
+
+impl Shared {
+    /// Keeps a layer's first failure, or the one that explains it.
+    fn fail(&self, layer: usize, error: Error) {
+        let error = error.in_layer(self.layers[layer].digest.as_str());
+        let slot = &mut lock(&self.failures)[layer];
+        match slot {
+            Some(known) if known.code != Code::Cancelled && !explains(&error) => {}
+            _ => *slot = Some(error),
+        }
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether more bytes of a layer are wanted: not after a failure elsewhere. A layer whose contents were refused is
+    /// read on, because a damaged blob would explain it; one that passed a bound is not.
+    fn wanted(&self, layer: usize) -> bool {
+        if self.stopped() {
+            return false;
+        }
+        !self.failing.load(Ordering::Relaxed)
+            || lock(&self.failures)[layer].as_ref().is_some_and(|error| {
+                matches!(
+                    error.code,
+                    Code::CompressionInvalid | Code::TarInvalid | Code::EntryRefused | Code::DiffIdMismatch
+                )
+            })
+    }
+
+    fn stopped(&self) -> bool {
+        self.turns.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// A blob that is not the one its descriptor names explains whatever else went wrong with it.
+fn explains(error: &Error) -> bool {
+    matches!(error.code, Code::DigestMismatch | Code::SizeMismatch)
+}
+
+enum Slot {
+    /// Nothing of the layer has come.
+    Idle,
+    /// The layer is being decoded; its feed is taken out while a chunk is written.
+    Running(Option<Feed>),
+    /// The whole blob has come.
+    Fed,
+}
+
+/// Nothing when a layer did not become complete or could not be applied.
+type Merged = Option<(Tree, Notices)>;
+
+/// The work on one image.
+pub struct Flattener {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    slots: Vec<Mutex<Slot>>,
+    told: Vec<Mutex<Option<Sender<Told>>>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    merging: Mutex<Option<JoinHandle<Merged>>>,
+}
+
+impl Flattener {
+    /// Makes ready for `layers`, lowest first, of which `decoders` are decoded at a time.
+    ///
+    /// # Errors
+    /// `limit_exceeded` for too many layers; `io_error` when no thread can be started.
+    pub fn new(layers: Vec<Descriptor>, store: Arc<dyn Store>, limits: Limits, decoders: usize) -> Result<Self> {
+        if layers.len() > limits.layers {
+            let message = format!("the image has {} layers, more than {}", layers.len(), limits.layers);
+            return Err(Error::new(Code::LimitExceeded, message));
+        }
+        let count = layers.len();
+        let shared = Arc::new(Shared {
+            progress: layers.iter().map(|_| Progress::default()).collect(),
+            failures: Mutex::new(layers.iter().map(|_| None).collect()),
+            failing: AtomicBool::new(false),
+            turns: Turns::new(decoders),
+            layers,
+            limits,
+        });
+        let (told, hears): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
+        let merging = {
+            let shared = Arc::clone(&shared);
+            spawn("merge", move || merge(&shared, hears))?
+        };
+        Ok(Flattener {
+            shared,
+            store,
+            slots: (0..count).map(|_| Mutex::new(Slot::Idle)).collect(),
+            told: told.into_iter().map(|sender| Mutex::new(Some(sender))).collect(),
+            workers: Mutex::default(),
+            merging: Mutex::new(Some(merging)),
+        })
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// For each layer: bytes of the blob taken, decompressed bytes done, whether it is in the tree.
+    pub fn progress(&self) -> Vec<(u64, u64, bool)> {
+        let load = |progress: &Progress| {
+            let Progress { compressed, decompressed, applied } = progress;
+            (compressed.load(Ordering::Relaxed), decompressed.load(Ordering::Relaxed), applied.load(Ordering::Relaxed))
+        };
+        self.shared.progress.iter().map(load).collect()
+    }
+
+    /// Hands on bytes of a layer's blob, in order; blocks while the decoder has enough.
+    ///
+    /// # Errors
+    /// `size_mismatch` as soon as there are too many; `cancelled` after a failure elsewhere or `abort`.
+    pub fn write(&self, layer: usize, chunk: &[u8]) -> Result<()> {
+        let mut feed = self.feed(layer)?;
+        let written = feed.write(chunk, &self.shared.progress[layer]);
+        match (written, self.shared.wanted(layer)) {
+            (Ok(()), true) => {
+                *lock(&self.slots[layer]) = Slot::Running(Some(feed));
+                Ok(())
+            }
+            (Ok(()), false) => Err(cancelled()),
+            (Err(error), _) => Err(self.failed(layer, error)),
+        }
+    }
+
+    /// The blob of a layer is complete.
+    ///
+    /// # Errors
+    /// `size_mismatch`, `digest_mismatch`.
+    pub fn close_layer(&self, layer: usize) -> Result<()> {
+        let feed = self.feed(layer)?;
+        *lock(&self.slots[layer]) = Slot::Fed;
+        feed.close().map_err(|error| self.failed(layer, error))
+    }
+
+    fn failed(&self, layer: usize, error: Error) -> Error {
+        let copy = Error { code: error.code, message: error.message.clone(), context: Box::default() };
+        self.shared.fail(layer, error);
+        self.abort();
+        copy.in_layer(self.shared.layers[layer].digest.as_str())
+    }
+
+    /// Takes the layer's feed, starting its threads when it is the first time.
+    fn feed(&self, layer: usize) -> Result<Feed> {
+        let mut slot = lock(&self.slots[layer]);
+        if self.shared.stopped() {
+            return Err(cancelled());
+        }
+        match std::mem::replace(&mut *slot, Slot::Running(None)) {
+            Slot::Running(Some(feed)) => Ok(feed),
+            Slot::Idle => {
+                let (feed, fetched) = layer::feed(&self.shared.layers[layer]);
+                self.start(layer, fetched)?;
+                Ok(feed)
+            }
+            Slot::Running(None) => Err(Error::new(Code::Cancelled, "two threads write to one layer")),
+            Slot::Fed => Err(Error::new(Code::Cancelled, "the layer is complete already")),
+        }
+    }
+
+    fn start(&self, layer: usize, fetched: Fetched) -> Result<()> {
+        let Some(told) = lock(&self.told[layer]).take() else {
+            return Err(cancelled());
+        };
+        let shared = Arc::clone(&self.shared);
+        let store = Arc::clone(&self.store);
+        let worker = spawn(&format!("layer-{layer}"), move || {
+            if let Err(error) = run_layer(&shared, &*store, layer, fetched, &told) {
+                shared.fail(layer, error);
+            }
+        })?;
+        lock(&self.workers).push(worker);
+        Ok(())
+    }
+
+    /// Calls all work off: whoever is blocked gets `cancelled`. Safe at any time, from any thread, more than once.
+    pub fn abort(&self) {
+        self.shared.turns.stop();
+        for slot in &self.slots {
+            // Dropping a feed before its end breaks the layer's stream.
+            if let Slot::Running(feed) = &mut *lock(slot) {
+                *feed = None;
+            }
+        }
+        for told in &self.told {
+            *lock(told) = None;
+        }
+    }
+
+    /// Waits for all layers and gives the tree, and what was dropped on the way.
+    ///
+    /// # Errors
+    /// The failure of the lowest layer that has one; `cancelled` when a layer was never fed.
+    pub fn finish(&self) -> Result<(Tree, Notices)> {
+        for told in &self.told {
+            // A layer that nobody has begun will not come any more.
+            *lock(told) = None;
+        }
+        for worker in std::mem::take(&mut *lock(&self.workers)) {
+            if let Err(panic) = worker.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        let merged = match lock(&self.merging).take() {
+            Some(merging) => merging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => None,
+        };
+        let mut failures: Vec<Error> = lock(&self.shared.failures).iter_mut().filter_map(Option::take).collect();
+        let cause = failures.iter().position(|error| error.code != Code::Cancelled);
+        match (cause, merged) {
+            (Some(cause), _) => Err(failures.swap_remove(cause)),
+            (None, Some(merged)) if !self.shared.stopped() => Ok(merged),
+            _ => Err(cancelled()),
+        }
+    }
+}
+
+impl Drop for Flattener {
+    fn drop(&mut self) {
+        self.abort();
+        for worker in std::mem::take(&mut *lock(&self.workers)) {
+            // Its failure is of no interest any more.
+            let _ = worker.join();
+        }
+        if let Some(merging) = lock(&self.merging).take() {
+            let _ = merging.join();
+        }
+    }
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    let builder = std::thread::Builder::new().name(name.into());
+    builder.spawn(work).map_err(|error| Error::io("cannot start a thread", &error))
+}
+
+fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched, told: &Sender<Told>) -> Result<()> {
+    let index = layer as u32;
+    let mut layer_store = store.layer(index)?;
+    let turn = LayerTurn { turns: &shared.turns, layer: index };
+    let tell = |what| told.send(what).map_err(|_| cancelled());
+    layer::ingest(
+        fetched,
+        &shared.layers[layer],
+        &shared.limits,
+        &turn,
+        &mut *layer_store,
+        &shared.progress[layer],
+        &mut |batch| tell(Told::Entries(batch)),
+    )?;
+    tell(Told::Complete)
+}
+
+/// Applies the layers in order.
+fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
+    let mut merge = Merge::new(shared.limits.clone());
+    for (layer, hears) in hears.into_iter().enumerate() {
+        let mut broken = false;
+        let entries = std::iter::from_fn(|| match hears.recv() {
+            _ if broken => None,
+            Ok(Told::Entries(batch)) => Some(Ok(batch)),
+            Ok(Told::Complete) => None,
+            Err(_) => {
+                broken = true;
+                Some(Err(cancelled()))
+            }
+        });
+        let applied = if layer == 0 {
+            merge.lowest_layer(entries)
+        } else {
+            entries.collect::<Result<Vec<_>>>().and_then(|batches| merge.upper_layer(batches.concat()))
+        };
+        if let Err(error) = applied {
+            // The layer's thread stops at its next batch, because nobody hears it.
+            shared.fail(layer, error);
+            return None;
+        }
+        shared.progress[layer].applied.store(true, Ordering::Relaxed);
+    }
+    Some(merge.finish())
+}

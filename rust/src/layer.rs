@@ -1,0 +1,362 @@
+//! Ingest of one layer: SHA-256 of the blob, decompress, SHA-256 of the diff ID, parse, store contents, hand entries on.
+//!
+//! Three threads share the work of a layer. Whoever brings the blob's bytes hashes them and passes them on (`Feed`); the
+//! second thread decompresses; the third hashes what came out and reads the archive. The queues between them are short,
+//! so that a slow stage slows the one before it and memory stays bounded.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, BufRead, Read};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvError, Sender, SyncSender, channel, sync_channel};
+
+use crate::contents::{Content, LayerStore};
+use crate::decompress::Decompressor;
+use crate::digest::{Digest, Hasher};
+use crate::entry::{Entry, Kind};
+use crate::error::{Code, Error, Result};
+use crate::limits::Limits;
+use crate::merge::Ingested;
+use crate::tar::{Data, Reader};
+
+/// Bytes of a buffer between two stages.
+pub const BUFFER: usize = 256 << 10;
+/// Buffers of a queue between two stages.
+const QUEUE: usize = 6;
+/// Entries that go to the merge at a time.
+const BATCH: usize = 512;
+
+/// What the manifest and the config say of one layer.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// Digest of the decompressed layer.
+    pub diff_id: Digest,
+}
+
+/// How far a layer is; read by whoever shows progress.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of the blob taken.
+    pub compressed: AtomicU64,
+    /// Decompressed bytes read.
+    pub decompressed: AtomicU64,
+    /// Whether the layer is in the tree.
+    pub applied: AtomicBool,
+}
+
+/// What the feeding thread sends to the decompressing one.
+enum Fed {
+    Chunk(Vec<u8>),
+    /// The blob is complete and has its digest.
+    End,
+}
+
+/// The feeding end: takes the blob's bytes in order and verifies them.
+pub struct Feed {
+    sender: Option<SyncSender<Fed>>,
+    recycled: Receiver<Vec<u8>>,
+    pending: Vec<u8>,
+    hasher: Hasher,
+    taken: u64,
+    descriptor: Descriptor,
+}
+
+/// The decompressing end of a [`Feed`].
+pub struct Fetched {
+    receiver: Receiver<Fed>,
+    recycle: Sender<Vec<u8>>,
+}
+
+/// A queue for the blob of one layer.
+pub fn feed(descriptor: &Descriptor) -> (Feed, Fetched) {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let (recycle, recycled) = channel();
+    let hasher = Hasher::new(descriptor.digest.algorithm());
+    let descriptor = descriptor.clone();
+    let feed = Feed { sender: Some(sender), recycled, pending: Vec::new(), hasher, taken: 0, descriptor };
+    let fetched = Fetched { receiver, recycle };
+    (feed, fetched)
+}
+
+impl Feed {
+    /// Takes the next bytes of the blob; blocks while the decoder has enough. When the decoder has stopped, bytes are
+    /// still hashed: whether the blob is the right one says what its failure means.
+    ///
+    /// # Errors
+    /// `size_mismatch` as soon as there are more bytes than the descriptor says.
+    pub fn write(&mut self, chunk: &[u8], progress: &Progress) -> Result<()> {
+        self.taken += chunk.len() as u64;
+        if self.taken > self.descriptor.size {
+            let expected = format!("{} bytes", self.descriptor.size);
+            return Err(Error::mismatch(Code::SizeMismatch, "the blob is too long", expected, "more"));
+        }
+        progress.compressed.store(self.taken, Ordering::Relaxed);
+        self.hasher.update(chunk);
+        let mut rest = chunk;
+        while self.sender.is_some() && !rest.is_empty() {
+            if self.pending.capacity() == 0 {
+                self.pending = self.recycled.try_recv().unwrap_or_default();
+                self.pending.clear();
+                self.pending.reserve_exact(BUFFER);
+            }
+            let (now, later) = rest.split_at(rest.len().min(BUFFER - self.pending.len()));
+            self.pending.extend_from_slice(now);
+            rest = later;
+            if self.pending.len() == BUFFER {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on what is waiting for a full buffer. A decoder that stopped is not this end's failure.
+    fn flush(&mut self) {
+        if let Some(sender) = &self.sender
+            && !self.pending.is_empty()
+            && sender.send(Fed::Chunk(std::mem::take(&mut self.pending))).is_err()
+        {
+            self.sender = None;
+        }
+    }
+
+    /// The blob is complete.
+    ///
+    /// # Errors
+    /// `size_mismatch`, `digest_mismatch`.
+    pub fn close(mut self) -> Result<()> {
+        let Descriptor { digest, size, .. } = &self.descriptor;
+        if self.taken != *size {
+            let (expected, seen) = (format!("{size} bytes"), format!("{} bytes", self.taken));
+            return Err(Error::mismatch(Code::SizeMismatch, "the blob has the wrong size", expected, seen));
+        }
+        let seen = self.hasher.clone().finish();
+        if seen != *digest {
+            return Err(Error::mismatch(Code::DigestMismatch, "the blob has the wrong digest", digest, seen));
+        }
+        self.flush();
+        if let Some(sender) = &self.sender {
+            // A decoder that has stopped has said why.
+            let _ = sender.send(Fed::End);
+        }
+        Ok(())
+    }
+}
+
+/// Decides which layer may use a core now.
+pub trait Turn: Sync {
+    /// Waits until it is this layer's turn.
+    ///
+    /// # Errors
+    /// `cancelled` when all work was called off.
+    fn acquire(&self) -> Result<()>;
+    /// Gives the core back.
+    fn release(&self);
+}
+
+/// A queue of buffers, read as a stream. A sender that is dropped before its last word breaks the stream.
+struct Buffers<N> {
+    /// The next buffer, an empty one at the end, nothing when the stream is broken.
+    next: N,
+    recycle: Sender<Vec<u8>>,
+    current: Vec<u8>,
+    position: usize,
+    ended: bool,
+}
+
+impl<N: FnMut() -> Option<Vec<u8>>> Buffers<N> {
+    fn new(recycle: Sender<Vec<u8>>, next: N) -> Self {
+        Buffers { next, recycle, current: Vec::new(), position: 0, ended: false }
+    }
+}
+
+impl<N: FnMut() -> Option<Vec<u8>>> Read for Buffers<N> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl<N: FnMut() -> Option<Vec<u8>>> BufRead for Buffers<N> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.current.len() && !self.ended {
+            let Some(next) = (self.next)() else {
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            };
+            self.ended = next.is_empty();
+            let used = std::mem::replace(&mut self.current, next);
+            self.position = 0;
+            // The other end may be gone already; then the buffer is freed.
+            let _ = self.recycle.send(used);
+        }
+        Ok(&self.current[self.position..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position += amount;
+    }
+}
+
+/// Decompresses a blob and reads it as an archive.
+///
+/// Contents go to `store`, entries in batches to `entries`. Returns once the last byte of the decompressed layer, past
+/// the end of the archive, is hashed and compared.
+///
+/// # Errors
+/// `compression_invalid`, `tar_invalid`, `limit_exceeded`, `diff_id_mismatch`, `entry_refused`, `io_error`;
+/// `cancelled` when the feed was dropped before its end or `entries` refuses a batch.
+pub fn ingest(
+    fetched: Fetched,
+    descriptor: &Descriptor,
+    limits: &Limits,
+    turn: &dyn Turn,
+    store: &mut dyn LayerStore,
+    progress: &Progress,
+    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+) -> Result<()> {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let (recycle, recycled) = channel();
+    std::thread::scope(|scope| {
+        let inflating = std::thread::Builder::new()
+            .name("inflate".into())
+            .spawn_scoped(scope, move || inflate(fetched, limits, turn, &sender, &recycled))
+            .map_err(|error| Error::io("cannot start a thread", &error))?;
+        let read = read_archive(receiver, recycle, descriptor, limits, store, progress, entries);
+        let inflated = inflating.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // What stopped the first stage is the cause of what the second one saw, unless it stopped because nobody
+        // took its buffers any more.
+        match (inflated, read) {
+            (Err(error), _) if error.code != Code::Cancelled => Err(error),
+            (inflated, read) => read.and(inflated),
+        }
+    })
+}
+
+fn inflate(
+    fetched: Fetched,
+    limits: &Limits,
+    turn: &dyn Turn,
+    sender: &SyncSender<Vec<u8>>,
+    recycled: &Receiver<Vec<u8>>,
+) -> Result<()> {
+    let Fetched { receiver, recycle } = fetched;
+    let cancelled = Cell::new(false);
+    let compressed = Buffers::new(recycle, || {
+        let fed = receiver.try_recv().or_else(|_| {
+            turn.release();
+            let fed = receiver.recv();
+            turn.acquire().map_err(|_| RecvError).and(fed)
+        });
+        cancelled.set(fed.is_err());
+        fed.ok().map(|fed| match fed {
+            Fed::Chunk(chunk) => chunk,
+            Fed::End => Vec::new(),
+        })
+    });
+    let mut decompressor = Decompressor::new(compressed, limits);
+    loop {
+        let mut buffer: Vec<u8> = recycled.try_recv().unwrap_or_default();
+        buffer.resize(BUFFER, 0);
+        turn.acquire()?;
+        let read = decompressor.read_chunk(&mut buffer);
+        turn.release();
+        let length = match read {
+            Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
+            read => read?,
+        };
+        buffer.truncate(length);
+        // An empty buffer says that the stream ended well; a dropped sender that it did not.
+        if sender.send(buffer).is_err() {
+            return Err(Error::new(Code::Cancelled, "the layer is not wanted any more"));
+        }
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn read_archive(
+    receiver: Receiver<Vec<u8>>,
+    recycle: Sender<Vec<u8>>,
+    descriptor: &Descriptor,
+    limits: &Limits,
+    store: &mut dyn LayerStore,
+    progress: &Progress,
+    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+) -> Result<()> {
+    let broken = Cell::new(false);
+    let hasher = RefCell::new(Hasher::new(descriptor.diff_id.algorithm()));
+    let inflated = Buffers::new(recycle, || {
+        let buffer = receiver.recv();
+        broken.set(buffer.is_err());
+        let buffer = buffer.ok()?;
+        hasher.borrow_mut().update(&buffer);
+        progress.decompressed.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Some(buffer)
+    });
+    if let Err(error) = read_entries(inflated, limits, store, entries) {
+        let cancelled = || Error::new(Code::Cancelled, "the layer is not wanted any more");
+        return Err(if broken.get() { cancelled() } else { error });
+    }
+    let seen = hasher.into_inner().finish();
+    if seen != descriptor.diff_id {
+        let what = "the decompressed layer does not have its diff ID";
+        return Err(Error::mismatch(Code::DiffIdMismatch, what, &descriptor.diff_id, seen));
+    }
+    Ok(())
+}
+
+/// Reads the archive, and what is behind it to the stream's end.
+fn read_entries(
+    inflated: impl BufRead,
+    limits: &Limits,
+    store: &mut dyn LayerStore,
+    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+) -> Result<()> {
+    let mut reader = Reader::new(inflated, limits.clone());
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(entry) = reader.next_entry()? {
+        let content = match entry.kind {
+            Kind::File { size } => {
+                let content = read_content(&mut reader, &entry, size, store);
+                Some(content.map_err(|error| error.at_entry(&entry.path, entry.offset))?)
+            }
+            _ => None,
+        };
+        batch.push(Ingested { entry, content });
+        if batch.len() == BATCH {
+            entries(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
+        }
+    }
+    entries(batch)?;
+    store.finish()?;
+    let mut rest = reader.into_inner();
+    loop {
+        let length = rest.fill_buf().map_err(|error| Error::io("cannot read the layer", &error))?.len();
+        if length == 0 {
+            return Ok(());
+        }
+        rest.consume(length);
+    }
+}
+
+fn read_content(
+    reader: &mut Reader<impl BufRead>,
+    entry: &Entry,
+    size: u64,
+    store: &mut dyn LayerStore,
+) -> Result<Content> {
+    store.begin(&entry.metadata, size)?;
+    while let Some(data) = reader.next_data()? {
+        match data {
+            Data::Bytes(bytes) => store.data(bytes)?,
+            Data::Hole(length) => store.hole(length)?,
+        }
+    }
+    store.end()
+}

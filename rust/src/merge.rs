@@ -1,0 +1,328 @@
+//! Layers applied to a tree, in order, as a pure function of their entries.
+//!
+//! Image-spec, layer.md, "Applying Changesets". For every layer the whiteouts come first, against what the lower layers
+//! made; then the entries, in their order. So a whiteout never touches its own layer, wherever it stands in the
+//! archive.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use rustc_hash::FxBuildHasher;
+
+use crate::contents::Content;
+use crate::entry::{Entry, Kind, Metadata, Xattrs};
+use crate::error::{Code, Error, Result};
+use crate::limits::Limits;
+use crate::path::{self, Components};
+use crate::tree::{InodeId, InodeKind, Missing, Tree};
+use crate::whiteout::{self, Whiteout};
+
+/// An entry whose data, if it has any, are in the store.
+#[derive(Clone, Debug)]
+pub struct Ingested {
+    /// The entry as it stood in the archive.
+    pub entry: Entry,
+    /// Its content: `Some` exactly for regular files.
+    pub content: Option<Content>,
+}
+
+/// What was dropped on the way in, by stable name, with how often.
+pub type Notices = BTreeMap<&'static str, u64>;
+
+/// What the last component, or one before it, makes of an entry.
+enum Fate<'a> {
+    Kept(Components<'a>),
+    Whiteout { parent: Components<'a>, name: &'a [u8] },
+    Opaque { directory: Components<'a> },
+    Bookkeeping,
+}
+
+type SharedXattrs = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
+
+/// A tree on its way.
+#[derive(Debug, Default)]
+pub struct Merge {
+    tree: Tree,
+    limits: Limits,
+    notices: Notices,
+    entries: u64,
+    /// Every set of attributes once.
+    xattrs: HashSet<SharedXattrs, FxBuildHasher>,
+    links: Vec<LateLink>,
+    /// The placeholders of `links`.
+    held: HashSet<InodeId, FxBuildHasher>,
+}
+
+/// A hard link whose target has not come yet.
+#[derive(Debug)]
+struct LateLink {
+    /// Holds the link's place: a later entry of the same path displaces it.
+    placeholder: InodeId,
+    path: Vec<u8>,
+    target: Vec<u8>,
+    offset: u64,
+}
+
+impl Merge {
+    /// An empty tree and the bounds that its paths and entries are held to.
+    pub fn new(limits: Limits) -> Self {
+        Merge { limits, ..Merge::default() }
+    }
+
+    /// The finished tree, and what was dropped.
+    pub fn finish(self) -> (Tree, Notices) {
+        (self.tree, self.notices)
+    }
+
+    /// Applies the lowest layer while it arrives. There is nothing below that a whiteout could hide.
+    ///
+    /// # Errors
+    /// The first of `batches`; `entry_refused` or `limit_exceeded` for an entry that cannot be applied, which is named.
+    pub fn lowest_layer(&mut self, batches: impl IntoIterator<Item = Result<Vec<Ingested>>>) -> Result<()> {
+        for batch in batches {
+            for ingested in batch? {
+                self.apply(ingested, None)?;
+            }
+        }
+        self.late_links()
+    }
+
+    /// Applies the next layer, which must be complete: its last entry may be a whiteout.
+    ///
+    /// # Errors
+    /// As [`Merge::lowest_layer`].
+    pub fn upper_layer(&mut self, entries: Vec<Ingested>) -> Result<()> {
+        // The file that a link names may lose that very name to a whiteout of the same layer (`ln t h; rm t`).
+        let mut targets = Vec::new();
+        for (index, Ingested { entry, .. }) in entries.iter().enumerate() {
+            if let Kind::HardLink { target } = &entry.kind {
+                let found = path::clean(target, &self.limits).and_then(|target| self.tree.find(&target, false));
+                if let Ok(Some(inode)) = found {
+                    targets.push((index, inode));
+                }
+            }
+        }
+        for Ingested { entry, .. } in &entries {
+            self.hide(entry).map_err(|error| error.at_entry(&entry.path, entry.offset))?;
+        }
+        let mut targets = targets.into_iter().peekable();
+        for (index, ingested) in entries.into_iter().enumerate() {
+            let hidden = targets.next_if(|(link, _)| *link == index).map(|(_, inode)| inode);
+            self.apply(ingested, hidden)?;
+        }
+        self.late_links()
+    }
+
+    fn fate<'a>(&self, path: &'a [u8]) -> Result<Fate<'a>> {
+        let mut components = path::clean(path, &self.limits)?;
+        let Some(name) = components.pop() else {
+            return Ok(Fate::Kept(components));
+        };
+        for parent in &components {
+            match whiteout::classify(parent)? {
+                Whiteout::None => {}
+                Whiteout::Bookkeeping => return Ok(Fate::Bookkeeping),
+                Whiteout::Name(_) | Whiteout::Opaque => {
+                    return Err(Error::new(Code::EntryRefused, "the path goes through a whiteout"));
+                }
+            }
+        }
+        Ok(match whiteout::classify(name)? {
+            Whiteout::None => {
+                components.push(name);
+                Fate::Kept(components)
+            }
+            Whiteout::Name(name) => Fate::Whiteout { parent: components, name },
+            Whiteout::Opaque => Fate::Opaque { directory: components },
+            Whiteout::Bookkeeping => Fate::Bookkeeping,
+        })
+    }
+
+    /// Takes from the lower layers' tree what a whiteout hides.
+    fn hide(&mut self, entry: &Entry) -> Result<()> {
+        match self.fate(&entry.path)? {
+            Fate::Whiteout { parent, name } => {
+                if let Some(parent) = self.tree.find(&parent, true)? {
+                    self.tree.unlink(parent, name);
+                }
+            }
+            Fate::Opaque { directory } => {
+                if let Some(directory) = self.tree.find(&directory, true)? {
+                    self.tree.clear(directory);
+                }
+            }
+            Fate::Kept(_) | Fate::Bookkeeping => {}
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, what: &'static str) {
+        *self.notices.entry(what).or_default() += 1;
+    }
+
+    fn apply(&mut self, ingested: Ingested, hidden_target: Option<InodeId>) -> Result<()> {
+        let Ingested { entry, content } = ingested;
+        let Entry { path, kind, metadata, offset } = entry;
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            let message = format!("the image has more than {} entries", self.limits.entries);
+            return Err(Error::new(Code::LimitExceeded, message).at_entry(&path, offset));
+        }
+        let mut metadata = metadata;
+        let xattrs = metadata.xattrs.take();
+        metadata.xattrs = self.keep_xattrs(xattrs);
+        let applied = match self.fate(&path) {
+            Ok(Fate::Kept(components)) => match components.split_last() {
+                None => self.root(&kind, metadata),
+                Some((name, parent)) => {
+                    let new = match kind {
+                        Kind::HardLink { target } => {
+                            let late = LateLink { placeholder: self.tree.root(), path: path.clone(), target, offset };
+                            return self
+                                .hard_link(parent, name, late, hidden_target)
+                                .map_err(|error| error.at_entry(&path, offset));
+                        }
+                        Kind::Directory => InodeKind::Directory(BTreeMap::new()),
+                        Kind::File { .. } => match content {
+                            Some(content) => InodeKind::File(content),
+                            None => unreachable!("a regular file comes with its content"),
+                        },
+                        Kind::Symlink { target } => InodeKind::Symlink(target.into()),
+                        Kind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
+                        Kind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
+                        Kind::Fifo => InodeKind::Fifo,
+                    };
+                    self.place(parent, name, metadata, new)
+                }
+            },
+            Ok(Fate::Bookkeeping) => {
+                self.notice("bookkeeping_dropped");
+                Ok(())
+            }
+            Ok(Fate::Whiteout { .. } | Fate::Opaque { .. }) => Ok(()),
+            Err(error) => Err(error),
+        };
+        applied.map_err(|error| error.at_entry(&path, offset))
+    }
+
+    /// Attributes of overlayfs would steer an overlay mount of the result; all others are kept, equal sets once.
+    fn keep_xattrs(&mut self, xattrs: Xattrs) -> Xattrs {
+        let mut set = xattrs?;
+        let steers = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
+        if set.keys().any(|name| steers(name)) {
+            Arc::make_mut(&mut set).retain(|name, _| !steers(name));
+            self.notice("overlay_xattrs_dropped");
+        }
+        if set.is_empty() {
+            return None;
+        }
+        if let Some(known) = self.xattrs.get(&set) {
+            return Some(Arc::clone(known));
+        }
+        self.xattrs.insert(Arc::clone(&set));
+        Some(set)
+    }
+
+    fn root(&mut self, kind: &Kind, metadata: Metadata) -> Result<()> {
+        if *kind != Kind::Directory {
+            return Err(Error::new(Code::EntryRefused, "the image's root can only be a directory"));
+        }
+        let root = self.tree.root();
+        self.tree.inode_mut(root).metadata = metadata;
+        Ok(())
+    }
+
+    fn parent(&mut self, parent: &[&[u8]]) -> Result<InodeId> {
+        let found = self.tree.resolve(parent, true, Missing::Create)?;
+        match found {
+            Some(directory) if self.tree.inode(directory).children().is_some() => Ok(directory),
+            _ => Err(Error::new(Code::EntryRefused, "a parent of the path is not a directory")),
+        }
+    }
+
+    /// Puts a new inode at a name. A directory over a directory keeps the children that are there.
+    fn place(&mut self, parent: &[&[u8]], name: &[u8], metadata: Metadata, kind: InodeKind) -> Result<()> {
+        let directory = self.parent(parent)?;
+        if let (InodeKind::Directory(_), Some(there)) = (&kind, self.tree.child(directory, name)) {
+            let inode = self.tree.inode_mut(there);
+            if inode.children().is_some() {
+                inode.metadata = metadata;
+                return Ok(());
+            }
+        }
+        let inode = self.tree.add(metadata, kind)?;
+        self.tree.link(directory, name, inode);
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        parent: &[&[u8]],
+        name: &[u8],
+        mut late: LateLink,
+        hidden_target: Option<InodeId>,
+    ) -> Result<()> {
+        let directory = self.parent(parent)?;
+        let components = path::clean(&late.target, &self.limits)?;
+        let found = self.tree.find(&components, false)?.or(hidden_target);
+        // A place held for a late link is no file yet: this link waits with it.
+        match found.filter(|id| !self.held.contains(id)) {
+            Some(inode) => self.link_to(directory, name, inode, &late.target),
+            None => {
+                late.placeholder = self.tree.add(Metadata::default(), InodeKind::Fifo)?;
+                self.tree.link(directory, name, late.placeholder);
+                self.held.insert(late.placeholder);
+                self.links.push(late);
+                Ok(())
+            }
+        }
+    }
+
+    fn link_to(&mut self, directory: InodeId, name: &[u8], inode: InodeId, target: &[u8]) -> Result<()> {
+        if self.tree.inode(inode).children().is_some() {
+            let message = format!("a hard link to the directory \"{}\"", target.escape_ascii());
+            return Err(Error::new(Code::EntryRefused, message));
+        }
+        if self.tree.child(directory, name) != Some(inode) {
+            self.tree.link(directory, name, inode);
+        }
+        Ok(())
+    }
+
+    /// Settles the links whose target came after them, in as many rounds as they hang on each other.
+    fn late_links(&mut self) -> Result<()> {
+        let mut waiting = std::mem::take(&mut self.links);
+        // A later entry of the layer took the link's place, or a directory above it went away: nothing to settle.
+        waiting.retain(|late| self.tree.inode(late.placeholder).nlink > 0);
+        while !waiting.is_empty() {
+            let mut still = Vec::new();
+            let before = waiting.len();
+            for late in waiting {
+                let named = |error: Error| error.at_entry(&late.path, late.offset);
+                let target = path::clean(&late.target, &self.limits).map_err(named)?;
+                let found = self.tree.find(&target, false).map_err(named)?;
+                match found.filter(|id| !self.held.contains(id)) {
+                    Some(inode) => self.settle(&late, inode).map_err(named)?,
+                    None => still.push(late),
+                }
+            }
+            if still.len() == before {
+                let late = &still[0];
+                let message = format!("a hard link to \"{}\", which is not in the image", late.target.escape_ascii());
+                return Err(Error::new(Code::EntryRefused, message).at_entry(&late.path, late.offset));
+            }
+            waiting = still;
+        }
+        self.held.clear();
+        Ok(())
+    }
+
+    fn settle(&mut self, late: &LateLink, inode: InodeId) -> Result<()> {
+        let components = path::clean(&late.path, &self.limits)?;
+        let Some((name, parent)) = components.split_last() else {
+            return Ok(());
+        };
+        let directory = self.parent(parent)?;
+        self.link_to(directory, name, inode, &late.target)
+    }
+}
