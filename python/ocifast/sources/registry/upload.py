@@ -190,7 +190,10 @@ class Uploader:
         raise failure
 
     def _recover(self, session: Session, broken: _BrokenError) -> Session:
-        """Asks the registry how far the session came; opens another one when it has gone."""
+        """Asks the registry how far the session came; opens another one when it has gone or does not match."""
+        if broken.failure.context.get("status") == 416:
+            self.cancel(session)
+            return self._restart(broken)
         response = self.client.send(
             "GET",
             session.location,
@@ -201,15 +204,18 @@ class Uploader:
         )
         response.close()
         if response.status_code not in (200, 202, 204):
-            fresh = self.start()
-            if fresh is None:
-                raise broken.failure
-            return fresh
+            return self._restart(broken)
         found = _RANGE.fullmatch(response.headers.get("Range", ""))
         # "0-0" is what registries say of an empty session, although it means that they have one byte.
         offset = int(found[1]) + 1 if found and int(found[1]) else 0
         location = self._location(response, session.location)
         return replace(session, location=location, offset=offset, resumed=offset > 0)
+
+    def _restart(self, broken: _BrokenError) -> Session:
+        fresh = self.start()
+        if fresh is None:
+            raise broken.failure
+        return fresh
 
     def _location(self, response: httpx.Response, known: httpx.URL | None) -> httpx.URL:
         stated = response.headers.get("Location")
