@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -58,3 +58,9 @@ def real_image(tmp_path_factory: pytest.TempPathFactory) -> RealImage:
 def real_reference(real_image: RealImage, registry: Registry) -> str:
     """The real image in the registry: `127.0.0.1:PORT/real/image:1`."""
     return registry.push(f"oci:{real_image.layout}:{TAG}", "real/image:1")
+
+
+@pytest.fixture
+def registry_requests(registry: Registry) -> Callable[[], list[str]]:
+    """Every request that the registry has answered, as `METHOD PATH STATUS`."""
+    return registry.requests

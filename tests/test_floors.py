@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "progress"), ("spec",), ("reference", "platforms", "elf")),
-    1: (("process",), ("sources",), ("cache",)),
+    1: (("process", "workspace"), ("sources",), ("cache",)),
     2: (("rootfs",), ("image",)),
-    3: (("packers", "loader"),),
+    3: (("packers", "loader", "boot"),),
     4: (("compiler", "copy", "runnable"), ("",)),
     5: (("cli",), ("__main__",)),
 }

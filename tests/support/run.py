@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ Argument = str | os.PathLike[str]
 
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 """Debian keeps file system tools in sbin, which an ordinary user's PATH may lack."""
+
+
+COMMAND = Path(sys.executable).with_name("ocifast")
+"""The console script of the environment that runs the tests."""
 
 
 def tool(name: str) -> str:
@@ -57,3 +62,15 @@ def attempt(
         timeout=timeout,
         check=False,
     )
+
+
+def ocifast(*words: Argument, env: dict[str, str] | None = None, cwd: Path | None = None) -> bytes:
+    """Runs our command line as a user would and returns its standard output; a failure fails the test."""
+    return run(COMMAND, *words, env=env, cwd=cwd)
+
+
+def try_ocifast(
+    *words: Argument, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs our command line and returns whatever came of it."""
+    return attempt(COMMAND, *words, env=env, cwd=cwd)
