@@ -13,27 +13,39 @@ from ocifast import _core
 from tests.support.images import Layer
 from tests.support.model import Member, Model, Path, RefusedError, as_tar
 
-NAMES = [b"a", b"b", b"c", b"d", b"\xff"]
+FOLDERS = [b"d", b"e", b"l"]
+LEAVES = [b"a", b"b", b"c", b"\xff"]
 LINKS = [b"l", b"m"]
-TARGETS = [b"a", b"/b", b"../c", b"a/b", b"/l/..", b"missing", b"."]
+TARGETS = [b"d", b"/e", b"../d", b"d/e", b"missing", b".", b"/l/..", b"a"]
+KINDS = ["file", "file", "directory", "symlink", "link", "link", "fifo", "whiteout", "opaque"]
+MODES = [0o644, 0o4755, 0o1777, 0]
 
-names = st.sampled_from([*NAMES, *LINKS])
-paths: st.SearchStrategy[Path] = st.lists(names, min_size=1, max_size=3).map(tuple)
-modes = st.sampled_from([0o644, 0o4755, 0o1777, 0])
-members = st.one_of(
-    st.builds(Member, st.just("file"), paths, modes, data=st.binary(max_size=3)),
-    st.builds(Member, st.just("directory"), paths, modes),
-    st.builds(
-        lambda path, target: Member("symlink", path, 0o777, target),
-        st.tuples(st.lists(names, max_size=2), st.sampled_from(LINKS)).map(lambda pair: (*pair[0], pair[1])),
-        st.sampled_from(TARGETS),
-    ),
-    st.builds(lambda path, target: Member("link", path, target=b"/".join(target)), paths, paths),
-    st.builds(Member, st.just("fifo"), paths, modes),
-    st.builds(Member, st.just("whiteout"), paths),
-    st.builds(Member, st.just("opaque"), paths),
-)
-layers = st.lists(st.lists(members, min_size=1, max_size=8), min_size=1, max_size=4)
+
+@st.composite
+def some_layers(draw: st.DrawFn) -> list[list[Member]]:
+    """A few layers. Files mostly stand in folders and links mostly name files, as else the image is refused."""
+    known: list[Path] = []
+    images = []
+    for _ in range(draw(st.integers(1, 4))):
+        layer = []
+        for kind in draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=8)):
+            folder = tuple(draw(st.lists(st.sampled_from(FOLDERS), max_size=2)))
+            leaf = {"symlink": LINKS, "directory": FOLDERS, "opaque": FOLDERS}.get(kind, LEAVES)
+            path = (*folder, draw(st.sampled_from(leaf * 6 + FOLDERS + LEAVES)))
+            mode = draw(st.sampled_from(MODES))
+            if kind == "link" and not known:
+                continue
+            target = draw(st.sampled_from(TARGETS)) if kind == "symlink" else b""
+            if kind == "link":
+                target = b"/".join(draw(st.sampled_from(known)))
+            layer.append(Member(kind, path, mode, target, draw(st.binary(max_size=2)) if kind == "file" else b""))
+            if kind in ("file", "fifo", "symlink", "link"):
+                known.append(path)
+        images.append(layer)
+    return images
+
+
+layers = some_layers()
 
 
 def flatten(images: Sequence[Sequence[Member]]) -> str:
