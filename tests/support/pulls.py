@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from ocifast.reference import Reference
 from ocifast.sources.registry import RegistryOptions, RegistrySource, addresses
 from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor, decode_manifest
 
 from tests.support.images import BuiltImage, Layer, build_image
+from tests.support.registry import Tls
 
 QUICK = RegistryOptions(backoff=0.01, retries=3, connect_timeout=5, read_timeout=5)
 """Options under which a fault costs no time."""
@@ -84,8 +88,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch, names: dict[str, tuple[str, str]]) 
 
 def write_helper(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A credential helper `docker-credential-NAME` in a folder that is put into PATH."""
-    import os
-
     folder.mkdir(exist_ok=True)
     program = folder / f"docker-credential-{name}"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -94,7 +96,45 @@ def write_helper(folder: Path, name: str, script: str, monkeypatch: pytest.Monke
     return program
 
 
-def numbered(answers: Callable[[int], Any]) -> Callable[[], Any]:
-    """Calls `answers` with 0, 1, 2, ...: for scripts that change with time."""
-    count = iter(range(1_000_000))
-    return lambda: answers(next(count))
+class Authority:
+    """A certificate authority of the test's own.
+
+    Attributes:
+        folder: like `/etc/docker/certs.d`; `trust` fills it.
+        file: its certificate, as PEM.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._ca = trustme.CA()
+        self.folder = folder / "certs.d"
+        self.folder.mkdir(parents=True)
+        self.file = folder / "authority.pem"
+        self._ca.cert_pem.write_to_path(str(self.file))
+
+    def server(self, *names: str, clients: bool = False) -> ssl.SSLContext:
+        """The context of a server with a certificate for the names; with `clients` it wants theirs, too."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._ca.issue_cert(*names).configure_cert(context)
+        if clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            self._ca.configure_trust(context)
+        return context
+
+    def files(self, *names: str) -> Tls:
+        """A server's certificate and key as files."""
+        issued = self._ca.issue_cert(*names)
+        certificate, key = self.file.with_name("server.pem"), self.file.with_name("server.key")
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(str(key))
+        return Tls(certificate, key, self.file)
+
+    def trust(self, host: str, *, client: bool = False) -> Path:
+        """Writes the folder for `HOST:PORT`: the authority, and with `client` a certificate for us."""
+        folder = self.folder / host
+        folder.mkdir()
+        self._ca.cert_pem.write_to_path(str(folder / "ca.crt"))
+        if client:
+            issued = self._ca.issue_cert("client@example.com")
+            issued.cert_chain_pems[0].write_to_path(str(folder / "client.cert"))
+            issued.private_key_pem.write_to_path(str(folder / "client.key"))
+        return folder

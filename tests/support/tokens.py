@@ -43,6 +43,7 @@ class TokenServer:
         requests: what it was asked.
         host: `127.0.0.1:PORT`.
         override: answers in its place when it says something.
+        issued: tokens that were given, in order.
     """
 
     certificates: Path
@@ -52,6 +53,7 @@ class TokenServer:
     lifetime: int = 300
     answer_with: str = "token"
     requests: list[Request] = field(default_factory=list)
+    issued: list[str] = field(default_factory=list)
     host: str = ""
     scheme: str = "http"
     override: Callable[[Request], Answer | None] = lambda request: None
@@ -83,6 +85,13 @@ class TokenServer:
         """A `WWW-Authenticate` that names this server."""
         stated = f',scope="{scope}"' if scope else ""
         return f'Bearer realm="{self.realm}",service="{SERVICE}"{stated}'
+
+    def guard(self, request: Request) -> Answer | None:
+        """The script of a registry that takes only tokens of this server that have not ended."""
+        if request.headers.get("authorization", "").removeprefix("Bearer ") in self.issued:
+            return None
+        body = b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}'
+        return Answer(401, {"WWW-Authenticate": self.challenge(), "Content-Type": "application/json"}, body)
 
     def answer(self, request: Request) -> Answer:
         """Gives a token, or does not."""
@@ -116,7 +125,8 @@ class TokenServer:
             access.append(
                 {"type": kind, "name": name, "actions": [each for each in actions.split(",") if each in allowed]}
             )
-        return self.token(access, user)
+        self.issued.append(self.token(access, user))
+        return self.issued[-1]
 
     def token(self, access: list[dict[str, Any]], user: str = "") -> str:
         """A signed token."""

@@ -123,6 +123,8 @@ class Authenticator:
             AuthenticationError, NetworkError, RegistryError: as `answer`.
         """
         with self._lock:
+            if self._refusal is not None:
+                raise self._refusal
             if self._challenge is None:
                 return self._basic
             token = self._tokens.get(tuple(scopes))

@@ -99,12 +99,12 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
         reason = "no connection in time; is it up, and is a proxy needed?"
     elif isinstance(error, httpx.TimeoutException):
         reason = "it stopped answering"
-    elif "cannot resolve the name" in str(error):
+    elif isinstance(cause, socket.gaierror):
         reason = "the name is unknown; check its spelling and the network"
     elif isinstance(cause, ConnectionRefusedError):
         reason = "the connection was refused; is the registry running there?"
     elif isinstance(error, httpx.ConnectError):
-        reason = f"no connection: {_one_line(str(error))}"
+        reason = f"no connection: {_one_line(getattr(cause, 'strerror', None) or str(error))}"
     elif isinstance(error, httpx.ProxyError):
         reason = f"the proxy refused: {_one_line(str(error))}"
     elif isinstance(error, httpx.RemoteProtocolError) and "closed connection" not in str(error).lower():

@@ -50,11 +50,15 @@ _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Raises what httpcore raises as the exception of httpx that has the same name."""
+    """Raises what httpcore raises as the exception of httpx that has the same name.
+
+    httpcore cuts the chain of causes, so that the exceptions below carry theirs as their argument.
+    """
     try:
         yield
     except tuple(_EXCEPTIONS) as error:
-        raise _EXCEPTIONS[type(error)](str(error)) from error
+        inner = error.args[0] if error.args and isinstance(error.args[0], OSError) else error
+        raise _EXCEPTIONS[type(error)](str(error)) from inner
 
 
 def proxy_for(url: httpx.URL) -> str | None:
@@ -82,9 +86,9 @@ class _Stream(httpcore.NetworkStream):
             self._socket.settimeout(timeout)
             return self._socket.recv(max(max_bytes, READ_SIZE))
         except TimeoutError as error:
-            raise httpcore.ReadTimeout(str(error)) from error
+            raise httpcore.ReadTimeout(error) from error
         except OSError as error:
-            raise httpcore.ReadError(str(error)) from error
+            raise httpcore.ReadError(error) from error
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not buffer:
@@ -93,9 +97,9 @@ class _Stream(httpcore.NetworkStream):
             self._socket.settimeout(timeout)
             self._socket.sendall(buffer)
         except TimeoutError as error:
-            raise httpcore.WriteTimeout(str(error)) from error
+            raise httpcore.WriteTimeout(error) from error
         except OSError as error:
-            raise httpcore.WriteError(str(error)) from error
+            raise httpcore.WriteError(error) from error
 
     def close(self) -> None:
         self._open_streams.discard(self)
@@ -114,10 +118,10 @@ class _Stream(httpcore.NetworkStream):
             secured = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
         except TimeoutError as error:
             self.close()
-            raise httpcore.ConnectTimeout(str(error)) from error
+            raise httpcore.ConnectTimeout(error) from error
         except OSError as error:
             self.close()
-            raise httpcore.ConnectError(str(error)) from error
+            raise httpcore.ConnectError(error) from error
         self._open_streams.discard(self)
         return _Stream(secured, self._open_streams)
 
@@ -161,7 +165,7 @@ class _Backend(httpcore.NetworkBackend):
         try:
             found = addresses.resolve(host, port)
         except OSError as error:
-            raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror or error}") from error
+            raise httpcore.ConnectError(error) from error
         if self._public_only:
             addresses.refuse_private(host, found)
         failure: OSError | None = None
@@ -174,8 +178,8 @@ class _Backend(httpcore.NetworkBackend):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return _Stream(sock, self._open_streams)
         if isinstance(failure, TimeoutError):
-            raise httpcore.ConnectTimeout("no connection in time") from failure
-        raise httpcore.ConnectError((failure and failure.strerror) or str(failure)) from failure
+            raise httpcore.ConnectTimeout(failure) from failure
+        raise httpcore.ConnectError(failure) from failure
 
 
 class _Body(httpx.SyncByteStream):
