@@ -113,6 +113,32 @@ class Tree:
 
         Returns the losses: kind ("owner", "device", "xattr", ...), path, detail.
         """
-    def write_cpio(self, fd: int, /, *, clamp_mtime: int | None = None) -> tuple[int, list[tuple[str, bytes, str]]]:
-        """Writes a newc cpio; returns the number of bytes and the losses."""
+    def write_cpio(
+        self, fd: int, /, *, compression: str = "none", level: int = 0, clamp_mtime: int | None = None
+    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+        """Writes a newc cpio to a file descriptor (a file or a pipe); returns the number of bytes and the losses.
+
+        Args:
+            compression: "none", "gzip" with a level from 1 to 9, or "zstd" with one from 1 to 22.
+        """
+    def write_ext4(
+        self,
+        fd: int,
+        /,
+        *,
+        uuid: bytes,
+        created: int,
+        free: int | None = None,
+        size: int | None = None,
+        journal: bool = False,
+        clamp_mtime: int | None = None,
+    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+        """Writes an ext4 filesystem to a descriptor of an empty regular file; returns its size and the losses.
+
+        Args:
+            uuid: 16 bytes; the seed of the directories' hashes follows from it.
+            created: seconds since 1970 that stand for the time of creation.
+            free: bytes left free at least; ignored when there is a size.
+            size: bytes of the whole image.
+        """
 

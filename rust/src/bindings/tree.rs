@@ -10,7 +10,7 @@ use super::fd::duplicate;
 use crate::contents::{Contents, SpoolStore};
 use crate::error::{Code, Error, Result};
 use crate::merge::Notices;
-use crate::output::{self, CHUNK, DirectoryStore, Loss};
+use crate::output::{self, CHUNK, Compression, Compressor, DirectoryStore, Loss, ext4};
 use crate::tree::{self as core, InodeId, InodeKind};
 
 /// The store that holds a tree's contents.
@@ -185,6 +185,45 @@ impl Tree {
             self.write(fd, |tree, contents, out| Ok((output::write_tar(tree, contents, out, clamp_mtime)?, ())))
         });
         written.map(|(bytes, ())| bytes).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None))]
+    fn write_cpio(
+        &self,
+        py: Python<'_>,
+        fd: i32,
+        compression: &str,
+        level: i32,
+        clamp_mtime: Option<i64>,
+    ) -> PyResult<(u64, Vec<LossRow>)> {
+        let compression = Compression::parse(compression, level).map_err(|error| raise(py, error))?;
+        let written = py.detach(|| {
+            self.write(fd, |tree, contents, out| {
+                let out = Compressor::new(out, compression)?;
+                let (out, lost) = output::write_cpio(tree, contents, out, clamp_mtime)?;
+                Ok((out.finish()?, lost))
+            })
+        });
+        written.map(|(bytes, lost)| (bytes, losses(py, lost))).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (fd, /, *, uuid, created, free = None, size = None, journal = false, clamp_mtime = None))]
+    #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
+    fn write_ext4(
+        &self,
+        py: Python<'_>,
+        fd: i32,
+        uuid: [u8; 16],
+        created: i64,
+        free: Option<u64>,
+        size: Option<u64>,
+        journal: bool,
+        clamp_mtime: Option<i64>,
+    ) -> PyResult<(u64, Vec<LossRow>)> {
+        let size = size.map_or(ext4::Size::Free(free.unwrap_or_default()), ext4::Size::Total);
+        let options = ext4::Options { uuid, created, size, journal, clamp_mtime };
+        let written = py.detach(|| ext4::write(&self.tree, self.kept.contents(), &duplicate(fd)?, &options));
+        written.map(|(bytes, lost)| (bytes, losses(py, lost))).map_err(|error| raise(py, error))
     }
 
     #[pyo3(signature = (path, /, *, owners, clamp_mtime = None))]

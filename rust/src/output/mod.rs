@@ -1,9 +1,14 @@
 //! What a finished tree is written as. Each output walks the tree; what it cannot hold it reports as a [`Loss`].
 
+mod compress;
+mod cpio;
 mod directory;
 mod dump;
+pub mod ext4;
 mod tar;
 
+pub use compress::{Compression, Compressor};
+pub use cpio::write_cpio;
 pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
 pub use tar::write_tar;

@@ -1,0 +1,236 @@
+//! A tree as a cpio archive in the "newc" form, which Linux unpacks into an initial root file system.
+//!
+//! Kernel documentation, "initramfs buffer format" (driver-api/early-userspace/buffer-format). All names of a file with
+//! several share an inode number and have no data but the last: GNU cpio waits for it, Linux takes it either way.
+
+use std::io::Write;
+
+use rustc_hash::FxHashMap;
+
+use super::{CHUNK, Loss, clamped, copy_content};
+use crate::contents::Contents;
+use crate::entry::Mtime;
+use crate::error::{Code, Error, Result};
+use crate::tree::{Inode, InodeId, InodeKind, Step, Tree};
+
+const MAGIC: &[u8] = b"070701";
+const END: &[u8] = b"TRAILER!!!";
+/// Archives end on a whole block, as GNU cpio's do.
+const BLOCK: u64 = 512;
+/// Longest path or link target that Linux unpacks, with its final zero byte; it passes over longer ones in silence.
+const PATH_MAX: usize = 4096;
+
+/// Writes the tree to `out`; gives `out` back, and what the format could not hold.
+///
+/// Times later than `clamp`, in seconds since 1970, become `clamp`. The first member is `.`, the root's own metadata.
+///
+/// # Errors
+/// `output_unsupported` for a file of 4 GiB or more, before anything is written; what reading and writing return.
+pub fn write_cpio<W: Write>(
+    tree: &Tree,
+    contents: &dyn Contents,
+    out: W,
+    clamp: Option<i64>,
+) -> Result<(W, Vec<Loss>)> {
+    check(tree)?;
+    let mut archive = Archive { out, written: 0 };
+    let mut losses = Losses(Vec::new());
+    let mut linked: FxHashMap<InodeId, Linked> = FxHashMap::default();
+    let mut buffer = vec![0; CHUNK];
+    let mut next = 1u32;
+    for step in tree.walk() {
+        let inode = tree.inode(step.inode);
+        let mut last = true;
+        let number = if inode.nlink > 1 {
+            let known = linked.entry(step.inode).or_insert(Linked { number: next, names: inode.nlink });
+            known.names -= 1;
+            last = known.names == 0;
+            known.number
+        } else {
+            next
+        };
+        next += u32::from(step.first);
+        losses.of(inode, &step);
+        let mtime = losses.seconds(clamped(inode.metadata.mtime, clamp), &step);
+        let name = name(&step.path);
+        let mut header = Header::new(inode, number, mtime);
+        match &inode.kind {
+            InodeKind::File(content) if last => {
+                header.size = content.size as u32;
+                archive.member(&header, &name)?;
+                copy_content(contents, content, &mut buffer, |bytes| archive.put(bytes))?;
+                archive.pad(4)?;
+            }
+            InodeKind::Symlink(target) => {
+                header.size = target.len() as u32;
+                archive.member(&header, &name)?;
+                archive.put(target)?;
+                archive.pad(4)?;
+            }
+            _ => archive.member(&header, &name)?,
+        }
+    }
+    archive.member(&Header { links: 1, ..Header::default() }, END)?;
+    archive.pad(BLOCK)?;
+    Ok((archive.out, losses.0))
+}
+
+/// A file with several names, on the way.
+struct Linked {
+    number: u32,
+    /// Names still to come.
+    names: u32,
+}
+
+fn failed(error: &std::io::Error) -> Error {
+    Error::io("cannot write the cpio archive", error)
+}
+
+/// Refuses what cannot be held, while nothing is written yet.
+fn check(tree: &Tree) -> Result<()> {
+    for step in tree.walk().filter(|step| step.first) {
+        let why = match &tree.inode(step.inode).kind {
+            InodeKind::File(content) if u32::try_from(content.size).is_err() => {
+                format!("a file of {} bytes: 4,294,967,295 is the most", content.size)
+            }
+            InodeKind::Symlink(target) if u32::try_from(target.len()).is_err() => {
+                format!("a link target of {} bytes", target.len())
+            }
+            _ => continue,
+        };
+        let mut error = Error::new(Code::OutputUnsupported, format!("cpio cannot hold {why}"));
+        error.context.path = Some(step.path);
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// The name of a member: `.` for the root, and never the name that ends an archive.
+fn name(path: &[u8]) -> Vec<u8> {
+    match path {
+        b"" => b".".to_vec(),
+        END => [b"./", END].concat(),
+        path => path.to_vec(),
+    }
+}
+
+/// The numbers of a member's header. The device of the file system is 0:0 for all, so inode numbers tell files apart.
+#[derive(Default)]
+struct Header {
+    number: u32,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    links: u32,
+    mtime: u32,
+    size: u32,
+    device: (u32, u32),
+}
+
+impl Header {
+    fn new(inode: &Inode, number: u32, mtime: u32) -> Self {
+        let (kind, device) = match &inode.kind {
+            InodeKind::Fifo => (0o01, (0, 0)),
+            &InodeKind::CharDevice { major, minor } => (0o02, (major, minor)),
+            InodeKind::Directory(_) => (0o04, (0, 0)),
+            &InodeKind::BlockDevice { major, minor } => (0o06, (major, minor)),
+            InodeKind::File(_) => (0o10, (0, 0)),
+            InodeKind::Symlink(_) => (0o12, (0, 0)),
+        };
+        let metadata = &inode.metadata;
+        Header {
+            number,
+            mode: kind << 12 | u32::from(metadata.mode),
+            uid: metadata.uid,
+            gid: metadata.gid,
+            links: inode.nlink,
+            mtime,
+            size: 0,
+            device,
+        }
+    }
+}
+
+/// Collects what is lost of each member.
+struct Losses(Vec<Loss>);
+
+impl Losses {
+    fn add(&mut self, kind: &'static str, step: &Step, detail: impl Into<String>) {
+        self.0.push(Loss { kind, path: step.path.clone(), detail: detail.into() });
+    }
+
+    fn of(&mut self, inode: &Inode, step: &Step) {
+        if step.path.len() >= PATH_MAX {
+            self.add("path", step, "Linux unpacks no path over 4095 bytes");
+        }
+        match &inode.kind {
+            InodeKind::Symlink(target) if target.len() >= PATH_MAX => {
+                self.add("link", step, "Linux unpacks no link target over 4095 bytes");
+            }
+            InodeKind::Symlink(_) if !step.first => {
+                self.add("hardlink", step, "Linux makes each name of a symbolic link a link of its own");
+            }
+            _ => {}
+        }
+        for name in inode.metadata.xattrs.iter().filter(|_| step.first).flat_map(|set| set.keys()) {
+            self.add("xattr", step, format!("{}: cpio has no attributes", name.escape_ascii()));
+        }
+    }
+
+    /// The seconds that a header can hold: 32 bits from 1970 on.
+    fn seconds(&mut self, mtime: Mtime, step: &Step) -> u32 {
+        let seconds = mtime.seconds.clamp(0, i64::from(u32::MAX));
+        if step.first && (seconds != mtime.seconds || mtime.nanoseconds != 0) {
+            self.add("mtime", step, "cpio has whole seconds from 1970 to 2106");
+        }
+        seconds as u32
+    }
+}
+
+struct Archive<W> {
+    out: W,
+    written: u64,
+}
+
+impl<W: Write> Archive<W> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.written += bytes.len() as u64;
+        self.out.write_all(bytes).map_err(|error| failed(&error))
+    }
+
+    /// Zeros up to a multiple of `alignment`, which is at most [`BLOCK`].
+    fn pad(&mut self, alignment: u64) -> Result<()> {
+        let missing = self.written.next_multiple_of(alignment) - self.written;
+        self.put(&[0; BLOCK as usize][..missing as usize])
+    }
+
+    fn member(&mut self, header: &Header, name: &[u8]) -> Result<()> {
+        let mut bytes = Vec::with_capacity(MAGIC.len() + 13 * 8 + name.len() + 4);
+        bytes.extend_from_slice(MAGIC);
+        let name_size = name.len() as u32 + 1;
+        let (major, minor) = header.device;
+        let numbers = [
+            header.number,
+            header.mode,
+            header.uid,
+            header.gid,
+            header.links,
+            header.mtime,
+            header.size,
+            0,
+            0,
+            major,
+            minor,
+            name_size,
+            0,
+        ];
+        for number in numbers {
+            // Writing to a Vec cannot fail.
+            let _ = write!(bytes, "{number:08X}");
+        }
+        bytes.extend_from_slice(name);
+        bytes.push(0);
+        self.put(&bytes)?;
+        self.pad(4)
+    }
+}

@@ -1,0 +1,137 @@
+//! ext4, written directly: no mkfs, no mount, nothing staged.
+//!
+//! The image has one deterministic layout: inode numbers and blocks rise in the order of the walk, directories stand
+//! together before all contents, and what is left is free. Nothing but the tree's own names is in it: no `lost+found`,
+//! which `e2fsck` makes when it needs one.
+
+mod bitmap;
+mod checksum;
+mod directory;
+mod extent;
+mod hash;
+mod inode;
+mod layout;
+mod stream;
+mod superblock;
+mod survey;
+mod writer;
+mod xattr;
+
+use std::fs::File;
+
+use self::layout::{BLOCK, Geometry, least_blocks, whole_groups};
+use self::superblock::journal_blocks;
+use self::survey::Survey;
+use self::writer::Writer;
+use super::Loss;
+use crate::contents::Contents;
+use crate::error::{Code, Error, Result};
+use crate::tree::Tree;
+
+/// Bytes of free space for which there is one free inode, as mke2fs chooses.
+const BYTES_PER_INODE: u64 = 16 << 10;
+/// Blocks that block numbers of 32 bits can count.
+const BLOCKS_MAX: u64 = u32::MAX as u64;
+
+/// What the caller chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// UUID of the file system; the seed of its directory hashes follows from it.
+    pub uuid: [u8; 16],
+    /// Seconds since 1970 that stand for the time of creation.
+    pub created: i64,
+    /// How big the image is.
+    pub size: Size,
+    /// Whether there is a journal, empty.
+    pub journal: bool,
+    /// Later modification times become this one, in seconds since 1970.
+    pub clamp_mtime: Option<i64>,
+}
+
+/// How big an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// As big as the tree needs, and so many bytes free, with one free inode for each 16 KiB of them.
+    Free(u64),
+    /// So many bytes in all.
+    Total(u64),
+}
+
+impl Options {
+    fn hash_seed(&self) -> [u32; 4] {
+        let word = |at: usize| {
+            let bytes = &self.uuid[at * 4..];
+            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        };
+        std::array::from_fn(word)
+    }
+}
+
+/// Writes the tree into `file`, which is empty, and returns the image's size in bytes and what ext4 could not hold.
+///
+/// Free space and holes are never written: the file is sparse where its file system allows.
+///
+/// # Errors
+/// `output_unsupported` for what cannot be held even in part (nothing is written then), `io_error`.
+pub fn write(tree: &Tree, contents: &dyn Contents, file: &File, options: &Options) -> Result<(u64, Vec<Loss>)> {
+    let survey = Survey::new(tree, options)?;
+    let (geometry, journal) = plan(&survey, options)?;
+    let bytes = match options.size {
+        Size::Free(_) => geometry.blocks * BLOCK as u64,
+        Size::Total(bytes) => bytes,
+    };
+    file.set_len(bytes).map_err(|error| Error::io("cannot set the size of the image", &error))?;
+    Writer::new(tree, contents, file, options, &survey, &geometry).write(journal)?;
+    Ok((bytes, survey.losses))
+}
+
+/// Chooses the geometry and the blocks of the journal.
+fn plan(survey: &Survey, options: &Options) -> Result<(Geometry, u64)> {
+    let tree_blocks = survey.metadata_blocks + survey.data_blocks;
+    let journal = |blocks| if options.journal { journal_blocks(blocks) } else { 0 };
+    let too_big = || Error::new(Code::OutputUnsupported, "the ext4 image would be larger than 16 TiB");
+    // Where the fixed blocks of a group split the extents of files too short to be counted as splitting.
+    let splits = |geometry: &Geometry| 2 * geometry.groups.len() as u64;
+    match options.size {
+        Size::Free(free) => {
+            let free_blocks = free.div_ceil(BLOCK as u64);
+            let inodes = u64::from(survey.last_inode) + free / BYTES_PER_INODE;
+            let mut blocks = least_blocks(inodes).max(tree_blocks.saturating_add(free_blocks));
+            loop {
+                blocks = whole_groups(blocks, true);
+                if blocks > BLOCKS_MAX || inodes > u64::from(u32::MAX) {
+                    return Err(too_big());
+                }
+                let needed = tree_blocks + free_blocks + journal(blocks);
+                match Geometry::new(blocks, inodes) {
+                    Some(geometry) => match needed + geometry.overhead() + splits(&geometry) {
+                        all if all <= blocks => return Ok((geometry, journal(blocks))),
+                        all => blocks = all,
+                    },
+                    None => blocks += blocks / 64 + 16,
+                }
+            }
+        }
+        Size::Total(bytes) => {
+            let blocks = whole_groups(bytes / BLOCK as u64, false);
+            if blocks > BLOCKS_MAX {
+                return Err(too_big());
+            }
+            let needed = tree_blocks + journal(blocks);
+            let free = (bytes / BLOCK as u64).saturating_sub(needed) * BLOCK as u64;
+            let inodes = u64::from(survey.last_inode) + free / BYTES_PER_INODE;
+            let fitting = (blocks <= bytes / BLOCK as u64).then(|| Geometry::new(blocks, inodes)).flatten();
+            match fitting {
+                Some(geometry) if needed + geometry.overhead() + splits(&geometry) <= blocks => {
+                    Ok((geometry, journal(blocks)))
+                }
+                _ => {
+                    let least = Options { size: Size::Free(0), ..options.clone() };
+                    let least = plan(survey, &least)?.0.blocks * BLOCK as u64;
+                    let message = format!("the tree needs an ext4 image of at least {least} bytes, not {bytes}");
+                    Err(Error::new(Code::OutputUnsupported, message))
+                }
+            }
+        }
+    }
+}
