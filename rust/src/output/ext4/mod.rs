@@ -11,6 +11,7 @@ mod extent;
 mod hash;
 mod inode;
 mod layout;
+mod options;
 mod stream;
 mod superblock;
 mod survey;
@@ -18,6 +19,8 @@ mod writer;
 mod xattr;
 
 use std::fs::File;
+
+pub use self::options::{Options, Size};
 
 use self::layout::{BLOCK, Geometry, least_blocks, whole_groups};
 use self::superblock::journal_blocks;
@@ -32,40 +35,6 @@ use crate::tree::Tree;
 const BYTES_PER_INODE: u64 = 16 << 10;
 /// Blocks that block numbers of 32 bits can count.
 const BLOCKS_MAX: u64 = u32::MAX as u64;
-
-/// What the caller chooses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// UUID of the file system; the seed of its directory hashes follows from it.
-    pub uuid: [u8; 16],
-    /// Seconds since 1970 that stand for the time of creation.
-    pub created: i64,
-    /// How big the image is.
-    pub size: Size,
-    /// Whether there is a journal, empty.
-    pub journal: bool,
-    /// Later modification times become this one, in seconds since 1970.
-    pub clamp_mtime: Option<i64>,
-}
-
-/// How big an image is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// As big as the tree needs, and so many bytes free, with one free inode for each 16 KiB of them.
-    Free(u64),
-    /// So many bytes in all.
-    Total(u64),
-}
-
-impl Options {
-    fn hash_seed(&self) -> [u32; 4] {
-        let word = |at: usize| {
-            let bytes = &self.uuid[at * 4..];
-            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        };
-        std::array::from_fn(word)
-    }
-}
 
 /// Writes the tree into `file`, which is empty, and returns the image's size in bytes and what ext4 could not hold.
 ///

@@ -4,11 +4,11 @@
 
 use rustc_hash::FxHashMap;
 
-use super::Options;
 use super::directory::Shape;
 use super::extent::{EXTENT_BLOCKS, data_blocks, tree_blocks};
 use super::inode::{SECONDS, Type};
 use super::layout::{BLOCK, GROUP_BLOCKS};
+use super::options::Options;
 use super::superblock::FIRST_INODE;
 use super::xattr::{Plan, SHARED_MAX};
 use crate::entry::{Mtime, Xattrs};

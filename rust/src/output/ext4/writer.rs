@@ -4,13 +4,13 @@ use std::fs::File;
 
 use rustc_hash::FxHashMap;
 
-use super::Options;
 use super::bitmap::{Use, write_bitmaps};
 use super::checksum::file_system_seed;
 use super::directory::Shape;
 use super::extent::{self, EXTENT_BLOCKS, Mapping, data_blocks};
 use super::inode::{EA_INODE, EXTENTS, INDEX, Record, Times, Type, device, seal};
 use super::layout::{Allocator, BLOCK, Geometry, INODE, Run, has_superblock};
+use super::options::Options;
 use super::stream::Stream;
 use super::superblock::{FIRST_INODE, JOURNAL_INODE, Summary, journal_superblock, superblock};
 use super::survey::{LINKS_MAX, ROOT_INODE, SetId, Survey, TARGET_INSIDE, holdable, shared_set, type_of};
