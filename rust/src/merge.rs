@@ -58,8 +58,11 @@ pub struct Merge {
 struct LateLink {
     /// Holds the link's place: a later entry of the same path displaces it.
     placeholder: InodeId,
-    path: Vec<u8>,
+    directory: InodeId,
+    name: Vec<u8>,
     target: Vec<u8>,
+    /// The entry's path and offset, for messages.
+    path: Vec<u8>,
     offset: u64,
 }
 
@@ -177,9 +180,8 @@ impl Merge {
                 Some((name, parent)) => {
                     let new = match kind {
                         Kind::HardLink { target } => {
-                            let late = LateLink { placeholder: self.tree.root(), path: path.clone(), target, offset };
                             return self
-                                .hard_link(parent, name, late, hidden_target)
+                                .hard_link(parent, name, target, hidden_target, (&path, offset))
                                 .map_err(|error| error.at_entry(&path, offset));
                         }
                         Kind::Directory => InodeKind::Directory(BTreeMap::new()),
@@ -259,23 +261,23 @@ impl Merge {
         &mut self,
         parent: &[&[u8]],
         name: &[u8],
-        mut late: LateLink,
+        target: Vec<u8>,
         hidden_target: Option<InodeId>,
+        (path, offset): (&[u8], u64),
     ) -> Result<()> {
         let directory = self.parent(parent)?;
-        let components = path::clean(&late.target, &self.limits)?;
+        let components = path::clean(&target, &self.limits)?;
         let found = self.tree.find(&components, false)?.or(hidden_target);
         // A place held for a late link is no file yet: this link waits with it.
-        match found.filter(|id| !self.held.contains(id)) {
-            Some(inode) => self.link_to(directory, name, inode, &late.target),
-            None => {
-                late.placeholder = self.tree.add(Metadata::default(), InodeKind::Fifo)?;
-                self.tree.link(directory, name, late.placeholder);
-                self.held.insert(late.placeholder);
-                self.links.push(late);
-                Ok(())
-            }
+        if let Some(inode) = found.filter(|id| !self.held.contains(id)) {
+            return self.link_to(directory, name, inode, &target);
         }
+        let placeholder = self.tree.add(Metadata::default(), InodeKind::Fifo)?;
+        self.tree.link(directory, name, placeholder);
+        self.held.insert(placeholder);
+        let (name, path) = (name.to_vec(), path.to_vec());
+        self.links.push(LateLink { placeholder, directory, name, target, path, offset });
+        Ok(())
     }
 
     fn link_to(&mut self, directory: InodeId, name: &[u8], inode: InodeId, target: &[u8]) -> Result<()> {
@@ -302,7 +304,7 @@ impl Merge {
                 let target = path::clean(&late.target, &self.limits).map_err(named)?;
                 let found = self.tree.find(&target, false).map_err(named)?;
                 match found.filter(|id| !self.held.contains(id)) {
-                    Some(inode) => self.settle(&late, inode).map_err(named)?,
+                    Some(inode) => self.link_to(late.directory, &late.name, inode, &late.target).map_err(named)?,
                     None => still.push(late),
                 }
             }
@@ -315,14 +317,5 @@ impl Merge {
         }
         self.held.clear();
         Ok(())
-    }
-
-    fn settle(&mut self, late: &LateLink, inode: InodeId) -> Result<()> {
-        let components = path::clean(&late.path, &self.limits)?;
-        let Some((name, parent)) = components.split_last() else {
-            return Ok(());
-        };
-        let directory = self.parent(parent)?;
-        self.link_to(directory, name, inode, &late.target)
     }
 }

@@ -233,9 +233,11 @@ impl Tree {
                     self.link(directory, &name, id);
                     id
                 }
-                None => return Err(walk.not_a_directory()),
+                None => return Err(not_a_directory()),
             };
-            walk.enter(self.inode(child), child, last, follow_last)?;
+            if !walk.enter(self.inode(child), child, last, follow_last)? {
+                return Err(not_a_directory());
+            }
         }
         Ok(Some(walk.directory()))
     }
@@ -247,7 +249,9 @@ impl Tree {
             let Some(child) = self.child(walk.directory(), &name) else {
                 return Ok(None);
             };
-            walk.enter(self.inode(child), child, last, follow_last)?;
+            if !walk.enter(self.inode(child), child, last, follow_last)? {
+                return Ok(None);
+            }
         }
         Ok(Some(walk.directory()))
     }
@@ -314,7 +318,9 @@ impl Resolution {
         }
     }
 
-    fn enter(&mut self, inode: &Inode, id: InodeId, last: bool, follow_last: bool) -> Result<()> {
+    /// Goes to a child, or to where it leads. Returns false when the path goes on behind something that is no
+    /// directory, be it only by `..` or a slash.
+    fn enter(&mut self, inode: &Inode, id: InodeId, last: bool, follow_last: bool) -> Result<bool> {
         match &inode.kind {
             InodeKind::Symlink(target) if !last || follow_last => {
                 self.followed += 1;
@@ -326,14 +332,17 @@ impl Resolution {
                 }
                 self.rest.extend(target.rsplit(|&byte| byte == b'/').map(Into::into));
             }
-            _ => self.stack.push(id),
+            _ => {
+                self.stack.push(id);
+                return Ok(self.rest.is_empty() || inode.children().is_some());
+            }
         }
-        Ok(())
+        Ok(true)
     }
+}
 
-    fn not_a_directory(&self) -> Error {
-        Error::new(Code::EntryRefused, "a parent of the path is not a directory")
-    }
+fn not_a_directory() -> Error {
+    Error::new(Code::EntryRefused, "a parent of the path is not a directory")
 }
 
 /// A set of inode ids, one bit each.
