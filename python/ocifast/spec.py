@@ -76,6 +76,8 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         _core.check_digest(self.digest)
         if self.size < 0:
             raise DocumentError(f"descriptor {self.digest} has the negative size {self.size}")
+        if self.size >= 1 << 63:
+            raise DocumentError(f"descriptor {self.digest} has the size {self.size}, which is no 64-bit number")
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel"):

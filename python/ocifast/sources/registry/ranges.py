@@ -83,7 +83,7 @@ def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: 
         BlobNotFoundError, SizeMismatchError, NetworkError, RegistryError, AuthenticationError.
     """
     size = descriptor.size
-    starts = list(range(offset, size, PIECE))
+    starts = range(offset, size, PIECE)
     ahead: dict[int, _Piece] = {}
     unassigned = iter(starts[1:])
     # The reader's own connection is used by always leaving it one piece: the first of each round.
