@@ -4,6 +4,7 @@ mod compress;
 mod cpio;
 mod directory;
 mod dump;
+pub mod erofs;
 pub mod ext4;
 mod tar;
 

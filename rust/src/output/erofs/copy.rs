@@ -1,0 +1,59 @@
+//! Bytes from one file, or one place of a file, to another.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
+use rustix::io::Errno;
+
+/// Copies `length` bytes. Source and destination may be the same `File`, and overlap when the destination is lower.
+pub fn copy_range(source: &File, from: u64, destination: &File, to: u64, length: u64) -> io::Result<()> {
+    let (mut from, mut to, mut left) = (from, to, length);
+    if std::ptr::eq(source, destination) && from < to + length && to < from + length {
+        return copy_by_hand(source, from, destination, to, length);
+    }
+    while left > 0 {
+        let part = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
+        match copy_file_range(source, Some(&mut from), destination, Some(&mut to), part) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(copied) => left -= copied as u64,
+            Err(Errno::INTR) => {}
+            // Not every file system, nor every pair of them, can do it.
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) => {
+                return copy_by_hand(source, from, destination, to, left);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(source: &File, mut from: u64, destination: &File, mut to: u64, mut left: u64) -> io::Result<()> {
+    let mut buffer = vec![0; left.min(1 << 20) as usize];
+    while left > 0 {
+        let part = left.min(buffer.len() as u64);
+        let buffer = &mut buffer[..part as usize];
+        source.read_exact_at(buffer, from)?;
+        destination.write_all_at(buffer, to)?;
+        (from, to, left) = (from + part, to + part, left - part);
+    }
+    Ok(())
+}
+
+/// Makes `length` bytes read as zeros, without space on the disk where the file system can.
+pub fn clear_range(file: &File, from: u64, length: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length) {
+        Ok(()) => return Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let zeros = vec![0; length.min(1 << 20) as usize];
+    let (mut from, mut left) = (from, length);
+    while left > 0 {
+        let part = left.min(zeros.len() as u64);
+        file.write_all_at(&zeros[..part as usize], from)?;
+        (from, left) = (from + part, left - part);
+    }
+    Ok(())
+}

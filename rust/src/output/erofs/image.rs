@@ -1,0 +1,88 @@
+//! The image as a whole: space, metadata and superblock around the data that are there already.
+
+use std::os::unix::fs::FileExt;
+
+use super::copy::clear_range;
+use super::format::{BLOCK, SLOTS};
+use super::options::Options;
+use super::plan::Plan;
+use super::space::{Extent, Space};
+use super::store::ErofsStore;
+use super::superblock::{CHUNKED, Superblock};
+use super::writer::write_metadata;
+use crate::error::{Error, Result};
+use crate::output::Loss;
+use crate::tree::{InodeKind, Tree};
+
+/// A finished image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its size.
+    pub bytes: u64,
+    /// Bytes of the image that nothing uses.
+    pub dead: u64,
+    /// What it cannot hold.
+    pub losses: Vec<Loss>,
+}
+
+/// Completes the image of `store` with the metadata of `tree`, whose layers must all be finished. Contents can be read
+/// from the store before and after.
+///
+/// # Errors
+/// `output_unsupported` when the tree is beyond the format's bounds; `io_error`.
+pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summary> {
+    let plan = Plan::new(tree, store, options)?;
+    let packer = plan.packer();
+    // The root's block must be the first of all that have inodes, so it goes into the lowest gap. A root with so many
+    // attributes that it is a run of blocks would need a gap for itself: then the metadata stand behind the data.
+    let anywhere = packer.runs().first().is_none_or(|run| run.start > 0);
+    let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
+    let wanted = if anywhere { u64::from(packer.blocks()) - together } else { 0 };
+
+    let (first, end) = store.data_area()?;
+    let mut space = Space::new(first, end, live(tree, store))?;
+    store.relocate(space.make_room(wanted))?;
+    let places = space.place(packer.blocks(), packer.runs(), anywhere)?;
+    // One block before the root's: no inode has the number 0, which programs take for none.
+    let meta_block = places.first().copied().unwrap_or(1) - 1;
+    write_metadata(&plan, store, &places, meta_block)?;
+
+    let block = BLOCK as u64;
+    let image = store.image();
+    let failed = |error: std::io::Error| Error::io("cannot write the image", &error);
+    let mut dead = 0;
+    for gap in space.gaps() {
+        clear_range(image, u64::from(gap.start) * block, u64::from(gap.length) * block).map_err(failed)?;
+        dead += u64::from(gap.length) * block;
+    }
+    let (shared, shared_run) = plan.shared();
+    let superblock = Superblock {
+        root_nid: SLOTS as u16,
+        inodes: plan.count(),
+        build_time: options.build_time,
+        blocks: space.end() as u32,
+        meta_block,
+        xattr_block: if shared.size() > 0 { places[shared_run as usize] } else { 0 },
+        uuid: options.uuid,
+        incompatible: if plan.chunked() { CHUNKED } else { 0 },
+    };
+    let bytes = space.end() * block;
+    image.set_len(bytes).map_err(failed)?;
+    image.write_all_at(&superblock.block(), 0).map_err(failed)?;
+    Ok(Summary { bytes, dead, losses: plan.into_losses() })
+}
+
+/// The blocks of all contents that the tree still has.
+fn live(tree: &Tree, store: &ErofsStore) -> Vec<Extent> {
+    let mut live = Vec::new();
+    for step in tree.walk().filter(|step| step.first) {
+        if let InodeKind::File(content) = &tree.inode(step.inode).kind {
+            let (start, length) = store.extent(content);
+            if length > 0 {
+                // Bounded by the data area, which is checked before these are looked at.
+                live.push(Extent { start: start as u32, length: length as u32 });
+            }
+        }
+    }
+    live
+}

@@ -1,0 +1,22 @@
+//! An erofs image (Linux, Documentation/filesystems/erofs.rst): a file system that is only read, mounted by the kernel.
+//!
+//! File data are in the image before the tree is known: [`ErofsStore`] is the store that layers are read into.
+//! [`finish`] then adds the metadata, and the superblock last.
+
+mod copy;
+mod directory;
+mod format;
+mod image;
+mod inode;
+mod layout;
+mod options;
+mod plan;
+mod space;
+mod store;
+mod superblock;
+mod writer;
+mod xattr;
+
+pub use image::{Summary, finish};
+pub use options::Options;
+pub use store::ErofsStore;

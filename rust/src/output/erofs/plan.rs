@@ -1,0 +1,351 @@
+//! The plan of an image: for every inode its form, and its place among the metadata.
+
+use super::directory::{Name, Shape, names};
+use super::format::{BLOCK, DataLayout, NULL_ADDRESS, SYMLINK_MAX, blocks};
+use super::inode::{Record, device, type_of};
+use super::layout::Packer;
+use super::options::Options;
+use super::store::ErofsStore;
+use super::xattr::{self, Shared};
+use crate::contents::Content;
+use crate::entry::Mtime;
+use crate::error::{Code, Error, Result};
+use crate::output::{Loss, clamped};
+use crate::tree::{Children, InodeId, InodeKind, Tree};
+
+/// An inode that has no place: it is in no name's reach, or the format cannot hold it.
+const NOWHERE: u32 = u32::MAX;
+
+/// Largest table of chunks of a sparse file that is accepted whatever the size of its data, in bytes.
+const TABLE_MAX: u64 = 64 << 20;
+
+/// What is behind an inode and its attributes, or where else its data are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing, or what is in the data area.
+    Elsewhere,
+    /// So many bytes of the content's tail, of a link's target or of a directory's last block.
+    Inline(usize),
+    /// So many blocks of metadata of their own.
+    Blocks(u64),
+    /// A table of so many chunks of 2^`bits` blocks each.
+    Chunks {
+        /// Size of a chunk.
+        bits: u32,
+        /// Number of chunks.
+        count: u64,
+    },
+}
+
+/// What an inode looks like; all but addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// The inode itself; its `data` field is still to be filled in for what has blocks.
+    pub record: Record,
+    /// Bytes of inode and attributes.
+    pub head: usize,
+    /// What follows.
+    pub data: Data,
+}
+
+/// The inodes of a tree, and their places.
+pub struct Plan<'t> {
+    tree: &'t Tree,
+    store: &'t ErofsStore,
+    options: &'t Options,
+    shared: Shared<'t>,
+    /// By inode: its slot.
+    slots: Vec<u32>,
+    /// By inode: its first own block of metadata.
+    runs: Vec<u32>,
+    /// By directory: its parent.
+    parents: Vec<InodeId>,
+    packer: Packer,
+    shared_run: u32,
+    count: u64,
+    chunked: bool,
+    losses: Vec<Loss>,
+}
+
+impl<'t> Plan<'t> {
+    /// Plans the image of `tree`.
+    ///
+    /// # Errors
+    /// `output_unsupported` for what would make an image beyond the format's bounds.
+    pub fn new(tree: &'t Tree, store: &'t ErofsStore, options: &'t Options) -> Result<Self> {
+        let bound = tree.inode_bound();
+        let firsts = || tree.walk().filter(|step| step.first);
+        let mut plan = Plan {
+            tree,
+            store,
+            options,
+            shared: Shared::collect(firsts().map(|step| &tree.inode(step.inode).metadata)),
+            slots: vec![NOWHERE; bound],
+            runs: vec![NOWHERE; bound],
+            parents: vec![tree.root(); bound],
+            packer: Packer::default(),
+            shared_run: 0,
+            count: 0,
+            chunked: false,
+            losses: Vec::new(),
+        };
+        for step in firsts() {
+            plan.add(&step.path, step.inode)?;
+        }
+        if plan.shared.size() > 0 {
+            plan.shared_run = plan.packer.run(blocks(plan.shared.size()))?;
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, path: &[u8], id: InodeId) -> Result<()> {
+        let inode = self.tree.inode(id);
+        let mut lose = |kind, detail: String| self.losses.push(Loss { kind, path: path.to_vec(), detail });
+        if let Some((kind, why)) = unholdable(&inode.kind) {
+            lose(kind, why.to_owned());
+            return Ok(());
+        }
+        let mut attributes = Vec::new();
+        self.shared.body(&inode.metadata, &mut attributes, |name, why| {
+            lose("xattr", format!("{}: {why}", name.escape_ascii()));
+        });
+        if let InodeKind::Directory(children) = &inode.kind {
+            for child in children.values() {
+                if self.tree.inode(*child).children().is_some() {
+                    self.parents[child.index()] = id;
+                }
+            }
+        }
+        let form = self.form(id).map_err(|error| error.at_entry(path, 0))?;
+        let behind = match form.data {
+            Data::Elsewhere | Data::Blocks(_) => 0,
+            Data::Inline(length) => length,
+            Data::Chunks { count, .. } => 4 * count as usize,
+        };
+        // The root comes first and so gets the first slot of all.
+        self.slots[id.index()] = self.packer.piece(form.head + behind)?;
+        if let Data::Blocks(count) = form.data {
+            self.runs[id.index()] = self.packer.run(count)?;
+        }
+        self.chunked |= matches!(form.data, Data::Chunks { .. });
+        self.count += 1;
+        Ok(())
+    }
+
+    /// What an inode that the format can hold looks like.
+    ///
+    /// # Errors
+    /// `output_unsupported` for a sparse file whose table of chunks would be out of all proportion.
+    pub fn form(&self, id: InodeId) -> Result<Form> {
+        let inode = self.tree.inode(id);
+        let metadata = &inode.metadata;
+        let attributes = if metadata.xattrs.is_some() { self.shared.body_size(metadata) } else { 0 };
+        let mut record = Record {
+            layout: DataLayout::FlatPlain,
+            mode: type_of(&inode.kind).0 | metadata.mode & 0o7777,
+            xattr_count: xattr::body_count(attributes),
+            nlink: inode.nlink,
+            size: 0,
+            data: 0,
+            number: u32::try_from(id.index() + 1).unwrap_or(u32::MAX),
+            uid: metadata.uid,
+            gid: metadata.gid,
+            mtime: clamped(metadata.mtime, self.options.clamp_mtime),
+        };
+        let build_time = self.options.build_time;
+        let fits = |record: &Record, length: usize| record.length(build_time) + attributes + length <= BLOCK;
+        let data = match &inode.kind {
+            InodeKind::File(content) => {
+                record.size = content.size;
+                self.file_data(content, &mut record)?
+            }
+            InodeKind::Directory(children) => {
+                let shape = Shape::of(self.names(id, children));
+                let is_directory = |id: &&InodeId| self.tree.inode(**id).children().is_some();
+                record.nlink = 2 + children.values().filter(is_directory).count() as u32;
+                record.size = shape.full * BLOCK as u64 + shape.last as u64;
+                if fits(&record, shape.last) && shape.full == 0 {
+                    Data::Inline(shape.last)
+                } else {
+                    Data::Blocks(shape.full + 1)
+                }
+            }
+            InodeKind::Symlink(target) => {
+                record.size = target.len() as u64;
+                if fits(&record, target.len()) { Data::Inline(target.len()) } else { Data::Blocks(1) }
+            }
+            InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
+                record.data = device(*major, *minor).unwrap_or_default();
+                Data::Elsewhere
+            }
+            InodeKind::Fifo => Data::Elsewhere,
+        };
+        match data {
+            Data::Inline(length) => {
+                if !fits(&record, length) {
+                    return Err(Error::new(Code::OutputUnsupported, "its metadata grew after its content was stored"));
+                }
+                record.layout = DataLayout::FlatInline;
+            }
+            Data::Chunks { bits, .. } => {
+                record.layout = DataLayout::ChunkBased;
+                record.data = bits;
+            }
+            Data::Elsewhere | Data::Blocks(_) => {}
+        }
+        Ok(Form { record, head: record.length(build_time) + attributes, data })
+    }
+
+    fn file_data(&self, content: &Content, record: &mut Record) -> Result<Data> {
+        if content.extents.is_some() {
+            return chunks(content);
+        }
+        let (start, count) = self.store.extent(content);
+        record.data = if count > 0 { start as u32 } else { 0 };
+        let tail = self.store.tail(content);
+        Ok(if tail > 0 { Data::Inline(tail) } else { Data::Elsewhere })
+    }
+
+    /// All names of a directory that the image has.
+    pub fn names(&self, directory: InodeId, children: &'t Children) -> impl Iterator<Item = Name<'t>> + use<'t> {
+        let tree = self.tree;
+        let parent = self.parents[directory.index()];
+        names(children, directory, parent, move |child| unholdable(&tree.inode(child).kind).is_none())
+    }
+
+    /// The tree.
+    pub fn tree(&self) -> &'t Tree {
+        self.tree
+    }
+
+    /// The time of the inodes of the short form.
+    pub fn build_time(&self) -> Mtime {
+        self.options.build_time
+    }
+
+    /// The shared attributes, and the first block that was set aside for them.
+    pub fn shared(&self) -> (&Shared<'t>, u32) {
+        (&self.shared, self.shared_run)
+    }
+
+    /// The slot of an inode, if it is in the image.
+    pub fn slot(&self, id: InodeId) -> Option<u32> {
+        Some(self.slots[id.index()]).filter(|&slot| slot != NOWHERE)
+    }
+
+    /// The first block of metadata that an inode has for itself.
+    pub fn run(&self, id: InodeId) -> Option<u32> {
+        Some(self.runs[id.index()]).filter(|&run| run != NOWHERE)
+    }
+
+    /// The blocks of the metadata.
+    pub fn packer(&self) -> &Packer {
+        &self.packer
+    }
+
+    /// Number of inodes.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether some file is a table of chunks.
+    pub fn chunked(&self) -> bool {
+        self.chunked
+    }
+
+    /// What the image cannot hold.
+    pub fn into_losses(self) -> Vec<Loss> {
+        self.losses
+    }
+}
+
+/// Why no inode can be made of this.
+fn unholdable(kind: &InodeKind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        InodeKind::Symlink(target) if target.len() > SYMLINK_MAX => {
+            Some(("symlink", "Linux reads targets of up to 4095 bytes; the link is left out"))
+        }
+        InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
+            let refused = device(*major, *minor).is_none();
+            refused.then_some(("device", "Linux has 12 bits for a major and 20 for a minor number; it is left out"))
+        }
+        _ => None,
+    }
+}
+
+/// The table of a sparse file: the largest chunks of which each is all data or all hole.
+fn chunks(content: &Content) -> Result<Data> {
+    let size = blocks(content.size);
+    let mut bits = 31.min(size.max(1).next_power_of_two().trailing_zeros());
+    let mut stored = 0;
+    for run in content.runs() {
+        let (start, end) = (run.offset, run.offset + run.length);
+        bits = bits.min((start / BLOCK as u64).trailing_zeros());
+        if end < content.size {
+            bits = bits.min((end / BLOCK as u64).trailing_zeros());
+        }
+        stored += run.length;
+    }
+    let count = size.div_ceil(1 << bits);
+    if count * 4 > TABLE_MAX.max(stored) {
+        let message = format!(
+            "a sparse file of {} bytes with {stored} bytes of data needs a table of {} bytes in an erofs image",
+            content.size,
+            count * 4
+        );
+        return Err(Error::new(Code::OutputUnsupported, message));
+    }
+    Ok(Data::Chunks { bits, count })
+}
+
+/// The addresses of a sparse file's chunks, when its data start at block `start`.
+pub fn chunk_addresses(content: &Content, bits: u32, count: u64, start: u32) -> impl Iterator<Item = u32> + '_ {
+    let mut runs = content.runs().peekable();
+    let mut stored = u64::from(start);
+    (0..count).map(move |chunk| {
+        let offset = (chunk << bits) * BLOCK as u64;
+        while let Some(run) = runs.peek()
+            && run.offset + run.length <= offset
+        {
+            stored += blocks(run.length);
+            runs.next();
+        }
+        match runs.peek() {
+            Some(run) if run.offset <= offset => (stored + (offset - run.offset) / BLOCK as u64) as u32,
+            _ => NULL_ADDRESS,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contents::Extent;
+
+    fn sparse(size: u64, extents: &[(u64, u64)]) -> Content {
+        let extents = extents.iter().map(|&(offset, length)| Extent { offset: offset * 4096, length: length * 4096 });
+        Content { layer: 0, position: 0, size, extents: Some(extents.collect()) }
+    }
+
+    #[test]
+    fn chunks_are_as_large_as_the_holes_allow() -> Result<()> {
+        const NO: u32 = NULL_ADDRESS;
+        let table: [(&str, Content, u32, &[u32]); 5] = [
+            ("all hole", sparse(5 << 30, &[]), 21, &[NO]),
+            ("odd", sparse(4 * 4096, &[(1, 1)]), 0, &[NO, 100, NO, NO]),
+            ("even", sparse(8 * 4096, &[(0, 2), (6, 2)]), 1, &[100, NO, NO, 102]),
+            ("to the end", sparse(7 * 4096 - 5, &[(4, 3)]), 2, &[NO, 100]),
+            ("two in one run", sparse(16 * 4096, &[(4, 8)]), 2, &[NO, 100, 104, NO]),
+        ];
+        for (name, content, bits, addresses) in table {
+            let Data::Chunks { bits: found, count } = chunks(&content)? else {
+                panic!("{name}: no chunks");
+            };
+            assert_eq!(found, bits, "{name}");
+            assert_eq!(chunk_addresses(&content, bits, count, 100).collect::<Vec<_>>(), addresses, "{name}");
+        }
+        let huge = sparse(1 << 62, &[(1, 1)]);
+        assert_eq!(chunks(&huge).expect_err("refused").code, Code::OutputUnsupported);
+        Ok(())
+    }
+}

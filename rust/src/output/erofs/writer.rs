@@ -1,0 +1,157 @@
+//! Writes the metadata, in the order of their own blocks, to wherever these are in the image.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::directory;
+use super::format::{BLOCK, SLOT, SLOTS};
+use super::inode::type_of;
+use super::plan::{Data, Form, Plan, chunk_addresses};
+use super::store::ErofsStore;
+use crate::error::{Error, Result};
+use crate::tree::{InodeId, InodeKind};
+
+/// Bytes collected before they are written.
+const BUFFER: usize = 1 << 20;
+
+/// The blocks of the metadata, as their own addresses follow each other.
+struct Blocks<'a> {
+    image: &'a File,
+    places: &'a [u32],
+    buffer: Vec<u8>,
+    /// Block of the metadata that `buffer` starts with.
+    start: usize,
+    failed: Option<Error>,
+}
+
+impl Blocks<'_> {
+    /// Goes on at byte `offset`, which is not before what was written; zeros in between.
+    fn seek(&mut self, offset: u64) {
+        let length = (offset - (self.start * BLOCK) as u64) as usize;
+        self.buffer.resize(length, 0);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER {
+            self.flush();
+        }
+    }
+
+    /// Writes the whole blocks, as many at a time as follow each other in the image.
+    fn flush(&mut self) {
+        let count = self.buffer.len() / BLOCK;
+        let places = &self.places[self.start..self.start + count];
+        let mut at = 0;
+        for run in places.chunk_by(|&before, &after| after == before + 1) {
+            let bytes = &self.buffer[at * BLOCK..(at + run.len()) * BLOCK];
+            if let Err(error) = self.image.write_all_at(bytes, u64::from(run[0]) * BLOCK as u64) {
+                self.failed.get_or_insert_with(|| Error::io("cannot write the image", &error));
+            }
+            at += run.len();
+        }
+        self.buffer.copy_within(count * BLOCK.., 0);
+        self.buffer.truncate(self.buffer.len() - count * BLOCK);
+        self.start += count;
+    }
+}
+
+/// Writes all metadata of `plan` but the superblock. `places` has the block of the image for every block of metadata,
+/// `nid_base` the block from which node numbers count.
+///
+/// # Errors
+/// `io_error`.
+pub fn write_metadata(plan: &Plan<'_>, store: &ErofsStore, places: &[u32], nid_base: u32) -> Result<()> {
+    let mut blocks =
+        Blocks { image: store.image(), places, buffer: Vec::with_capacity(BUFFER + BLOCK), start: 0, failed: None };
+    let nid = |id: InodeId| {
+        let slot = plan.slot(id).unwrap_or_default();
+        let block = places[(slot / SLOTS) as usize] - nid_base;
+        let nid = u64::from(block) * u64::from(SLOTS) + u64::from(slot % SLOTS);
+        (nid, type_of(&plan.tree().inode(id).kind).1)
+    };
+    for (slot, what) in in_order(plan) {
+        blocks.seek(u64::from(slot) * SLOT as u64);
+        let Some(id) = what else {
+            plan.shared().0.entries(|entry| blocks.write(entry));
+            continue;
+        };
+        let form = plan.form(id)?;
+        if plan.slot(id) == Some(slot) {
+            write_inode(plan, store, id, form, &nid, &mut blocks)?;
+        } else {
+            write_data(plan, id, &nid, &mut blocks);
+        }
+        if let Some(error) = blocks.failed.take() {
+            return Err(error);
+        }
+    }
+    blocks.seek((places.len() * BLOCK) as u64);
+    blocks.flush();
+    blocks.failed.map_or(Ok(()), Err)
+}
+
+/// What is to be written, by slots: inodes, data of inodes, and (as `None`) the shared attributes.
+fn in_order(plan: &Plan<'_>) -> Vec<(u32, Option<InodeId>)> {
+    let mut order = Vec::with_capacity(plan.count() as usize);
+    let ids = plan.tree().walk().filter(|step| step.first).map(|step| step.inode);
+    for id in ids {
+        order.extend(plan.slot(id).map(|slot| (slot, Some(id))));
+        order.extend(plan.run(id).map(|run| (run * SLOTS, Some(id))));
+    }
+    let (shared, run) = plan.shared();
+    if shared.size() > 0 {
+        order.push((run * SLOTS, None));
+    }
+    order.sort_unstable();
+    order
+}
+
+fn write_inode(
+    plan: &Plan<'_>,
+    store: &ErofsStore,
+    id: InodeId,
+    form: Form,
+    nid: &impl Fn(InodeId) -> (u64, u8),
+    blocks: &mut Blocks<'_>,
+) -> Result<()> {
+    let inode = plan.tree().inode(id);
+    let mut out = Vec::with_capacity(BLOCK);
+    let mut record = form.record;
+    if let Some(run) = plan.run(id) {
+        record.data = blocks.places[run as usize];
+    }
+    record.write(plan.build_time(), &mut out);
+    plan.shared().0.body(&inode.metadata, &mut out, |_, _| {});
+    blocks.write(&out);
+    match (form.data, &inode.kind) {
+        (Data::Inline(length), InodeKind::File(content)) => {
+            out.resize(length, 0);
+            store.read_tail(content, 0, &mut out)?;
+            blocks.write(&out);
+        }
+        (Data::Chunks { bits, count }, InodeKind::File(content)) => {
+            let start = store.extent(content).0 as u32;
+            for address in chunk_addresses(content, bits, count, start) {
+                blocks.write(&address.to_le_bytes());
+            }
+        }
+        (Data::Inline(_), InodeKind::Directory(children)) => {
+            directory::write(plan.names(id, children), nid, |bytes| blocks.write(bytes));
+        }
+        (Data::Inline(_), InodeKind::Symlink(target)) => blocks.write(target),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The blocks that an inode has for itself.
+fn write_data(plan: &Plan<'_>, id: InodeId, nid: &impl Fn(InodeId) -> (u64, u8), blocks: &mut Blocks<'_>) {
+    match &plan.tree().inode(id).kind {
+        InodeKind::Directory(children) => {
+            directory::write(plan.names(id, children), nid, |bytes| blocks.write(bytes));
+        }
+        InodeKind::Symlink(target) => blocks.write(target),
+        _ => {}
+    }
+}

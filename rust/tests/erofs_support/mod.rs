@@ -1,0 +1,15 @@
+//! What the tests of the erofs output share.
+#![allow(dead_code, missing_docs)]
+
+pub mod build;
+pub mod read;
+
+use std::path::Path;
+use std::process::Command;
+
+/// Debian's fsck.erofs finds nothing wrong.
+pub fn fsck(image: &Path) {
+    let out = Command::new("fsck.erofs").arg(image).output().expect("fsck.erofs, of Debian's erofs-utils");
+    let said = [out.stdout, out.stderr].concat();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&said));
+}
