@@ -7,16 +7,19 @@ mod gzip;
 mod input;
 mod zstd;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use gzip::Gzip;
 use input::{Input, invalid};
 use zstd::Zstd;
 
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 use crate::tar;
 
+/// Bytes written at once by [`decompress`].
+const CHUNK: usize = 256 << 10;
 /// Output below which the ratio is not looked at: zeros compress well.
 const RATIO_FROM: u64 = 64 << 20;
 
@@ -149,6 +152,34 @@ impl<R: Read> Decompressor<R> {
             return Err(Error::new(Code::LimitExceeded, message));
         }
         Ok(())
+    }
+}
+
+/// Decompresses a whole blob from `reader` to `writer`; returns the digest of what was written, and its length.
+///
+/// ```
+/// use ocifast_core::{decompress::decompress, limits::Limits};
+///
+/// let mut written = Vec::new();
+/// let (diff_id, length) = decompress(&[0; 1024][..], &mut written, &Limits::default())?;
+/// assert_eq!((written.len(), length), (1024, 1024));
+/// assert!(diff_id.as_str().starts_with("sha256:5f70bf18a0860070"));
+/// # Ok::<(), ocifast_core::error::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`Decompressor::read_chunk`]; `io_error` when writing fails.
+pub fn decompress<R: Read, W: Write>(reader: R, mut writer: W, limits: &Limits) -> Result<(Digest, u64)> {
+    let mut decompressor = Decompressor::new(reader, limits);
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = decompressor.read_chunk(&mut chunk)?;
+        if length == 0 {
+            return Ok((hasher.finish(), decompressor.bytes_out()));
+        }
+        hasher.update(&chunk[..length]);
+        writer.write_all(&chunk[..length]).map_err(|error| Error::io("cannot write decompressed bytes", &error))?;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The Python module `ocifast._core`: one file per noun, no logic. Every call takes its arguments, runs with the GIL
 //! released, and maps the error.
 
+mod decompress;
 mod digest;
 mod error;
 mod fd;
@@ -11,6 +12,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::decompress::decompress;
     #[pymodule_export]
     use super::digest::{Hasher, check_digest, digest};
     #[pymodule_export]
