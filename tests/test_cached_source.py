@@ -1,0 +1,139 @@
+"""A source with the cache before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+from ocifast.cache import Cache, CachedSource
+from ocifast.errors import DigestMismatchError, NetworkError, SizeMismatchError
+from ocifast.sources import FileSlice
+from ocifast.spec import Descriptor, Document
+
+from tests.support.caches import BLOB, DATA, HEX, IMAGE, files, logged
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """A cache that is not there yet."""
+    return Cache(tmp_path / "cache")
+
+
+class Flaky:
+    """A source of one blob and one document that counts what it is asked for, and breaks off where it is told to."""
+
+    name = "r.io/app:1"
+
+    def __init__(self, data: bytes = DATA, *, breaks_at: int | None = None) -> None:
+        self.data = data
+        self.breaks_at = breaks_at
+        self.asked: list[str] = []
+
+    def root(self) -> Document:
+        self.asked.append("root")
+        return Document(IMAGE.media_type, IMAGE.raw)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        self.asked.append("document")
+        return Document(IMAGE.media_type, IMAGE.raw)
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Flaky._Blob:
+        self.asked.append(f"blob from {offset}")
+        return Flaky._Blob(self, offset)
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+    class _Blob:
+        local: FileSlice | None = None
+
+        def __init__(self, source: Flaky, offset: int) -> None:
+            self._source = source
+            self._offset = offset
+
+        def __iter__(self) -> Iterator[bytes]:
+            for start in range(self._offset, len(self._source.data), 100_000):
+                if self._source.breaks_at is not None and start >= self._source.breaks_at:
+                    raise NetworkError("the connection broke")
+                yield self._source.data[start : start + 100_000]
+
+        def __enter__(self) -> Flaky._Blob:
+            return self
+
+        def __exit__(
+            self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+        ) -> None:
+            pass
+
+
+def read(source: CachedSource) -> bytes:
+    """All of the blob."""
+    with source.blob(BLOB) as blob:
+        return b"".join(blob)
+
+
+def test_a_blob_is_fetched_once(cache: Cache) -> None:
+    flaky = Flaky()
+    assert read(CachedSource(flaky, cache.blobs)) == DATA
+    assert read(CachedSource(flaky, cache.blobs)) == DATA
+    assert flaky.asked == ["blob from 0"]
+    blob = CachedSource(flaky, cache.blobs).blob(BLOB, offset=5)
+    assert blob.local == FileSlice(cache.folder / "blobs/sha256" / HEX, 5, len(DATA) - 5)
+
+
+def test_a_fetch_that_breaks_off_goes_on(cache: Cache) -> None:
+    flaky = Flaky(breaks_at=500_000)
+    with pytest.raises(NetworkError):
+        read(CachedSource(flaky, cache.blobs))
+    # Who stops reading leaves its beginning too.
+    flaky.breaks_at = None
+    with CachedSource(flaky, cache.blobs).blob(BLOB) as blob:
+        chunks = iter(blob)
+        assert len(next(chunks)) > 0
+        chunks.close()  # type: ignore[attr-defined]
+    assert read(CachedSource(flaky, cache.blobs)) == DATA
+    assert flaky.asked == ["blob from 0", "blob from 500000"]
+    assert files(cache) == [f"blobs/sha256/{HEX}"]
+
+
+@pytest.mark.parametrize("data", [DATA[:-1], DATA + b"x", DATA[:-1] + b"?"])
+def test_a_wrong_blob_is_refused_by_name_and_not_kept(data: bytes, cache: Cache) -> None:
+    with pytest.raises((SizeMismatchError, DigestMismatchError)) as caught:
+        read(CachedSource(Flaky(data), cache.blobs))
+    assert caught.value.message.startswith("r.io/app:1: ")
+    assert caught.value.context["layer"] == BLOB.digest
+    assert files(cache) == []
+
+
+def test_documents_by_digest(cache: Cache) -> None:
+    flaky = Flaky()
+    document = Document(IMAGE.media_type, IMAGE.raw)
+    source = CachedSource(flaky, cache.blobs)
+    for _ in range(2):
+        assert source.document(document.descriptor()).raw == IMAGE.raw
+        assert source.root().raw == IMAGE.raw
+    by_digest = CachedSource(flaky, cache.blobs, digest=IMAGE.digest)
+    assert by_digest.root() == document
+    by_digest.close()
+    assert flaky.asked == ["document", "root", "root", "close"]
+    # Damaged on disk: asked for again.
+    (cache.folder / "blobs" / IMAGE.digest.replace(":", "/")).write_bytes(IMAGE.raw.replace(b"2", b"3"))
+    assert by_digest.root().raw == IMAGE.raw
+    assert flaky.asked[-1] == "root"
+
+
+def test_a_full_disk_does_not_stop_a_download(
+    cache: Cache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes, offset: int | None = None) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ocifast.cache.blobs.write_all", full)
+    source = CachedSource(Flaky(), cache.blobs)
+    assert read(source) == DATA
+    assert source.root().raw == IMAGE.raw
+    assert files(cache) == []
+    assert len(logged(caplog)) == 2
+    assert all("No space left on device" in line for line in logged(caplog))
