@@ -103,7 +103,8 @@ def test_two_writers_of_one_blob(cache: Cache) -> None:
 def test_a_writer_that_comes_between_the_end_and_the_name(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    cache.blobs.writer(BLOB).write(DATA[:10])
+    with cache.blobs.writer(BLOB) as writer:
+        writer.write(DATA[:10])
     part = cache.folder / f"blobs/sha256/{HEX}.part"
 
     def flock(descriptor: int, operation: int) -> None:
@@ -129,8 +130,8 @@ def test_a_writer_that_comes_between_the_end_and_the_name(cache: Cache, monkeypa
 def test_nothing_stays_of_a_blob_that_does_not_match(
     chunks: list[bytes], expected: type[OcifastError], resumed: bytes, cache: Cache
 ) -> None:
-    if resumed:
-        cache.blobs.writer(BLOB).write(resumed)
+    with cache.blobs.writer(BLOB) as writer:
+        writer.write(resumed)
 
     def write() -> None:
         with cache.blobs.writer(BLOB) as writer:

@@ -101,7 +101,8 @@ class BlobStore:
         self._prepare()
         path = self._path(descriptor.digest)
         with reported(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (path.parent.parent, path.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
             return BlobWriter(path, descriptor, resume=resume)
 
     def remove_partial(self, path: Path) -> bool:
