@@ -21,8 +21,8 @@ PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "progress"), ("spec",), ("reference", "platforms", "elf")),
     1: (("process", "workspace"), ("sources",), ("cache",)),
     2: (("rootfs",), ("image",)),
-    3: (("packers", "loader", "boot"),),
-    4: (("compiler", "copy", "runnable"), ("",)),
+    3: (("boot",), ("packers", "loader")),
+    4: (("compiled",), ("compiler", "copy", "runnable"), ("aio",), ("",)),
     5: (("cli",), ("__main__",)),
 }
 RUST: Mapping[int, Steps] = {

@@ -10,52 +10,72 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ocifast import aio
+    from ocifast.boot import BootConfig
     from ocifast.cache import Cache, CacheInfo
+    from ocifast.compiled import CompiledImage
+    from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004 - the verb of this project
     from ocifast.errors import OcifastError
     from ocifast.image import Image, Index, open  # noqa: A004 - as `gzip.open`
+    from ocifast.packers import Loss, PackOptions
     from ocifast.progress import Event, LayerState, Phase
     from ocifast.reference import Reference
     from ocifast.spec import Descriptor, ImageConfig, Platform
 
 __all__ = [
+    "BootConfig",
     "Cache",
     "CacheInfo",
+    "CompileOptions",
+    "CompilePlan",
+    "CompiledImage",
     "Descriptor",
     "Event",
     "Image",
     "ImageConfig",
     "Index",
     "LayerState",
+    "Loss",
     "OcifastError",
+    "PackOptions",
     "Phase",
     "Platform",
     "Reference",
     "__version__",
+    "aio",
+    "compile",
     "errors",
     "open",
 ]
 
 _HOMES = {
+    "BootConfig": "boot",
     "Cache": "cache",
     "CacheInfo": "cache",
+    "CompileOptions": "compiler",
+    "CompilePlan": "compiler",
+    "CompiledImage": "compiled",
     "Descriptor": "spec",
     "Event": "progress",
     "Image": "image",
     "ImageConfig": "spec",
     "Index": "image",
     "LayerState": "progress",
+    "Loss": "packers",
     "OcifastError": "errors",
+    "PackOptions": "packers",
     "Phase": "progress",
     "Platform": "spec",
     "Reference": "reference",
     "__version__": "_core",
+    "compile": "compiler",
     "open": "image",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("ocifast.errors")
+    if name in ("aio", "errors"):
+        return import_module(f"ocifast.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'ocifast' has no attribute {name!r}")
     found = getattr(import_module(f"ocifast.{_HOMES[name]}"), name)

@@ -91,7 +91,9 @@ class Tree:
         """Number of names, the root included."""
     def notices(self) -> list[tuple[str, int]]:
         """What was dropped or rewritten on the way in, by code, with counts."""
-    def entries(self, prefix: bytes, start: int, count: int, /) -> list[tuple[bytes, str, int, int, int, int, int, bytes, int, int]]:
+    def entries(
+        self, prefix: bytes, start: int, count: int, /
+    ) -> list[tuple[bytes, str, int, int, int, int, int, bytes, int, int]]:
         """Entries at and below `prefix` (a path without leading slash; b"" is the root) in the order of paths' bytes.
 
         Each: path, type ("file", "directory", "symlink", "char", "block", "fifo"), mode, uid, gid, mtime seconds,
@@ -108,7 +110,15 @@ class Tree:
         """SHA-256 of the canonical text: the tree digest."""
     def write_tar(self, fd: int, /, *, clamp_mtime: int | None = None) -> int:
         """Writes a pax tar to a file descriptor (a file or a pipe); returns the number of bytes."""
-    def write_directory(self, path: str | PathLike[str], /, *, owners: bool, clamp_mtime: int | None = None) -> list[tuple[str, bytes, str]]:
+    def write_squashfs_tar(self, fd: int, /, *, clamp_mtime: int | None = None) -> list[tuple[str, bytes, str]]:
+        """Writes a tar of what squashfs can hold to a pipe; returns the losses."""
+    def squashfs_losses(self, *, clamp_mtime: int | None = None) -> list[tuple[str, bytes, str]]:
+        """What squashfs cannot hold of the tree: the losses of `write_squashfs_tar` without writing."""
+    def devices(self) -> list[tuple[bytes, int, int]]:
+        """Path, major and minor number of every name of a device."""
+    def write_directory(
+        self, path: str | PathLike[str], /, *, owners: bool, clamp_mtime: int | None = None
+    ) -> list[tuple[str, bytes, str]]:
         """Makes the tree in the empty folder `path`, on the file system of the flattener's folder.
 
         Returns the losses: kind ("owner", "device", "xattr", ...), path, detail.

@@ -314,6 +314,7 @@ class _Run:
                 f"{self.name} failed ({describe_status(self.status)})" + (f": {detail}" if detail else ""),
                 command=self.name,
                 status=self.status,
+                stdout=self.stdout.text(),
                 stderr=self.stderr.text(),
             )
         if self.failure is not None:

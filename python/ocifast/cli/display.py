@@ -15,7 +15,7 @@ from ocifast.progress import Event, LayerState, Phase, Progress, silent
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["format_size", "progress_display", "report"]
+__all__ = ["format_size", "progress_display", "report", "warn"]
 
 _WORDS = {
     LayerState.WAITING: "waiting",
@@ -46,6 +46,11 @@ def report(data: dict[str, Any], *, as_json: bool, text: str | Callable[[], str]
     shown = text() if callable(text) else text
     if shown:
         click.echo(shown)
+
+
+def warn(message: str) -> None:
+    """Tells something on standard error, in one line, as errors are told."""
+    click.echo(f"ocifast: warning: {' '.join(message.split())}", err=True)
 
 
 def format_size(size: int) -> str:

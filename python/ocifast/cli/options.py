@@ -8,7 +8,17 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["as_json", "image_argument", "insecure", "jobs", "no_cache", "platform", "quiet", "seed", "tmp_dir"]
+__all__ = [
+    "SIZE",
+    "as_json",
+    "image_argument",
+    "jobs",
+    "no_cache",
+    "platform",
+    "quiet",
+    "seed",
+    "tmp_dir",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
@@ -34,13 +44,6 @@ as_json: Decorator[Any] = click.option(
 
 quiet: Decorator[Any] = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 """Passes `quiet: bool`."""
-
-insecure: Decorator[Any] = click.option(
-    "--insecure",
-    is_flag=True,
-    help="Speak plain HTTP to the registry that is named, and to no other.",
-)
-"""Passes `insecure: bool`."""
 
 platform: Decorator[Any] = click.option(
     "--platform",
@@ -81,3 +84,22 @@ jobs: Decorator[Any] = click.option(
 
 image_argument: Decorator[Any] = click.argument("image", metavar="IMAGE")
 """Passes `image: str`."""
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `4096`, `512K`, `64M`, `2G` (powers of 1024)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        number, unit = (value[:-1], value[-1].upper()) if value and not value[-1].isdigit() else (value, "")
+        factors = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+        if not (number.isascii() and number.isdigit()) or unit not in factors:
+            self.fail(f"{value!r} is no size; write bytes, or a number with K, M, G or T", param, ctx)
+        return int(number) << factors[unit]
+
+
+SIZE = Size()

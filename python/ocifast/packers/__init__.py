@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -27,10 +27,12 @@ __all__ = [
     "Loss",
     "PackOptions",
     "Packing",
+    "Row",
     "choose_backend",
     "format_of",
     "load_format",
     "refuse_options",
+    "rows",
     "summarize",
 ]
 
@@ -91,7 +93,7 @@ class Loss:
     """Something that the output could not hold.
 
     Attributes:
-        kind: "owner", "mode", "time", "xattr", "device", "link", ...
+        kind: "owner", "mode", "mtime", "xattr", "device", "link", ...
         detail: what happened, the same text for all paths of one cause.
         count: how many entries.
         paths: the first few, without leading slash, as bytes.
@@ -103,6 +105,7 @@ class Loss:
     paths: tuple[bytes, ...] = ()
 
 
+_BATCH = 65536
 LOSS_EXAMPLES = 10
 """Paths that one `Loss` names at most."""
 
@@ -153,6 +156,10 @@ class Backend(ABC):
     @abstractmethod
     def version(self) -> str | None:
         """What identifies the writer's behaviour, for the cache's key; None when it is not installed or not able."""
+
+    def exact(self) -> bool:
+        """Whether it keeps all that the format can hold; one that does not is taken only when there is no other."""
+        return True
 
     @abstractmethod
     def check(self, options: PackOptions) -> None:
@@ -228,6 +235,7 @@ def choose_backend(chosen: Format, options: PackOptions) -> tuple[Backend, str]:
             raise UsageError(f"{chosen.name} has no backend {options.backend!r}; there are {names}")
     refusal: UsageError | None = None
     missing: list[str] = []
+    inexact: tuple[Backend, str] | None = None
     for backend in wanted:
         try:
             backend.check(options)
@@ -235,10 +243,14 @@ def choose_backend(chosen: Format, options: PackOptions) -> tuple[Backend, str]:
             refusal = refusal or error
             continue
         version = backend.version()
-        if version is not None:
+        if version is not None and (backend.exact() or len(wanted) == 1):
             return backend, version
-        if backend.package is not None and backend.package not in missing:
+        if version is not None:
+            inexact = inexact or (backend, version)
+        elif backend.package is not None and backend.package not in missing:
             missing.append(backend.package)
+    if inexact is not None:
+        return inexact
     if not missing and refusal is not None:
         raise refusal
     raise PackerMissingError(
@@ -261,6 +273,18 @@ def refuse_options(name: str, options: PackOptions, *, known: Collection[str] = 
         if key == "backend" or key in known or value is None or (key == "compression" and value == "none"):
             continue
         raise UsageError(f"{name} has no option --{key.replace('_', '-')}")
+
+
+Row = tuple[bytes, str, int, int, int, int, int, bytes, int, int]
+"""An entry as `_core.Tree.entries` gives it."""
+
+
+def rows(tree: _core.Tree) -> Iterator[Row]:
+    """All entries of a tree, in batches so that memory stays small."""
+    start = 0
+    while batch := tree.entries(b"", start, _BATCH):
+        yield from batch
+        start += len(batch)
 
 
 def summarize(losses: Iterable[tuple[str, bytes, str]]) -> list[Loss]:

@@ -226,6 +226,32 @@ impl Tree {
         written.map(|(bytes, lost)| (bytes, losses(py, lost))).map_err(|error| raise(py, error))
     }
 
+    #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
+    fn write_squashfs_tar(&self, py: Python<'_>, fd: i32, clamp_mtime: Option<i64>) -> PyResult<Vec<LossRow>> {
+        let written = py.detach(|| {
+            self.write(fd, |tree, contents, out| output::write_squashfs_tar(tree, contents, out, clamp_mtime))
+        });
+        written.map(|(_, lost)| losses(py, lost)).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (*, clamp_mtime = None))]
+    fn squashfs_losses(&self, py: Python<'_>, clamp_mtime: Option<i64>) -> Vec<LossRow> {
+        let lost = py.detach(|| output::squashfs_losses(&self.tree, clamp_mtime));
+        losses(py, lost)
+    }
+
+    fn devices(&self, py: Python<'_>) -> Vec<(Py<PyBytes>, u32, u32)> {
+        let numbers = |kind: &InodeKind| match *kind {
+            InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => Some((major, minor)),
+            _ => None,
+        };
+        let found = self.tree.walk().filter_map(|step| {
+            let (major, minor) = numbers(&self.tree.inode(step.inode).kind)?;
+            Some((PyBytes::new(py, &step.path).unbind(), major, minor))
+        });
+        found.collect()
+    }
+
     #[pyo3(signature = (path, /, *, owners, clamp_mtime = None))]
     fn write_directory(
         &self,

@@ -6,12 +6,14 @@ mod directory;
 mod dump;
 pub mod erofs;
 pub mod ext4;
+mod squashfs;
 mod tar;
 
 pub use compress::{Compression, Compressor};
 pub use cpio::write_cpio;
 pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
+pub use squashfs::{squashfs_losses, write_squashfs_tar};
 pub use tar::write_tar;
 
 use crate::contents::{Content, Contents};

@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 
 use super::{CHUNK, clamped, copy_content};
 use crate::contents::Contents;
+use crate::entry::Metadata;
 use crate::error::Result;
 use crate::tar::{Member, MemberKind, Writer};
 use crate::tree::{InodeId, InodeKind, Tree};
@@ -19,15 +20,27 @@ use crate::tree::{InodeId, InodeKind, Tree};
 /// # Errors
 /// What reading the contents or writing returns.
 pub fn write_tar<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<W> {
+    write_fitted(tree, contents, out, |_, metadata| metadata.mtime = clamped(metadata.mtime, clamp))
+}
+
+/// The same with metadata as `fit` leaves them; it is called once for each inode, with its first path.
+pub(super) fn write_fitted<W: Write>(
+    tree: &Tree,
+    contents: &dyn Contents,
+    out: W,
+    mut fit: impl FnMut(&[u8], &mut Metadata),
+) -> Result<W> {
     let mut writer = Writer::new(out);
     let mut first_names: FxHashMap<InodeId, Vec<u8>> = FxHashMap::default();
     let mut buffer = vec![0; CHUNK];
     for step in tree.walk() {
         let inode = tree.inode(step.inode);
         let mut metadata = inode.metadata.clone();
-        metadata.mtime = clamped(metadata.mtime, clamp);
         let mut path = step.path;
         let linked = if step.first { None } else { first_names.get(&step.inode) };
+        if linked.is_none() {
+            fit(&path, &mut metadata);
+        }
         let kind = match (&inode.kind, linked) {
             (_, Some(first)) => MemberKind::HardLink(first),
             (InodeKind::File(content), None) => MemberKind::File { size: content.size },

@@ -1,0 +1,59 @@
+"""The same for asyncio programs: the work runs in a thread, a cancelled task takes it back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+from ocifast import compiler
+from ocifast.compiled import CompiledImage
+from ocifast.compiler import CompileOptions
+from ocifast.progress import Progress, silent
+
+__all__ = ["compile"]
+
+
+async def compile(  # noqa: A001 - as `ocifast.compile`
+    image: str,
+    output: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 - as `ocifast.compile`
+    platform: str | None = None,
+    options: CompileOptions | None = None,
+    progress: Progress = silent,
+) -> CompiledImage:
+    """`ocifast.compile` without blocking the event loop; takes and raises the same.
+
+    Args:
+        image: what to compile.
+        output: where to.
+        format: what to make.
+        platform: which image of an index.
+        options: the rest.
+        progress: called from other threads than the loop's.
+
+    When the task is cancelled, the work is stopped and everything taken back *before* `asyncio.CancelledError` goes on,
+    so that nothing is written after it.
+    """
+    stop = threading.Event()
+    work = asyncio.ensure_future(
+        asyncio.to_thread(
+            compiler.compile,
+            image,
+            output,
+            format=format,
+            platform=platform,
+            options=options,
+            progress=progress,
+            cancelled=stop.is_set,
+        )
+    )
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()
+        raise

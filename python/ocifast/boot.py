@@ -1,0 +1,171 @@
+"""What a machine needs to boot an image: the process to start, as numbers and lists, with nothing left to look up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ocifast.errors import DocumentError, PathNotFoundError
+from ocifast.spec import ImageConfig
+
+__all__ = ["BootConfig", "Files", "User", "boot_config"]
+
+_DATABASE_LIMIT = 16 << 20
+"""Most bytes of `/etc/passwd` or `/etc/group` that are read."""
+_ID_MAX = (1 << 32) - 2
+"""The largest id; -1 as 32 bits means "no change" to chown(2)."""
+
+
+class Files(Protocol):
+    """A tree whose files can be read, with links followed inside it: `Rootfs`."""
+
+    def chunks(self, path: str | bytes) -> Iterator[bytes]:
+        """The content of a regular file. Raises PathNotFoundError."""
+        ...
+
+
+@dataclass(frozen=True)
+class User:
+    """Who the process runs as.
+
+    Attributes:
+        name: as the config has it: "" when it has none, else `USER[:GROUP]`, names or numbers.
+        uid: numeric user.
+        gid: numeric group.
+        groups: supplementary groups, sorted, without `gid`.
+        home: home directory from the image's passwd; "/" when the user is not in it.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+@dataclass(frozen=True)
+class BootConfig:
+    """The image's config, made ready for an init (image-spec, config.md, "Properties").
+
+    Attributes:
+        entrypoint: what comes first of the process' arguments.
+        command: what follows.
+        environment: `NAME=VALUE` in the config's order.
+        user: who runs it.
+        working_directory: absolute path.
+        stop_signal: name or number of the signal that asks it to end; None when the config has none.
+    """
+
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    environment: tuple[str, ...]
+    user: User
+    working_directory: str
+    stop_signal: str | None
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The process' arguments: entrypoint and command."""
+        return self.entrypoint + self.command
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON-able data, for `--config` and `--json`."""
+        return {
+            "entrypoint": list(self.entrypoint),
+            "command": list(self.command),
+            "environment": list(self.environment),
+            "user": {
+                "name": self.user.name,
+                "uid": self.user.uid,
+                "gid": self.user.gid,
+                "groups": list(self.user.groups),
+                "home": self.user.home,
+            },
+            "working_directory": self.working_directory,
+            "stop_signal": self.stop_signal,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BootConfig:
+        """From what `to_json` gave."""
+        user = data["user"]
+        return cls(
+            tuple(data["entrypoint"]),
+            tuple(data["command"]),
+            tuple(data["environment"]),
+            User(user["name"], user["uid"], user["gid"], tuple(user["groups"]), user["home"]),
+            data["working_directory"],
+            data["stop_signal"],
+        )
+
+
+def boot_config(config: ImageConfig, files: Files, *, name: str) -> BootConfig:
+    """Resolves an image's config against the image's own files, and nothing else.
+
+    Args:
+        config: the image config.
+        files: the image's tree.
+        name: how messages call the image.
+
+    Raises:
+        DocumentError: the config names a user or group that the image does not have.
+    """
+    runtime = config.config
+    if runtime is None:
+        return BootConfig((), (), (), User("", 0, 0, (), "/root"), "/", None)
+    directory = runtime.working_dir or "/"
+    return BootConfig(
+        tuple(runtime.entrypoint or ()),
+        tuple(runtime.cmd or ()),
+        tuple(runtime.env or ()),
+        _resolve_user(runtime.user or "", files, name),
+        directory if directory.startswith("/") else f"/{directory}",
+        runtime.stop_signal or None,
+    )
+
+
+def _resolve_user(text: str, files: Files, name: str) -> User:
+    user, _, group = text.partition(":")
+    passwd = _database(files, "/etc/passwd", 7)
+    # Names win over numbers, as in all runtimes: a user may be called "1000".
+    entry = next((fields for fields in passwd if fields[0] == user), None) if user else None
+    uid = _number(entry[2]) if entry else _number(user or "0")
+    if uid is None:
+        raise DocumentError(f"{name}: the config's user {user!r} is not in the image's /etc/passwd", reference=name)
+    if entry is None:
+        entry = next((fields for fields in passwd if _number(fields[2]) == uid), None)
+    home = entry[5] if entry and entry[5] else "/"
+    groups = _database(files, "/etc/group", 4)
+    if group:
+        found = next((fields for fields in groups if fields[0] == group), None)
+        gid = _number(found[2]) if found else _number(group)
+        if gid is None:
+            raise DocumentError(
+                f"{name}: the config's group {group!r} is not in the image's /etc/group", reference=name
+            )
+        return User(text, uid, gid, (), home)
+    gid = (_number(entry[3]) if entry else None) or 0
+    members = (fields for fields in groups if entry and entry[0] in fields[3].split(","))
+    others = {number for fields in members if (number := _number(fields[2])) is not None and number != gid}
+    return User(text, uid, gid, tuple(sorted(others)), home)
+
+
+def _database(files: Files, path: str, columns: int) -> list[list[str]]:
+    """The lines of a passwd(5) or group(5) file that have all columns; none when there is no such regular file."""
+    data = bytearray()
+    try:
+        for chunk in files.chunks(path):
+            data += chunk
+            if len(data) > _DATABASE_LIMIT:
+                raise DocumentError(f"{path} of the image is longer than {_DATABASE_LIMIT} bytes")
+    except PathNotFoundError:
+        return []
+    lines = data.decode(errors="surrogateescape").split("\n")
+    return [fields for line in lines if len(fields := line.split(":")) >= columns and not line.startswith("#")]
+
+
+def _number(text: str) -> int | None:
+    if not text.isascii() or not text.isdigit():
+        return None
+    return number if (number := int(text)) <= _ID_MAX else None

@@ -1,0 +1,40 @@
+"""ocifast cat: a file of an image."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ocifast.cli import options
+from ocifast.cli.registry import registry_options
+from ocifast.cli.rootfs import open_rootfs
+
+__all__ = ["command"]
+
+
+@click.command(short_help="Write a file of an image to standard output.")
+@options.image_argument
+@click.argument("path")
+@options.platform
+@options.seed
+@options.no_cache
+@options.quiet
+@registry_options
+def command(
+    image: str,
+    path: str,
+    platform: str | None,
+    seeds: tuple[Path, ...],
+    no_cache: bool,
+    quiet: bool,
+    **registry: Any,
+) -> None:
+    """Write the regular file PATH of IMAGE to standard output. Links are followed inside the image."""
+    with open_rootfs(image, platform, seeds, cache=not no_cache, quiet=quiet, registry=registry) as rootfs:
+        out = sys.stdout.buffer
+        for chunk in rootfs.chunks(path):
+            out.write(chunk)
+        out.flush()

@@ -1,0 +1,142 @@
+"""ocifast compile: an image becomes a filesystem."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ocifast.cli import options
+from ocifast.cli.display import format_size, progress_display, report, warn
+from ocifast.cli.registry import make_options, registry_options
+from ocifast.cli.rootfs import registry_hosts
+from ocifast.compiled import CompiledImage
+from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
+from ocifast.packers import FORMATS, PackOptions
+from ocifast.workspace import Workspace
+
+__all__ = ["command"]
+
+
+@click.command(
+    short_help="Turn an image into a directory, an archive or a filesystem image.",
+    epilog="Examples:  ocifast compile python:3.13-slim rootfs.erofs   |   ocifast compile oci:layout:app rootfs   |   "
+    "ocifast compile alpine - | tar t",
+)
+@options.image_argument
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=str, allow_dash=True))
+@click.option("-f", "--format", "format_", type=click.Choice(list(FORMATS)), help="What to make.  [default: by suffix]")
+@options.platform
+@click.option("--backend", metavar="NAME", help="What packs.  [default: the best that is installed]")
+@click.option("--compression", metavar="NAME", help="none, gzip, zstd, xz or lz4, as far as the format has it.")
+@click.option("--level", metavar="N", type=int, help="Level of the compression.")
+@click.option("--block-size", metavar="SIZE", type=options.SIZE, help="Bytes that are compressed together, as 128K.")
+@click.option("--free", "free_space", metavar="SIZE", type=options.SIZE, help="Space left free in ext4, as 512M.")
+@click.option("--size", metavar="SIZE", type=options.SIZE, help="Size of the whole ext4 image, as 2G.")
+@click.option("--journal", is_flag=True, default=None, help="Give ext4 a journal.")
+@click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
+@click.option("--strict", is_flag=True, help="Fail when the format cannot hold everything.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write there, as JSON, what a machine needs to boot: arguments, environment, user, working directory.",
+)
+@click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
+@options.seed
+@options.no_cache
+@options.jobs
+@click.option(
+    "--downloads", metavar="N", type=click.IntRange(min=1), default=4, show_default=True, help="Layers at a time."
+)
+@options.tmp_dir
+@options.quiet
+@options.as_json
+@registry_options
+def command(
+    image: str,
+    output: str,
+    format_: str | None,
+    platform: str | None,
+    backend: str | None,
+    compression: str | None,
+    level: int | None,
+    block_size: int | None,
+    free_space: int | None,
+    size: int | None,
+    journal: bool | None,
+    owners: bool | None,
+    strict: bool,
+    config_file: Path | None,
+    tree_digest: bool,
+    seeds: tuple[Path, ...],
+    no_cache: bool,
+    jobs: int | None,
+    downloads: int,
+    tmp_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+    **registry: Any,
+) -> None:
+    """Turn IMAGE into a root filesystem at OUTPUT.
+
+    The format follows OUTPUT's suffix: .tar, .cpio (.cpio.gz, .cpio.zst), .erofs, .squashfs, .ext4 or .img; without a
+    suffix it is a directory, and "-" writes a tar (with -f cpio a cpio) to standard output. OUTPUT appears whole or not
+    at all.
+    """
+    if output == STDOUT and as_json:
+        raise click.UsageError("--json writes to standard output, which OUTPUT is already")
+    if output == STDOUT and sys.stdout.isatty():
+        raise click.UsageError("standard output is a terminal; redirect it, or name a file")
+    plan = CompilePlan(
+        image,
+        output,
+        format_,
+        platform,
+        CompileOptions(
+            pack=PackOptions(backend, compression, level, block_size, free_space, size, journal, owners),
+            registry=make_options(*registry_hosts(image), **registry),
+            seeds=tuple(str(seed) for seed in seeds),
+            cache=not no_cache,
+            tmp_dir=None if tmp_dir is None else str(tmp_dir),
+            threads=jobs,
+            downloads=downloads,
+            strict=strict,
+            tree_digest=tree_digest,
+        ),
+    )
+    if config_file is None:
+        done = _run(plan, quiet)
+    else:
+        # Made before the work begins, so that a wrong path costs nothing.
+        with Workspace(config_file, is_directory=False) as space:
+            done = _run(plan, quiet)
+            _write_config(space, done)
+    for loss in done.losses:
+        where = f", first /{loss.paths[0].decode('utf-8', 'backslashreplace')}" if loss.paths else ""
+        warn(f"{done.format}: {loss.detail} ({loss.count} times{where})")
+    if done.path is not None:
+        report(done.to_json(), as_json=as_json, text=lambda: _line(done))
+
+
+def _run(plan: CompilePlan, quiet: bool) -> CompiledImage:
+    with progress_display(quiet=quiet) as progress:
+        return plan.run(progress=progress)
+
+
+def _write_config(space: Workspace, done: CompiledImage) -> None:
+    import json
+
+    made = space.path / "config.json"
+    made.write_text(json.dumps(done.config.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    space.publish(made)
+
+
+def _line(done: CompiledImage) -> str:
+    size = "" if done.size is None else f", {format_size(done.size)}"
+    cached = ", from the cache" if done.from_cache else ""
+    tree = f"\ntree {done.tree_digest}" if done.tree_digest else ""
+    return f"{done.path}: {done.format}{size}{cached}\n{done.digest}{tree}"

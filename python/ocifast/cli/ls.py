@@ -1,0 +1,100 @@
+"""ocifast ls: the files of an image."""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ocifast.cli import options
+from ocifast.cli.display import report
+from ocifast.cli.registry import registry_options
+from ocifast.cli.rootfs import open_rootfs
+from ocifast.rootfs import Rootfs, RootfsEntry
+
+__all__ = ["command"]
+
+_TYPES = {
+    "file": stat.S_IFREG,
+    "directory": stat.S_IFDIR,
+    "symlink": stat.S_IFLNK,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+}
+
+
+@click.command(short_help="List the files of an image.")
+@options.image_argument
+@click.argument("path", default="/")
+@click.option("-R", "--recursive", is_flag=True, help="List what is in folders, too.")
+@options.platform
+@options.seed
+@options.no_cache
+@options.quiet
+@options.as_json
+@registry_options
+def command(
+    image: str,
+    path: str,
+    recursive: bool,
+    platform: str | None,
+    seeds: tuple[Path, ...],
+    no_cache: bool,
+    quiet: bool,
+    as_json: bool,
+    **registry: Any,
+) -> None:
+    """List the files of IMAGE at PATH: mode, owner, group, size, time (UTC), path.
+
+    All layers are applied: what is shown is what a container sees. Links on the way to PATH are followed inside the
+    image.
+    """
+    with open_rootfs(image, platform, seeds, cache=not no_cache, quiet=quiet, registry=registry) as rootfs:
+        entries = _chosen(rootfs, path, recursive)
+        if as_json:
+            report({"entries": [_json(entry) for entry in entries]}, as_json=True, text="")
+            return
+        lines = [_line(entry) for entry in entries]
+    for line in lines:
+        click.echo(line)
+
+
+def _chosen(rootfs: Rootfs, path: str, recursive: bool) -> list[RootfsEntry]:
+    start = rootfs.stat(path)
+    if start.type != "directory":
+        return [start]
+    if recursive:
+        return list(rootfs.walk(start.path))
+    depth = start.path.rstrip("/").count("/") + 1
+    return [entry for entry in rootfs.walk(start.path) if entry.path != start.path and entry.path.count("/") == depth]
+
+
+def _line(entry: RootfsEntry) -> str:
+    mode = stat.filemode(_TYPES[entry.type] | entry.mode)
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.mtime_ns // 10**9))
+    target = f" -> {entry.target}" if entry.type == "symlink" else ""
+    return f"{mode} {entry.uid:>5} {entry.gid:>5} {entry.size:>12} {when} {_shown(entry.path + target)}"
+
+
+def _shown(text: str) -> str:
+    """A name as it can be shown on a terminal: control characters and bytes that are no UTF-8 as escapes."""
+    raw = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in raw)
+
+
+def _json(entry: RootfsEntry) -> dict[str, Any]:
+    return {
+        "path": entry.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "type": entry.type,
+        "mode": entry.mode,
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "mtime_ns": entry.mtime_ns,
+        "target": entry.target.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "inode": entry.inode,
+    }

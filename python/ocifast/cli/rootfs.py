@@ -1,0 +1,53 @@
+"""Opens the tree of an image for the commands that look into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ocifast.cache import Cache, CachedSource
+from ocifast.cli.display import progress_display
+from ocifast.cli.registry import make_options
+from ocifast.image import resolve
+from ocifast.platforms import parse as parse_platform
+from ocifast.reference import parse_location
+from ocifast.rootfs import Rootfs, flatten
+from ocifast.sources.open import open_source
+
+__all__ = ["open_rootfs", "registry_hosts"]
+
+
+def registry_hosts(image: str) -> tuple[str, ...]:
+    """The registry that an image is in, if it is in one."""
+    location = parse_location(image)
+    return (location.reference.host,) if location.transport == "docker" and location.reference is not None else ()
+
+
+@contextmanager
+def open_rootfs(
+    image: str,
+    platform: str | None,
+    seeds: Sequence[Path],
+    *,
+    cache: bool,
+    quiet: bool,
+    registry: Mapping[str, Any],
+) -> Iterator[Rootfs]:
+    """The flattened tree of an image; progress is shown while it is made.
+
+    `registry` is what `registry_options` passed on.
+    """
+    location = parse_location(image)
+    source = open_source(location, options=make_options(*registry_hosts(image), **registry), seeds=seeds)
+    if cache and location.transport == "docker" and location.reference is not None:
+        source = CachedSource(source, Cache().blobs, digest=location.reference.digest)
+    try:
+        chosen = resolve(source, None if platform is None else parse_platform(platform))
+        with progress_display(quiet=quiet) as progress:
+            rootfs = flatten(chosen, progress=progress)
+        with rootfs:
+            yield rootfs
+    finally:
+        source.close()

@@ -1,0 +1,89 @@
+"""What a compilation made, and what the cache remembers of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ocifast.boot import BootConfig
+from ocifast.packers import Loss
+
+__all__ = ["CompiledImage", "facts_of"]
+
+
+@dataclass(frozen=True)
+class CompiledImage:
+    """What was made.
+
+    Attributes:
+        path: the output; None when it went to standard output.
+        format: name of the format.
+        backend: name of the backend that packed it.
+        reference: the image as it was asked for.
+        digest: of the image manifest.
+        platform: that the image is for, as `os/architecture/variant`; None when neither index nor config says.
+        config: what a machine needs to boot it.
+        size: bytes of the output file; of a directory None.
+        losses: what the format could not hold.
+        notices: what of the layers was dropped on the way in, by kind, with counts.
+        from_cache: whether nothing had to be downloaded or packed.
+        tree_digest: of the tree (docs/dump.md), the same for all formats; None unless asked for.
+    """
+
+    path: Path | None
+    format: str
+    backend: str
+    reference: str
+    digest: str
+    platform: str | None
+    config: BootConfig
+    size: int | None
+    losses: tuple[Loss, ...] = ()
+    notices: tuple[tuple[str, int], ...] = ()
+    from_cache: bool = False
+    tree_digest: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON-able data; paths that are no UTF-8 with escapes."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "format": self.format,
+            "backend": self.backend,
+            "reference": self.reference,
+            "digest": self.digest,
+            "platform": self.platform,
+            "config": self.config.to_json(),
+            "size": self.size,
+            "losses": [asdict(loss) | {"paths": [_shown(path) for path in loss.paths]} for loss in self.losses],
+            "notices": dict(self.notices),
+            "from_cache": self.from_cache,
+            "tree_digest": self.tree_digest,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the cache keeps beside the output, so that a hit has the same result."""
+        return {
+            "boot": self.config.to_json(),
+            "losses": [asdict(loss) | {"paths": [path.hex() for path in loss.paths]} for loss in self.losses],
+            "notices": [list(notice) for notice in self.notices],
+            "tree_digest": self.tree_digest,
+        }
+
+
+def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `CompiledImage` that `CompiledImage.facts` kept."""
+    return {
+        "config": BootConfig.from_json(facts["boot"]),
+        "losses": tuple(
+            Loss(loss["kind"], loss["detail"], loss["count"], tuple(bytes.fromhex(path) for path in loss["paths"]))
+            for loss in facts["losses"]
+        ),
+        "notices": tuple((name, count) for name, count in facts["notices"]),
+        "tree_digest": facts.get("tree_digest"),
+    }
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,404 @@
+"""From an image to a filesystem: resolve, look into the cache, flatten, pack, publish."""
+
+from __future__ import annotations
+
+import calendar
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ocifast import _core
+from ocifast.boot import boot_config
+from ocifast.cache import Cache, CachedOutput, CachedSource, output_key
+from ocifast.compiled import CompiledImage, facts_of
+from ocifast.errors import CancelledError, LossError, UsageError
+from ocifast.image import Image, resolve
+from ocifast.packers import (
+    Backend,
+    Format,
+    Loss,
+    Packing,
+    PackOptions,
+    choose_backend,
+    format_of,
+    load_format,
+)
+from ocifast.platforms import parse as parse_platform
+from ocifast.progress import Event, Phase, Progress, silent
+from ocifast.reference import parse_location
+from ocifast.rootfs import FlattenOptions, Rootfs, flatten
+from ocifast.sources.open import open_source
+from ocifast.spec import total_size
+from ocifast.workspace import Workspace, check_room
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["CompileOptions", "CompilePlan", "CompiledImage", "compile"]
+
+STDOUT = "-"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How an image is compiled. Plain data: it can be pickled and compared.
+
+    Attributes:
+        pack: what may be chosen about the output.
+        registry: how registries are spoken to; None for the defaults.
+        seeds: folders with image layouts that are looked at before a registry.
+        cache: whether blobs and outputs are looked up and kept.
+        cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
+        tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
+        threads: that decode and pack; None for one per processor. Changes nothing in the output.
+        downloads: layers fetched at the same time.
+        strict: whether a loss is an error.
+        tree_digest: whether `CompiledImage.tree_digest` is wanted, which takes reading all contents once more.
+        clamp_mtime: seconds since 1970 that no time in the output passes; None takes `SOURCE_DATE_EPOCH`, if that is
+            set.
+        max_entries: bound on the entries of all layers; None for the default.
+        max_layer_bytes: bound on the decompressed size of one layer; None for the default.
+    """
+
+    pack: PackOptions = field(default_factory=PackOptions)
+    registry: RegistryOptions | None = None
+    seeds: tuple[str, ...] = ()
+    cache: bool = True
+    cache_folder: str | None = None
+    tmp_dir: str | None = None
+    threads: int | None = None
+    downloads: int = 4
+    strict: bool = False
+    tree_digest: bool = False
+    clamp_mtime: int | None = None
+    max_entries: int | None = None
+    max_layer_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class CompilePlan:
+    """One compilation, checked but not begun. Frozen and picklable: it can be run in another process.
+
+    Attributes:
+        image: `[docker://]HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or
+            `docker-archive:FILE[:NAME:TAG]`.
+        output: a path, or "-" for standard output (tar and cpio).
+        format: a key of `ocifast.packers.FORMATS`; None goes by the output's suffix, and without one makes a directory.
+        platform: as `linux/arm64`; None for this machine's.
+        options: the rest.
+    """
+
+    image: str
+    output: str
+    format: str | None = None
+    platform: str | None = None
+    options: CompileOptions = field(default_factory=CompileOptions)
+
+    def run(self, *, progress: Progress = silent, cancelled: Callable[[], bool] | None = None) -> CompiledImage:
+        """Compiles. See `compile`.
+
+        Args:
+            progress: gets the events.
+            cancelled: asked several times a second; when it says True, everything is taken back.
+        """
+        return _Run(self, progress, cancelled or (lambda: False)).run()
+
+
+def compile(  # noqa: A001 - the verb of this project
+    image: str,
+    output: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 - the word of the command line
+    platform: str | None = None,
+    options: CompileOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
+) -> CompiledImage:
+    """Turns an image into a directory, an archive or a filesystem image.
+
+    The output appears whole or not at all, under a temporary name beside it until then; a file that is there is
+    replaced, a directory must be empty. Files have mode 0600 and directories the mode of the image's root.
+
+    Args:
+        image: see `CompilePlan`, as all that follow.
+        output: a path, or "-".
+        format: a key of `ocifast.packers.FORMATS`.
+        platform: as `linux/arm64`.
+        options: the rest.
+        progress: gets an event for each step, from any thread.
+        cancelled: asked several times a second; when it says True, everything is taken back.
+
+    Raises:
+        ImageReferenceError, UsageError: what was asked for makes no sense; nothing was touched.
+        SourceError, VerificationError, LayerError: the image could not be had, or is broken.
+        OutputError: the output could not be made; `LossError` when `options.strict` and something would be lost.
+        CancelledError: `cancelled` said so.
+    """
+    plan = CompilePlan(image, os.fspath(output), format, platform, options or CompileOptions())
+    return plan.run(progress=progress, cancelled=cancelled)
+
+
+class _Run:
+    """One compilation on its way."""
+
+    def __init__(self, plan: CompilePlan, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        self.plan = plan
+        self.options = plan.options
+        self.progress = progress
+        self.cancelled = cancelled
+        self.format, self.pack_options = self._choose_format()
+        self.clamp = self._clamp()
+        self.threads = self.options.threads or len(os.sched_getaffinity(0))
+        self.streams = plan.output == STDOUT
+        # An output that is streamed or a directory is not kept: see `ocifast.cache`.
+        self.cache = Cache(self.options.cache_folder) if self.options.cache else None
+        self.kept = None if self.streams or self.format.is_directory else self.cache
+
+    def run(self) -> CompiledImage:
+        backend, version = choose_backend(self.format, self.pack_options)
+        with ExitStack() as stack:
+            space = None
+            if not self.streams:
+                space = stack.enter_context(Workspace(self.plan.output, is_directory=self.format.is_directory))
+            image = stack.enter_context(self._resolve())
+            key = self._key(image, backend, version)
+            with self.kept.outputs.lock(key) if self.kept is not None else nullcontext():
+                found = self.kept.outputs.get(key) if self.kept is not None else None
+                if found is not None and space is not None and self._usable(found):
+                    done = self._from_cache(image, backend, found, space)
+                else:
+                    done = self._make(image, backend, key, space)
+        self._tell(Phase.COMPLETE, done=done.size, total=done.size)
+        return done
+
+    def _choose_format(self) -> tuple[Format, PackOptions]:
+        plan, options = self.plan, self.options.pack
+        name, compression = plan.format, None
+        if name is None and plan.output == STDOUT:
+            name = "tar"
+        elif name is None:
+            name, compression = format_of(plan.output)
+        elif plan.output != STDOUT:
+            # The suffix says how, even where the format was given as well.
+            with_suffix = _suffix_format(plan.output)
+            compression = with_suffix[1] if with_suffix is not None and with_suffix[0] == name else None
+        chosen = load_format(name)
+        if plan.output == STDOUT and not chosen.streams:
+            raise UsageError(f"{name} cannot be written to standard output; tar and cpio can")
+        if compression is not None and options.compression is None:
+            options = PackOptions(**{**asdict(options), "compression": compression})
+        return chosen, options
+
+    def _clamp(self) -> int | None:
+        if self.options.clamp_mtime is not None:
+            return self.options.clamp_mtime
+        text = os.environ.get("SOURCE_DATE_EPOCH")
+        if not text:
+            return None
+        if not text.isascii() or not text.isdigit():
+            raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}; it must be a whole number of seconds since 1970")
+        return int(text)
+
+    def _resolve(self) -> Image:
+        self._tell(Phase.RESOLVING)
+        location = parse_location(self.plan.image)
+        wanted = parse_platform(self.plan.platform) if self.plan.platform is not None else None
+        source = open_source(location, options=self.options.registry, seeds=self.options.seeds)
+        try:
+            # Layouts and archives are on disk already: keeping their blobs again would only cost room.
+            if self.cache is not None and location.transport == "docker" and location.reference is not None:
+                source = CachedSource(source, self.cache.blobs, digest=location.reference.digest)
+            image = resolve(source, wanted)
+            self._tell(Phase.RESOLVED)
+            self._tell(Phase.CONFIG_ACQUIRE)
+            _ = image.diff_ids
+        except BaseException:
+            source.close()
+            raise
+        return image
+
+    def _key(self, image: Image, backend: Backend, version: str) -> str:
+        options = {name: value for name, value in asdict(self.pack_options).items() if name != "backend"}
+        return output_key(
+            manifest=image.digest,
+            format=self.format.name,
+            backend=backend.name,
+            packer=f"ocifast {_core.__version__}, {version}",
+            options={**options, "clamp_mtime": self.clamp},
+        )
+
+    def _usable(self, found: CachedOutput) -> bool:
+        return not self.options.tree_digest or found.facts.get("tree_digest") is not None
+
+    def _from_cache(self, image: Image, backend: Backend, found: CachedOutput, space: Workspace) -> CompiledImage:
+        facts = facts_of(found.facts)
+        self._refuse_losses(facts["losses"])
+        copy = space.path / "output"
+        found.place(copy, mode=0o600)
+        space.publish(copy)
+        return self._result(image, backend, size=found.size, from_cache=True, **facts)
+
+    def _make(self, image: Image, backend: Backend, key: str, space: Workspace | None) -> CompiledImage:
+        with ExitStack() as stack:
+            waiting = self._waiting_folder(backend, space, stack)
+            check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
+            rootfs = stack.enter_context(self._flatten(image, backend, waiting))
+            config = boot_config(image.config, rootfs, name=image.name)
+            tree_digest = rootfs.digest if self.options.tree_digest else None
+            self._tell(Phase.PACKING)
+            made = None if space is None else space.path / "output"
+            losses = self._pack(image, backend, rootfs, made, space.path if space is not None else waiting)
+            self._refuse_losses(losses)
+            size = None if made is None or self.format.is_directory else made.stat().st_size
+            done = self._result(
+                image,
+                backend,
+                config=config,
+                size=size,
+                losses=losses,
+                notices=tuple(rootfs.notices.items()),
+                tree_digest=tree_digest,
+            )
+            if made is not None and space is not None:
+                if self.kept is not None:
+                    self.kept.outputs.put(
+                        key, made, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
+                    )
+                space.publish(made)
+            return done
+
+    def _waiting_folder(self, backend: Backend, space: Workspace | None, stack: ExitStack) -> Path:
+        elsewhere = self.options.tmp_dir
+        if elsewhere is not None and backend.store == "spool":
+            return stack.enter_context(Workspace(Path(elsewhere, "spool"), is_directory=True)).subfolder("layers")
+        if space is None:
+            import tempfile
+
+            folder = Path(tempfile.gettempdir(), "spool")
+            return stack.enter_context(Workspace(folder, is_directory=True)).subfolder("layers")
+        return space.subfolder("layers")
+
+    def _flatten(self, image: Image, backend: Backend, folder: Path) -> Rootfs:
+        limits = _core.Limits(entries=self.options.max_entries, layer_bytes=self.options.max_layer_bytes)
+        options = FlattenOptions(jobs=self.options.downloads, decoders=self.threads, limits=limits)
+        return flatten(image, store=backend.store, folder=folder, options=options, progress=self._layer_progress)
+
+    def _pack(
+        self, image: Image, backend: Backend, rootfs: Rootfs, made: Path | None, folder: Path
+    ) -> tuple[Loss, ...]:
+        stop = threading.Event()
+        scratch = folder / "packer"
+        scratch.mkdir(mode=0o700)
+        packing = Packing(
+            tree=rootfs.tree,
+            path=made,
+            folder=scratch,
+            digest=image.digest,
+            options=self.pack_options,
+            descriptor=sys.stdout.fileno() if made is None else None,
+            clamp_mtime=self.clamp,
+            created=self._created(image),
+            threads=self.threads,
+            progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
+            cancelled=lambda: stop.is_set() or self.cancelled(),
+        )
+        return tuple(_interruptible(lambda: backend.pack(packing), stop))
+
+    def _created(self, image: Image) -> int:
+        created = _seconds(image.config.created or "")
+        return created if self.clamp is None else min(created, self.clamp)
+
+    def _refuse_losses(self, losses: tuple[Loss, ...]) -> None:
+        if not self.options.strict or not losses:
+            return
+        first = losses[0]
+        where = f" (first: /{first.paths[0].decode('utf-8', 'backslashreplace')})" if first.paths else ""
+        raise LossError(
+            f"{self.format.name} cannot hold all of {self.plan.image}: {first.detail}, {first.count} times{where}"
+            + (f", and {len(losses) - 1} losses of other kinds" if len(losses) > 1 else ""),
+            reference=self.plan.image,
+            losses=[asdict(loss) | {"paths": [os.fsdecode(path) for path in loss.paths]} for loss in losses],
+        )
+
+    def _result(self, image: Image, backend: Backend, **facts: Any) -> CompiledImage:
+        return CompiledImage(
+            path=None if self.streams else Path(self.plan.output),
+            format=self.format.name,
+            backend=backend.name,
+            reference=self.plan.image,
+            digest=image.digest,
+            platform=None if image.platform is None else str(image.platform),
+            **facts,
+        )
+
+    def _tell(self, phase: Phase, *, done: int | None = None, total: int | None = None) -> None:
+        if self.cancelled():
+            raise CancelledError(f"{self.plan.image}: the compilation was stopped")
+        self.progress(Event(phase, done=done, total=total))
+
+    def _layer_progress(self, event: Event) -> None:
+        if self.cancelled():
+            raise CancelledError(f"{self.plan.image}: the compilation was stopped")
+        self.progress(event)
+
+
+_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
+
+
+def _seconds(text: str) -> int:
+    """Seconds since 1970 of a date and time as RFC 3339 writes it; 0 for anything else, or before 1970."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        return 0
+    numbers = [int(number) for number in match.groups()[:6]]
+    offset = 0
+    if match[7]:
+        offset = (int(match[8]) * 3600 + int(match[9]) * 60) * (1 if match[7] == "+" else -1)
+    try:
+        return max(0, calendar.timegm((*numbers, 0, 0, 0)) - offset)
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _suffix_format(output: str) -> tuple[str, str | None] | None:
+    try:
+        return format_of(output)
+    except UsageError:
+        return None
+
+
+def _interruptible(work: Callable[[], T], stop: threading.Event) -> T:
+    """Runs work that does not look at signals in a thread, so that an interrupt is answered at once.
+
+    On an interrupt `stop` is set and the work is left to end by itself; it writes only into a folder that goes away.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="ocifast-pack", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        stop.set()
+        thread.join(5)
+        raise
+    if failures:
+        raise failures[0]
+    return results[0]

@@ -1,0 +1,14 @@
+"""squashfs: a compressed, read-only image, written by whichever tool is there.
+
+Nothing of ours writes squashfs; all backends are tools, and each result is compared name by name with the tree.
+"""
+
+from __future__ import annotations
+
+from ocifast.packers import Format
+from ocifast.packers.squashfs.mksquashfs import MKSQUASHFS
+from ocifast.packers.squashfs.streamed import SQFSTAR, TAR2SQFS
+
+__all__ = ["FORMAT"]
+
+FORMAT = Format("squashfs", (SQFSTAR, TAR2SQFS, MKSQUASHFS))

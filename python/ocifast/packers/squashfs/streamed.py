@@ -1,0 +1,195 @@
+"""Backends that take a tar stream: no root, no temporary tree."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from ocifast.errors import OcifastError, UsageError
+from ocifast.packers import Backend, Loss, Packing, PackOptions, rows, summarize
+from ocifast.packers.squashfs.listing import fit, read_back
+from ocifast.packers.squashfs.settings import Settings, help_text, resolve, tool_version
+from ocifast.process import run_tool
+
+__all__ = ["MKSQUASHFS_MEMORY", "SQFSTAR", "TAR2SQFS", "bar", "compression_arguments"]
+
+MKSQUASHFS_MEMORY = "512M"
+"""By default it takes a quarter of the machine's memory."""
+
+
+class _Sqfstar(Backend):
+    """sqfstar of squashfs-tools 4.5 and later, run as `mksquashfs - IMAGE -tar`, which is the same program.
+
+    (sqfstar of 4.5 does not take `-Xcompression-level` at all.) Releases before 4.6 drop the tar's entry for the root
+    and stamp the root with the current time: they lose the root's owner and time, and are passed over when there is
+    another backend.
+    """
+
+    name = "sqfstar"
+    store = "spool"
+    package = "squashfs-tools"
+
+    def version(self) -> str | None:
+        return tool_version("mksquashfs", "-version") if "\n-tar\t" in help_text("mksquashfs", "-help") else None
+
+    def exact(self) -> bool:
+        return _keeps_all()
+
+    def check(self, options: PackOptions) -> None:
+        resolve(self.name, options)
+
+    def pack(self, packing: Packing) -> list[Loss]:
+        assert packing.path is not None
+        settings = resolve(self.name, packing.options, zstd="\tzstd\n" in help_text("mksquashfs", "-help"))
+        seconds = fit(packing.clamp_mtime)
+        _, _, mode, uid, gid, mtime, *_ = packing.tree.stat(b"")
+        root = ["-root-mode", f"{mode:o}", "-root-uid", str(uid), "-root-gid", str(gid)]
+        losses: list[Loss] = []
+        environment: dict[str, str] = {}
+        exact = self.exact()
+        if exact:
+            root += ["-root-time", str(seconds(mtime)), "-mkfs-time", str(seconds(packing.created))]
+        else:
+            # The variable, which is not given by the caller but by us, is the only way to give the root any fixed time.
+            # It must not cut the times of files.
+            latest = max(seconds(row[5]) for row in rows(packing.tree))
+            environment["SOURCE_DATE_EPOCH"] = str(latest)
+            if latest != seconds(mtime):
+                losses.append(Loss("mtime", f"{self.version()} gives the root a time of its own", 1, (b"",)))
+            if uid or gid:
+                losses.append(Loss("owner", f"{self.version()} gives the root to 0:0", 1, (b"",)))
+        lost: list[tuple[str, bytes, str]] = []
+        run_tool(
+            [
+                *("mksquashfs", "-", packing.path, "-tar", "-exit-on-error", "-no-recovery", "-progress"),
+                *("-processors", str(packing.threads), "-mem", MKSQUASHFS_MEMORY),
+                *compression_arguments(settings),
+                *root,
+            ],
+            feed=lambda descriptor: lost.extend(_write(packing, descriptor)),
+            on_output=bar(packing, settings),
+            environment=environment,
+            folder=packing.folder,
+            cancelled=packing.cancelled,
+        )
+        read_back(packing.path, packing.tree, tool="mksquashfs", seconds=seconds, root=exact)
+        return losses + summarize(lost)
+
+
+class _Tar2sqfs(Backend):
+    """tar2sqfs of squashfs-tools-ng."""
+
+    name = "tar2sqfs"
+    store = "spool"
+    package = "squashfs-tools-ng"
+
+    def version(self) -> str | None:
+        return tool_version("tar2sqfs", "--version") or None
+
+    def check(self, options: PackOptions) -> None:
+        if resolve(self.name, options).compression == "none":
+            raise UsageError("tar2sqfs always compresses; choose another backend or compression")
+
+    def pack(self, packing: Packing) -> list[Loss]:
+        assert packing.path is not None
+        settings = resolve(self.name, packing.options, zstd="\tzstd\n" in help_text("tar2sqfs", "--help"))
+        seconds = fit(packing.clamp_mtime)
+        extra = ["-X", f"level={settings.level}"] if settings.level is not None else []
+        total = sum({row[9]: row[8] for row in rows(packing.tree) if row[1] == "file"}.values())
+        names = len(packing.tree)
+        seen = 0
+
+        def count(chunk: bytes) -> None:
+            nonlocal seen
+            seen += chunk.count(b"\n")
+            packing.progress(min(total, total * seen // names), total)
+
+        lost: list[tuple[str, bytes, str]] = []
+        run_tool(
+            [
+                *("tar2sqfs", "--no-skip", "--num-jobs", str(packing.threads), "--compressor", settings.compression),
+                *("--block-size", str(settings.block_size)),
+                *extra,
+                packing.path,
+            ],
+            feed=lambda descriptor: lost.extend(_write(packing, descriptor)),
+            on_output=count,
+            environment={"SOURCE_DATE_EPOCH": str(seconds(packing.created))},
+            folder=packing.folder,
+            cancelled=packing.cancelled,
+        )
+        read_back(packing.path, packing.tree, tool="tar2sqfs", seconds=seconds)
+        return summarize(lost)
+
+
+SQFSTAR = _Sqfstar()
+TAR2SQFS = _Tar2sqfs()
+
+
+def compression_arguments(settings: Settings) -> list[str]:
+    """The arguments of mksquashfs for compression and block size."""
+    arguments = ["-b", str(settings.block_size)]
+    if settings.compression == "none":
+        return [*arguments, "-noI", "-noId", "-noD", "-noF", "-noX"]
+    arguments += ["-comp", settings.compression]
+    return arguments if settings.level is None else [*arguments, "-Xcompression-level", str(settings.level)]
+
+
+_BAR = re.compile(rb"(\d+)/(\d+) +\d+%")
+
+
+def bar(packing: Packing, settings: Settings) -> Callable[[bytes], None]:
+    """Reads mksquashfs' progress bar, which counts blocks, and tells bytes."""
+
+    def read(chunk: bytes) -> None:
+        found = _BAR.findall(chunk)
+        if found:
+            done, total = (int(number) * settings.block_size for number in found[-1])
+            packing.progress(done, total)
+
+    return read
+
+
+def _write(packing: Packing, descriptor: int) -> list[tuple[str, bytes, str]]:
+    return packing.tree.write_squashfs_tar(descriptor, clamp_mtime=packing.clamp_mtime)
+
+
+@cache
+def _keeps_all() -> bool:
+    """Whether mksquashfs takes all of a tar, found out by packing a small one.
+
+    4.5 drops the root's owner and time, and the leading slash of a link target that is too long for a ustar header.
+    """
+    import tarfile
+
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        root = tarfile.TarInfo("./")
+        root.type, root.mode, root.uid, root.gid, root.mtime = tarfile.DIRTYPE, 0o711, 7, 8, 86400
+        archive.addfile(root)
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/" + "l" * 150
+        archive.addfile(link)
+    with tempfile.TemporaryDirectory(prefix="ocifast-probe-") as folder:
+        image = Path(folder, "image")
+        options = ["-root-mode", "711", "-root-uid", "7", "-root-gid", "8", "-root-time", "86400", "-mkfs-time", "0"]
+        try:
+            run_tool(
+                ["mksquashfs", "-", image, "-tar", "-no-recovery", "-no-progress", *options],
+                feed=lambda descriptor: _all(descriptor, stream.getvalue()),
+                folder=folder,
+            )
+            seen = run_tool(["unsquashfs", "-lln", "-UTC", image], folder=folder).stdout
+        except OcifastError:
+            return False
+    root_kept = re.match(rb"drwx--x--x 7/8 +\d+ 1970-01-02 00:00 squashfs-root\n", seen) is not None
+    return root_kept and seen.endswith(b" -> /" + b"l" * 150 + b"\n")
+
+
+def _all(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "wb", closefd=False) as pipe:
+        pipe.write(data)
