@@ -24,7 +24,7 @@ _MAGIC = 0xE0F5E1E2
 
 def image_uuid(digest: str) -> uuid.UUID:
     """The UUID of every filesystem that is made of a manifest: always the same for the same digest."""
-    return uuid.uuid5(uuid.NAMESPACE_URL, digest)
+    return uuid.uuid5(uuid.NAMESPACE_OID, digest)
 
 
 class _MkfsErofs(Backend):
