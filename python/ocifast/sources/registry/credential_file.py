@@ -150,8 +150,8 @@ class CredentialFile:
         username, password = entry.get("username") or "", entry.get("password") or ""
         if encoded := entry.get("auth"):
             try:
-                decoded = base64.b64decode(encoded, validate=False).decode("utf-8").rstrip("\0")
-            except (binascii.Error, ValueError, TypeError):
+                decoded = base64.b64decode("".join(encoded.split()), validate=True).decode("utf-8").rstrip("\0")
+            except (binascii.Error, ValueError, AttributeError):
                 raise FileError(f"the entry {name} of {self.path} cannot be decoded; log in again") from None
             username, colon, password = decoded.partition(":")
             if not colon:
