@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 from ocifast.cache import Cache, output_key
-from ocifast.errors import DigestMismatchError, FileError, OcifastError, SizeMismatchError
+from ocifast.errors import (
+    CompressionError,
+    DigestMismatchError,
+    FileError,
+    NetworkError,
+    OcifastError,
+    SizeMismatchError,
+)
 from ocifast.sources import FileSlice
 from ocifast.spec import Descriptor
 
@@ -54,15 +61,15 @@ def test_a_blob_is_kept(cache: Cache) -> None:
 
 def test_a_blob_goes_on_where_it_ended(cache: Cache) -> None:
     with cache.blobs.writer(BLOB) as first:
-        assert (first.offset, first.resumed) == (0, 0)
+        assert (first.offset, first.resume_offset) == (0, 0)
         first.write(DATA[:300_000])
     assert files(cache) == [f"blobs/sha256/{HEX}.part"]
     with cache.blobs.writer(BLOB) as second:
-        assert (second.offset, second.resumed) == (300_000, 300_000)
+        assert (second.offset, second.resume_offset) == (300_000, 300_000)
         assert b"".join(second.beginning()) == DATA[:300_000]
         second.write(DATA[300_000:500_000])
     with cache.blobs.writer(BLOB) as third:
-        assert third.resumed == 500_000
+        assert third.resume_offset == 500_000
         third.write(DATA[500_000:])
         assert third.commit() == FileSlice(cache.folder / "blobs/sha256" / HEX, 0, len(DATA))
     assert files(cache) == [f"blobs/sha256/{HEX}"]
@@ -77,7 +84,7 @@ def test_a_blob_goes_on_in_another_process(cache: Cache) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(cache.folder), BLOB.digest, str(BLOB.size)], check=False)
     assert done.returncode == -9
     with cache.blobs.writer(BLOB) as writer:
-        assert writer.resumed == 256_000
+        assert writer.resume_offset == 256_000
         writer.write(DATA[256_000:])
         writer.commit()
     assert cache.blobs.verify(BLOB)
@@ -87,7 +94,7 @@ def test_two_writers_of_one_blob(cache: Cache) -> None:
     with cache.blobs.writer(BLOB) as first:
         first.write(DATA[:1000])
         with cache.blobs.writer(BLOB) as second:
-            assert second.resumed == 0
+            assert second.resume_offset == 0
             second.write(DATA[:10])
         # The second one left nothing, and took nothing from the first.
         assert files(cache) == [f"blobs/sha256/{HEX}.part"]
@@ -113,7 +120,7 @@ def test_a_writer_that_comes_between_the_end_and_the_name(cache: Cache, monkeypa
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with cache.blobs.writer(BLOB) as writer:
-        assert writer.resumed == 0
+        assert writer.resume_offset == 0
         writer.write(b"?")
     assert part.with_suffix("").read_bytes() == DATA[:10]
 
@@ -144,6 +151,31 @@ def test_nothing_stays_of_a_blob_that_does_not_match(
     assert files(cache) == []
 
 
+def test_who_hashes_the_bytes_need_not_have_them_hashed_again(cache: Cache) -> None:
+    with cache.layers.writer(BLOB) as writer:
+        writer.write(DATA[:1000])
+    with cache.layers.writer(BLOB) as writer:
+        assert (writer.resume_offset, writer.path.read_bytes()) == (1000, DATA[:1000])
+        writer.write(b"?" * (len(DATA) - 1000))
+        writer.commit()
+    assert not cache.blobs.verify(BLOB)
+
+    def find_wrong(error: OcifastError) -> None:
+        with cache.layers.writer(BLOB) as writer:
+            writer.write(DATA[:1000])
+            raise error
+
+    # Only what may be right is gone on from.
+    for error, left in (
+        (NetworkError("gone"), [f"blobs/sha256/{HEX}.part"]),
+        (DigestMismatchError("wrong"), []),
+        (CompressionError("damaged"), []),
+    ):
+        with pytest.raises(type(error)):
+            find_wrong(error)
+        assert files(cache) == left
+
+
 def test_a_damaged_beginning_is_noticed_and_removed(cache: Cache) -> None:
     with cache.blobs.writer(BLOB) as writer:
         writer.write(DATA[:1000])
@@ -155,7 +187,7 @@ def test_a_damaged_beginning_is_noticed_and_removed(cache: Cache) -> None:
             writer.commit()
     part.write_bytes(DATA + b"too long")
     with cache.blobs.writer(BLOB) as writer:
-        assert writer.resumed == 0
+        assert writer.resume_offset == 0
         writer.write(DATA)
         writer.commit()
     assert cache.blobs.verify(BLOB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -9,10 +10,17 @@ from types import TracebackType
 import pytest
 from ocifast.cache import Cache, CachedSource
 from ocifast.errors import DigestMismatchError, NetworkError, SizeMismatchError
+from ocifast.image import resolve
+from ocifast.reference import parse_location
+from ocifast.rootfs import FlattenOptions, flatten
 from ocifast.sources import FileSlice
+from ocifast.sources.open import open_source
 from ocifast.spec import Descriptor, Document
 
 from tests.support.caches import BLOB, DATA, HEX, IMAGE, files, logged
+from tests.support.images import build_image
+from tests.support.layers import TarBuilder
+from tests.support.registry import Registry
 
 
 @pytest.fixture
@@ -98,6 +106,18 @@ def test_a_fetch_that_breaks_off_goes_on(cache: Cache) -> None:
     assert files(cache) == [f"blobs/sha256/{HEX}"]
 
 
+def test_layers_may_be_left_to_who_reads_them(cache: Cache) -> None:
+    flaky = Flaky()
+    source = CachedSource(flaky, cache.blobs, layers=False)
+    assert read(source) == DATA
+    assert files(cache) == []
+    config = Descriptor("application/vnd.oci.image.config.v1+json", BLOB.digest, BLOB.size)
+    with source.blob(config) as blob:
+        assert b"".join(blob) == DATA
+    assert files(cache) == [f"blobs/sha256/{HEX}"]
+    assert source.blob(BLOB).local is not None
+
+
 @pytest.mark.parametrize("data", [DATA[:-1], DATA + b"x", DATA[:-1] + b"?"])
 def test_a_wrong_blob_is_refused_by_name_and_not_kept(data: bytes, cache: Cache) -> None:
     with pytest.raises((SizeMismatchError, DigestMismatchError)) as caught:
@@ -137,3 +157,29 @@ def test_a_full_disk_does_not_stop_a_download(
     assert files(cache) == []
     assert len(logged(caplog)) == 2
     assert all("No space left on device" in line for line in logged(caplog))
+
+
+def flattened(name: str, cache: Cache) -> bytes:
+    """The dump of a registry's image, its layers kept while they are flattened."""
+    source = CachedSource(open_source(parse_location(name)), cache.blobs, layers=False)
+    with resolve(source) as image, flatten(image, options=FlattenOptions(blobs=cache.layers)) as tree:
+        return tree.dump()
+
+
+def test_flattening_keeps_layers_and_goes_on_where_it_ended(cache: Cache, registry: Registry) -> None:
+    noise = hashlib.shake_256(b"noise").digest(3 << 20)
+    image = build_image([TarBuilder().file("a", noise), TarBuilder().file("b", b"two")])
+    name = registry.put(image, "cached/app:1")
+    expected = flattened(name, Cache(cache.folder.with_name("other")))
+    first = image.layers[0]
+    part = cache.folder / "blobs/sha256" / (first.digest.removeprefix("sha256:") + ".part")
+    with cache.layers.writer(Descriptor("x", first.digest, len(first.blob))) as writer:
+        writer.write(first.blob[: 2 << 20])
+    assert part.exists()
+    assert flattened(name, cache) == expected
+    assert not part.exists()
+    before = len(registry.requests())
+    assert flattened(name, cache) == expected
+    assert [line for line in registry.requests()[before:] if "/blobs/" in line] == []
+    for layer in image.layers:
+        assert cache.blobs.verify(Descriptor("x", layer.digest, len(layer.blob)))

@@ -71,12 +71,20 @@ class Cache:
 
     Args:
         folder: None takes `OCIFAST_CACHE_DIR`, or else the platform's cache folder for `ocifast`.
+
+    Attributes:
+        folder: where it is.
+        blobs: blobs by digest.
+        layers: the same blobs, for who compares their digests before `BlobWriter.commit` (flattening does): they are
+            not hashed a second time.
+        outputs: compiled outputs by key.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         chosen = folder or os.environ.get("OCIFAST_CACHE_DIR") or platformdirs.user_cache_path("ocifast")
         self.folder = Path(chosen).absolute()
         self.blobs = BlobStore(self.folder, self.prepare)
+        self.layers = BlobStore(self.folder, self.prepare, hashes=False)
         self.outputs = OutputStore(self.folder, self.prepare)
 
     def prepare(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ocifast import _core
-from ocifast.errors import DigestMismatchError, FileError, SizeMismatchError
+from ocifast.errors import DigestMismatchError, FileError, LayerError, SizeMismatchError, VerificationError
 from ocifast.sources import CHUNK, FileSlice
 from ocifast.sources.newfile import flush_folder, reported, write_all
 from ocifast.spec import Descriptor
@@ -28,11 +28,14 @@ class BlobStore:
     Args:
         folder: the cache's folder.
         prepare: makes or checks it; called before anything is read or written.
+        hashes: whether writers compare the digest. False is for callers who hash the bytes anyway, as flattening does,
+            and call `BlobWriter.commit` only when they were right.
     """
 
-    def __init__(self, folder: Path, prepare: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, prepare: Callable[[], None], *, hashes: bool = True) -> None:
         self._folder = folder
         self._prepare = prepare
+        self._hashes = hashes
 
     def get(self, descriptor: Descriptor) -> FileSlice | None:
         """Where the blob stands, or None. Its size is compared each time; see `verify` for its digest.
@@ -103,7 +106,7 @@ class BlobStore:
         with reported(path):
             for folder in (path.parent.parent, path.parent):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            return BlobWriter(path, descriptor, resume=resume)
+            return BlobWriter(path, descriptor, resume=resume, hashes=self._hashes)
 
     def remove_partial(self, path: Path) -> bool:
         """Removes the beginning of a blob, unless somebody writes to it right now."""
@@ -129,32 +132,33 @@ class BlobWriter:
     goes on after it. While one writer has it, others of the same blob write to a file of their own and leave nothing.
 
     Attributes:
+        path: where the bytes are until `commit`.
         offset: bytes that are there, of this run or of earlier ones.
-        resumed: bytes that were there when the writer was opened; read them with `beginning`.
+        resume_offset: bytes that were there when the writer was opened; read them with `beginning`.
     """
 
-    def __init__(self, path: Path, descriptor: Descriptor, *, resume: bool) -> None:
-        self._path = path
+    def __init__(self, place: Path, descriptor: Descriptor, *, resume: bool, hashes: bool) -> None:
+        self._place = place
         self._descriptor = descriptor
-        self._hasher = _core.Hasher(descriptor.digest.partition(":")[0])
+        self._hasher = _core.Hasher(descriptor.digest.partition(":")[0]) if hashes else None
         self.offset = 0
-        self._part, self._file = self._open(resume)
-        self._shared = self._part.suffix == ".part"
+        self.path, self._file = self._open(resume)
+        self._shared = self.path.suffix == ".part"
         try:
-            self._hash_beginning()
+            self._take_beginning()
         except BaseException:
             self.close()
             raise
-        self.resumed = self.offset
+        self.resume_offset = self.offset
 
     def beginning(self) -> Iterator[bytes]:
         """The bytes that an earlier run has left."""
         at = 0
-        while at < self.resumed:
-            with reported(self._part):
-                chunk = os.pread(self._file, min(CHUNK, self.resumed - at), at)
+        while at < self.resume_offset:
+            with reported(self.path):
+                chunk = os.pread(self._file, min(CHUNK, self.resume_offset - at), at)
             if not chunk:
-                raise FileError(f"{self._part} got shorter while it was read")
+                raise FileError(f"{self.path} got shorter while it was read")
             at += len(chunk)
             yield chunk
 
@@ -168,8 +172,9 @@ class BlobWriter:
         if self.offset + len(chunk) > self._descriptor.size:
             self.drop()
             raise self._wrong_size(f"more than {self._descriptor.size}")
-        self._hasher.update(chunk)
-        with reported(self._part):
+        if self._hasher is not None:
+            self._hasher.update(chunk)
+        with reported(self.path):
             write_all(self._file, chunk, self.offset)
         self.offset += len(chunk)
 
@@ -182,22 +187,22 @@ class BlobWriter:
         if self.offset != self._descriptor.size:
             self.drop()
             raise self._wrong_size(str(self.offset))
-        seen = self._hasher.digest()
+        seen = self._hasher.digest() if self._hasher is not None else self._descriptor.digest
         if seen != self._descriptor.digest:
             self.drop()
-            hint = "; it went on from what an earlier run had left, which is now removed" if self.resumed else ""
+            hint = "; it went on from what an earlier run had left, which is now removed" if self.resume_offset else ""
             raise DigestMismatchError(
                 f"a blob's digest should be {self._descriptor.digest}, but is {seen}{hint}",
                 layer=self._descriptor.digest,
                 expected=self._descriptor.digest,
                 seen=seen,
             )
-        with reported(self._path):
+        with reported(self._place):
             os.fsync(self._file)
-            self._part.rename(self._path)
-            flush_folder(self._path.parent)
+            self.path.rename(self._place)
+            flush_folder(self._place.parent)
         self._release()
-        return FileSlice(self._path, 0, self._descriptor.size)
+        return FileSlice(self._place, 0, self._descriptor.size)
 
     def close(self) -> None:
         """Ends the writing; after `commit` it does nothing, before it what was written stays for the next run."""
@@ -214,11 +219,14 @@ class BlobWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
+        # Bytes that were found wrong must not be gone on from.
+        if isinstance(value, (VerificationError, LayerError)):
+            self.drop()
         self.close()
 
     def _open(self, resume: bool) -> tuple[Path, int]:
         if resume:
-            part = self._path.with_name(self._path.name + ".part")
+            part = self._place.with_name(self._place.name + ".part")
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.open(part, flags, 0o600)
             try:
@@ -229,15 +237,17 @@ class BlobWriter:
             except (BlockingIOError, FileNotFoundError):
                 pass
             os.close(file)
-        own = self._path.with_name(f".{self._path.name}.{os.urandom(8).hex()}.tmp")
+        own = self._place.with_name(f".{self._place.name}.{os.urandom(8).hex()}.tmp")
         return own, os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def _hash_beginning(self) -> None:
+    def _take_beginning(self) -> None:
         length = os.fstat(self._file).st_size
         if length > self._descriptor.size:
             os.ftruncate(self._file, 0)
             return
-        while self.offset < length:
+        if self._hasher is None:
+            self.offset = length
+        while self._hasher is not None and self.offset < length:
             chunk = os.pread(self._file, CHUNK, self.offset)
             if not chunk:
                 break
@@ -256,7 +266,7 @@ class BlobWriter:
         """Ends the writing and removes what was written."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
-                self._part.unlink()
+                self.path.unlink()
             self._release()
 
     def _release(self) -> None:

@@ -10,7 +10,7 @@ from ocifast.cache.blobs import BlobStore, BlobWriter
 from ocifast.errors import FileError, VerificationError
 from ocifast.sources import Blob, FileSlice, Source
 from ocifast.sources.blobs import FileBlob
-from ocifast.spec import MANIFEST_LIMIT, Descriptor, Document, parse_document
+from ocifast.spec import CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
 
 __all__ = ["CachedSource"]
 
@@ -27,13 +27,16 @@ class CachedSource:
         source: the other one; closed by `close`.
         blobs: the cache's blobs.
         digest: of the manifest or index that `source` reads, when its reference has one.
+        layers: whether layers are kept while they are read. False leaves them to who reads them, so that they are not
+            hashed twice (see `Cache.layers`).
     """
 
-    def __init__(self, source: Source, blobs: BlobStore, *, digest: str | None = None) -> None:
+    def __init__(self, source: Source, blobs: BlobStore, *, digest: str | None = None, layers: bool = True) -> None:
         self.name = source.name
         self._source = source
         self._blobs = blobs
         self._digest = digest
+        self._layers = layers
 
     def root(self) -> Document:
         """See `Source.root`; from the cache when the reference has a digest."""
@@ -58,7 +61,7 @@ class CachedSource:
         found = self._blobs.get(descriptor)
         if found is not None:
             return FileBlob(found.path, offset, found.length - offset, name=self.name)
-        if offset:
+        if offset or not (self._layers or descriptor.media_type in CONFIGS):
             return self._source.blob(descriptor, offset=offset)
         return _KeptBlob(self._source, descriptor, self._blobs)
 
@@ -101,11 +104,11 @@ class _KeptBlob:
 
     def _kept(self, writer: BlobWriter) -> Iterator[bytes]:
         yield from writer.beginning()
-        if writer.resumed == self._descriptor.size > 0:
+        if writer.resume_offset == self._descriptor.size > 0:
             writer.commit()
             return
         keeping = True
-        with self._source.blob(self._descriptor, offset=writer.resumed) as rest:
+        with self._source.blob(self._descriptor, offset=writer.resume_offset) as rest:
             for chunk in rest:
                 if keeping:
                     keeping = self._attempt(writer, chunk)
