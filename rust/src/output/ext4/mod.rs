@@ -33,6 +33,9 @@ use crate::tree::Tree;
 
 /// Bytes of free space for which there is one free inode, as mke2fs chooses.
 const BYTES_PER_INODE: u64 = 16 << 10;
+/// What Linux keeps back of the free space, so that writing never fails half way (ext4_calculate_resv_clusters): a
+/// fiftieth of all blocks, at most this many.
+const KEPT_BACK_MAX: u64 = 4096;
 /// Blocks that block numbers of 32 bits can count.
 const BLOCKS_MAX: u64 = u32::MAX as u64;
 
@@ -71,7 +74,8 @@ fn plan(survey: &Survey, options: &Options) -> Result<(Geometry, u64)> {
                 if blocks > BLOCKS_MAX || inodes > u64::from(u32::MAX) {
                     return Err(too_big());
                 }
-                let needed = tree_blocks + free_blocks + journal(blocks);
+                let kept_back = if free == 0 { 0 } else { (blocks / 50).min(KEPT_BACK_MAX) };
+                let needed = tree_blocks + free_blocks + kept_back + journal(blocks);
                 match Geometry::new(blocks, inodes) {
                     Some(geometry) => match needed + geometry.overhead() + splits(&geometry) {
                         all if all <= blocks => return Ok((geometry, journal(blocks))),

@@ -18,7 +18,7 @@ pub struct Options {
 /// How big an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// As big as the tree needs, and so many bytes free, with one free inode for each 16 KiB of them.
+    /// As big as the tree needs, and so many bytes for users to write, with one free inode for each 16 KiB of them.
     Free(u64),
     /// So many bytes in all.
     Total(u64),
