@@ -125,6 +125,7 @@ class FaultyRegistry:
         self.sent = 0
         self.break_uploads: list[int] = []
         self.broken: list[str] = []
+        self._sessions = 0
         self.scheme = "http"
         self._lock = threading.Lock()
 
@@ -194,7 +195,8 @@ class FaultyRegistry:
         if mount and origin and mount[0] in self.blobs.get(origin[0], {}):
             self.blobs.setdefault(repository, {})[mount[0]] = self.blobs[origin[0]][mount[0]]
             return Answer(201)
-        name = f"session{len(self.uploads)}"
+        name = f"session{self._sessions}"
+        self._sessions += 1
         self.uploads[name] = Upload()
         minimum = {} if self.chunk_minimum is None else {"OCI-Chunk-Min-Length": str(self.chunk_minimum)}
         return Answer(202, {"Location": f"/v2/{repository}/blobs/uploads/{name}?state=a%2Fb", **minimum})
@@ -285,6 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.registry.broken.append(f"{self.command} {target.path} broken after {len(taken)}")
             raise ConnectionError
         body = self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionError("the client went away")
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size)

@@ -107,7 +107,7 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
         reason = f"no connection: {_one_line(getattr(cause, 'strerror', None) or str(error))}"
     elif isinstance(error, httpx.ProxyError):
         reason = f"the proxy refused: {_one_line(str(error))}"
-    elif isinstance(error, httpx.RemoteProtocolError) and "closed connection" not in str(error).lower():
+    elif isinstance(error, httpx.RemoteProtocolError) and not _is_break(error):
         reason = f"it is no registry, or broken: {_one_line(str(error))}"
     else:
         reason = "the connection broke"
@@ -120,6 +120,11 @@ def is_final(error: Exception) -> bool:
     if isinstance(cause, socket.gaierror):
         return cause.errno != socket.EAI_AGAIN
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+
+
+def _is_break(error: httpx.RemoteProtocolError) -> bool:
+    """Whether the server went away, rather than spoke something else than HTTP."""
+    return any(words in str(error) for words in ("closed connection", "disconnected"))
 
 
 def _is_page(response: httpx.Response) -> bool:

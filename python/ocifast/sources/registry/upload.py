@@ -206,10 +206,12 @@ class Uploader:
         if response.status_code not in (200, 202, 204):
             return self._restart(broken)
         found = _RANGE.fullmatch(response.headers.get("Range", ""))
-        # "0-0" is what registries say of an empty session, although it means that they have one byte.
-        offset = int(found[1]) + 1 if found and int(found[1]) else 0
-        location = self._location(response, session.location)
-        return replace(session, location=location, offset=offset, resumed=offset > 0)
+        session = replace(session, location=self._location(response, session.location), resumed=True)
+        if found is None or not int(found[1]):
+            # "0-0" means one byte, but is what registries say of an empty session, too.
+            self.cancel(session)
+            return self._restart(broken)
+        return replace(session, offset=int(found[1]) + 1)
 
     def _restart(self, broken: _BrokenError) -> Session:
         fresh = self.start()
