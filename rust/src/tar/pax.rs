@@ -195,20 +195,21 @@ fn time(value: &[u8]) -> Result<Mtime> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return Err(bad());
     }
-    let whole = decimal(whole).map_err(|_| bad())? as i64;
+    // As wide as both signs need.
+    let digits = (1..=19).contains(&whole.len()) && whole.iter().all(u8::is_ascii_digit);
+    let whole = std::str::from_utf8(whole).ok().filter(|_| digits).and_then(|whole| whole.parse::<i128>().ok());
+    let whole = whole.ok_or_else(bad)?;
     let place = |index: usize| u32::from(fraction.get(index).map_or(0, |digit| digit - b'0'));
     let nanoseconds = (0..9).fold(0, |value, index| value * 10 + place(index));
-    if !negative {
-        return Ok(Mtime { seconds: whole, nanoseconds });
-    }
     let finer = fraction.iter().skip(9).any(|&digit| digit != b'0');
     // Nanoseconds count forward: -1.5 is half a second after -2.
     let below = nanoseconds + u32::from(finer);
-    Ok(if below == 0 {
-        Mtime { seconds: -whole, nanoseconds: 0 }
-    } else {
-        Mtime { seconds: -whole - 1, nanoseconds: 1_000_000_000 - below }
-    })
+    let (seconds, nanoseconds) = match (negative, below) {
+        (false, _) => (whole, nanoseconds),
+        (true, 0) => (-whole, 0),
+        (true, _) => (-whole - 1, 1_000_000_000 - below),
+    };
+    Ok(Mtime { seconds: i64::try_from(seconds).map_err(|_| bad())?, nanoseconds })
 }
 
 fn percent(text: &[u8]) -> Option<Vec<u8>> {
@@ -276,6 +277,8 @@ mod tests {
             (b"-1.999999999999", Some((-2, 0))),
             (b"9223372036854775807.999999999", Some((i64::MAX, 999_999_999))),
             (b"-9223372036854775807.9", Some((i64::MIN, 100_000_000))),
+            (b"-9223372036854775808", Some((i64::MIN, 0))),
+            (b"-9223372036854775808.1", None),
             (b"9223372036854775808", None),
             (b"", None),
             (b"-", None),

@@ -5,6 +5,7 @@ mod tar_support;
 
 mod ends;
 mod headers;
+mod mutated;
 mod pax;
 mod sparse;
 mod types;
