@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ocifast.packers import Loss, PackOptions
     from ocifast.progress import Event, LayerState, Phase
     from ocifast.reference import Reference
+    from ocifast.runnable import Runnable
     from ocifast.spec import Descriptor, ImageConfig, Platform
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Phase",
     "Platform",
     "Reference",
+    "Runnable",
     "__version__",
     "aio",
     "compile",
@@ -67,6 +69,7 @@ _HOMES = {
     "Phase": "progress",
     "Platform": "spec",
     "Reference": "reference",
+    "Runnable": "runnable",
     "__version__": "_core",
     "compile": "compiler",
     "open": "image",

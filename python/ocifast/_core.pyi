@@ -33,6 +33,25 @@ class Hasher:
     def digest(self) -> str:
         """`algorithm:hex` of all bytes so far; the hasher goes on."""
 
+def write_layer(
+    members: list[tuple[bytes, int, str, bytes, int]], fd: int, offset: int, /, *, compression: str, level: int
+) -> tuple[str, int, str]:
+    """Writes the blob of one layer into a file, in one pass over its members' bytes.
+
+    Args:
+        members: in the order of the layer. Each: path without leading slash, mode (0 to 0o7777), kind, data, size.
+            "file": `data` is the path of a regular file of `size` bytes. "bytes": `data` is the content. "directory".
+            "symlink": `data` is the target. Owners are 0:0, times 1970.
+        fd: an open file; its position is neither used nor changed.
+        offset: of the blob's first byte.
+        compression: "none", "gzip" or "zstd".
+        level: for gzip 1 to 9, for zstd 1 to 22.
+
+    Returns:
+        Digest and size of the blob, diff ID. Raises FileError, SizeMismatchError when a file is not as long as its row
+        says, OutputUnsupportedError.
+    """
+
 @final
 class Limits:
     """Bounds on what layers may ask for; see `rust/src/limits.rs`. None keeps the default."""

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ocifast.spec import Descriptor, Document
 
-__all__ = ["CHUNK", "Blob", "Destination", "FileSlice", "Source"]
+__all__ = ["CHUNK", "Blob", "BlobSlot", "Destination", "DirectDestination", "FileSlice", "Source"]
 
 CHUNK = 256 << 10
 """Bytes of a chunk that local sources hand on; a registry hands on what the network gives."""
@@ -130,4 +130,30 @@ class Destination(Protocol):
 
     def abort(self) -> None:
         """Takes back what `commit` has not made visible."""
+        ...
+
+
+class BlobSlot(Protocol):
+    """Room for one blob whose digest is known only when all of it is written."""
+
+    descriptor: int
+    """A file descriptor, open for reading and writing."""
+    offset: int
+    """Where the blob's first byte goes; there is room to the end of the file."""
+
+    def complete(self, descriptor: Descriptor) -> None:
+        """Gives what was written its name. Size and digest are the writer's word: the bytes are not read again."""
+        ...
+
+    def discard(self) -> None:
+        """Takes back what was written, unless it is complete."""
+        ...
+
+
+@runtime_checkable
+class DirectDestination(Destination, Protocol):
+    """A destination in local files, that the core can write a new blob into without a copy."""
+
+    def open_slot(self) -> BlobSlot:
+        """Room for a blob. Until it is completed or discarded, nothing else may be written here."""
         ...

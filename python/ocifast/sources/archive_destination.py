@@ -39,6 +39,7 @@ class TarWriter:
         self._file = NewFile(place.parent)
         self._end = 0
         self._folders: set[str] = set()
+        self._is_open = False
         self._lock = threading.Lock()
 
     def folder(self, name: str) -> None:
@@ -70,6 +71,32 @@ class TarWriter:
         """Adds a small member."""
         self.write(data, self.reserve(name, len(data)))
 
+    def open_member(self) -> tuple[int, int]:
+        """Leaves room for the header of a member whose name and size are not known yet.
+
+        Returns:
+            A file descriptor and the offset of the data; nothing else may be added until `close_member`.
+        """
+        with self._lock:
+            assert not self._is_open, "one member is open already"
+            self._is_open = True
+            return self._file.descriptor, self._end + tarfile.BLOCKSIZE
+
+    def close_member(self, name: str | None, size: int) -> None:
+        """Writes the header of the open member, or with no name takes back what was written of it."""
+        with self._lock, reported(self._place):
+            self._is_open = False
+            if name is None:
+                os.ftruncate(self._file.descriptor, self._end)
+                return
+            member = tarfile.TarInfo(name)
+            member.size = size
+            # One block whatever the size, which pax headers of 8 GiB and more would not be; all readers know the form.
+            header = member.tobuf(tarfile.GNU_FORMAT)
+            assert len(header) == tarfile.BLOCKSIZE, "the name of a blob is short"
+            write_all(self._file.descriptor, header, self._end)
+            self._end += tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
     def publish(self) -> None:
         """Ends the tar and gives it its name."""
         with reported(self._place):
@@ -85,6 +112,7 @@ class TarWriter:
         header = member.tobuf(tarfile.PAX_FORMAT)
         blocks = -(-member.size // tarfile.BLOCKSIZE)
         with self._lock:
+            assert not self._is_open, "another member is open"
             start = self._end
             data = start + len(header)
             self._end = data + blocks * tarfile.BLOCKSIZE
@@ -139,6 +167,11 @@ class ArchiveDestination:
         with self._lock:
             self._complete.add(descriptor.digest)
 
+    def open_slot(self) -> _ArchiveSlot:
+        """Room for a blob (see `DirectDestination.open_slot`)."""
+        with self._lock:
+            return _ArchiveSlot(self, self._opened())
+
     def put_document(self, document: Document, *, root: bool) -> None:
         """Writes a manifest or index as a blob; `root` is what `index.json` will name."""
         descriptor = document.descriptor()
@@ -164,17 +197,54 @@ class ArchiveDestination:
         if self._tar is not None:
             self._tar.discard()
 
+    def adopt(self, descriptor: Descriptor, offset: int) -> None:
+        """Takes bytes of the archive for a blob; they are not read again."""
+        with self._lock:
+            self._places[descriptor.digest] = offset
+            self._complete.add(descriptor.digest)
+
     def _place(self, descriptor: Descriptor) -> tuple[TarWriter, int]:
         with self._lock:
-            if self._tar is None:
-                self._tar = TarWriter(self._path)
-                self._tar.add("oci-layout", LAYOUT_FILE)
+            tar = self._opened()
             if descriptor.digest not in self._places:
                 parts = blob_parts(descriptor.digest)
-                for depth in (1, 2):
-                    self._tar.folder("/".join(parts[:depth]))
-                self._places[descriptor.digest] = self._tar.reserve("/".join(parts), descriptor.size)
-            return self._tar, self._places[descriptor.digest]
+                tar.folder("/".join(parts[:1]))
+                tar.folder("/".join(parts[:2]))
+                self._places[descriptor.digest] = tar.reserve("/".join(parts), descriptor.size)
+            return tar, self._places[descriptor.digest]
+
+    def _opened(self) -> TarWriter:
+        if self._tar is None:
+            self._tar = TarWriter(self._path)
+            self._tar.add("oci-layout", LAYOUT_FILE)
+        return self._tar
+
+
+class _ArchiveSlot:
+    """A blob on its way into an archive, straight to its place: only the header before it is written last."""
+
+    def __init__(self, destination: ArchiveDestination, tar: TarWriter) -> None:
+        tar.folder("blobs")
+        tar.folder("blobs/sha256")
+        self.descriptor, self.offset = tar.open_member()
+        self._destination = destination
+        self._tar = tar
+        self._open = True
+
+    def complete(self, descriptor: Descriptor) -> None:
+        """Names the blob; one that is there already stays."""
+        if self._destination.has_blob(descriptor):
+            self.discard()
+            return
+        self._tar.close_member("/".join(blob_parts(descriptor.digest)), descriptor.size)
+        self._open = False
+        self._destination.adopt(descriptor, self.offset)
+
+    def discard(self) -> None:
+        """Takes back what was written, unless it has its name."""
+        if self._open:
+            self._open = False
+            self._tar.close_member(None, 0)
 
 
 def output_file(path: Path) -> Path:

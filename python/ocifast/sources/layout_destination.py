@@ -92,6 +92,18 @@ class LayoutDestination:
         """Writes a blob, verified (see `Destination.put_blob`); may be called from several threads."""
         self._write(descriptor, chunks)
 
+    def open_slot(self) -> _LayoutSlot:
+        """Room for a blob (see `DirectDestination.open_slot`)."""
+        self._prepare("blobs", "sha256")
+        return _LayoutSlot(self, NewFile(self._folder))
+
+    def adopt(self, descriptor: Descriptor, file: NewFile) -> None:
+        """Takes a file of the layout's folder for a blob, whose bytes are not read again."""
+        with reported(self._folder):
+            file.publish(self._folder.joinpath(*blob_parts(descriptor.digest)))
+        with self._lock:
+            self._written.add(descriptor.digest)
+
     def put_document(self, document: Document, *, root: bool) -> None:
         """Writes a manifest or index as a blob; `root` is what `commit` enters in `index.json`."""
         descriptor = document.descriptor()
@@ -201,6 +213,28 @@ class LayoutDestination:
             yield
         finally:
             os.close(descriptor)
+
+
+class _LayoutSlot:
+    """A blob on its way into a layout: a file that gets its name when its digest is known."""
+
+    offset = 0
+
+    def __init__(self, destination: LayoutDestination, file: NewFile) -> None:
+        self.descriptor = file.descriptor
+        self._destination = destination
+        self._file = file
+
+    def complete(self, descriptor: Descriptor) -> None:
+        """Gives the file the blob's name; a blob that is there already stays."""
+        if self._destination.has_blob(descriptor):
+            self.discard()
+        else:
+            self._destination.adopt(descriptor, self._file)
+
+    def discard(self) -> None:
+        """Removes the file, unless it has its name."""
+        self._file.discard()
 
 
 def check_ref_name(tag: str) -> None:

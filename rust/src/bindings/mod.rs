@@ -6,6 +6,7 @@ mod digest;
 mod error;
 mod fd;
 mod flatten;
+mod layer;
 mod tree;
 
 use pyo3::prelude::*;
@@ -18,6 +19,8 @@ mod _core {
     use super::digest::{Hasher, check_digest, digest};
     #[pymodule_export]
     use super::flatten::{Flattener, Limits};
+    #[pymodule_export]
+    use super::layer::write_layer;
     #[pymodule_export]
     use super::tree::Tree;
     use crate::error::Code;

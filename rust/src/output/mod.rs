@@ -6,6 +6,7 @@ mod directory;
 mod dump;
 pub mod erofs;
 pub mod ext4;
+pub mod layer;
 mod squashfs;
 mod tar;
 

@@ -1,0 +1,173 @@
+"""From executables to a complete image at a destination."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ocifast.elf import Elf, inspect, require_runnable
+from ocifast.errors import UsageError
+from ocifast.image import Image
+from ocifast.image import open as open_image
+from ocifast.loader import Library, resolve
+from ocifast.progress import Event, Phase, Progress
+from ocifast.runnable import files
+from ocifast.runnable.checks import check_name, creation_time
+from ocifast.runnable.config import BuiltLayer, base_layers, config_of, index_of, manifest_of
+from ocifast.runnable.layers import LayerWriter
+from ocifast.runnable.options import Options
+from ocifast.sources import Destination
+from ocifast.spec import Descriptor, Document, Platform
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["BuiltImage", "BuiltRunnable", "build"]
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """The image for one platform.
+
+    Attributes:
+        platform: of the executable.
+        digest: of the manifest.
+        config_digest: of the image config, which Docker calls the image ID.
+        layers: descriptors, bottom layer first.
+    """
+
+    platform: Platform
+    digest: str
+    config_digest: str
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True)
+class BuiltRunnable:
+    """What was built.
+
+    Attributes:
+        destination: where it is, as the user wrote it.
+        media_type: of the manifest, or of the index of several.
+        digest: of the manifest, or of the index of several.
+        images: one for each executable, sorted by platform.
+    """
+
+    destination: str
+    media_type: str
+    digest: str
+    images: tuple[BuiltImage, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One executable with all that goes into its image."""
+
+    elf: Elf
+    platform: Platform
+    name: str
+    bundle: list[files.Member]
+    extra: list[files.Member]
+    executable: list[files.Member]
+
+
+def build(
+    runnable: Options, destination: Destination, *, options: RegistryOptions | None, progress: Progress
+) -> BuiltRunnable:
+    """Builds an image into a destination; nothing of it stays there when this raises (see `Runnable.write`)."""
+    created = creation_time(runnable.created)
+    try:
+        parts = _parts(runnable)
+        with ExitStack() as stack:
+            writer = stack.enter_context(LayerWriter(destination, runnable, progress))
+            built: list[tuple[BuiltImage, Document]] = []
+            for part in parts:
+                base = None
+                if runnable.base is not None:
+                    base = stack.enter_context(open_image(runnable.base, platform=part.platform, options=options))
+                built.append(_build_one(runnable, part, writer, created, base))
+            root = built[0][1]
+            if len(built) > 1:
+                root = index_of([(image.platform, manifest) for image, manifest in built], runnable.annotations)
+                destination.put_document(root, root=True)
+            destination.commit()
+    except BaseException:
+        destination.abort()
+        raise
+    progress(Event(Phase.COMPLETE))
+    return BuiltRunnable(destination.name, root.media_type, root.digest, tuple(image for image, _ in built))
+
+
+def _build_one(
+    runnable: Options, part: _Part, writer: LayerWriter, created: int, base: Image | None
+) -> tuple[BuiltImage, Document]:
+    below: list[Descriptor] = []
+    if base is not None:
+        below = base_layers(base)
+        for original, layer in zip(base.layers, below, strict=True):
+            writer.copy(original, layer, base)
+    layers = list(_layers(part, writer))
+    config = config_of(runnable, part.platform, layers, name=part.name, created=created, base=base)
+    writer.put(config)
+    descriptors = [*below, *(layer.descriptor for layer in layers)]
+    manifest = manifest_of(config, descriptors, runnable.annotations, base=base)
+    writer.destination.put_document(manifest, root=len(runnable.paths) == 1)
+    return BuiltImage(part.platform, manifest.digest, config.digest, tuple(descriptors)), manifest
+
+
+def _layers(part: _Part, writer: LayerWriter) -> Iterator[BuiltLayer]:
+    """Bottom first: what changes least and is shared most, then what changes with every build."""
+    if part.bundle:
+        yield writer.write(part.bundle, f"libraries of /{part.name}")
+    if part.extra:
+        yield writer.write(part.extra, "files")
+    yield writer.write(part.executable, f"executable /{part.name}")
+
+
+def _parts(runnable: Options) -> list[_Part]:
+    """Looks at all that is to be taken, before anything is written."""
+    shared = [
+        *(files.users(runnable.user) if runnable.base is None else ()),
+        *files.certificates(runnable.ca_certs),
+        *files.time_zones(runnable.time_zones),
+    ]
+    own = list(files.added(runnable.add))
+    chosen = {member.path for member in own if member.kind != "directory"}
+    # A file that the user brings takes the place of one that we would have made, such as /etc/passwd.
+    members = [*own, *(member for member in shared if member.path not in chosen)]
+    parents = runnable.base is None
+    extra = files.with_parents(members, parents=parents)
+    parts: dict[str, _Part] = {}
+    for path in runnable.paths:
+        elf = inspect(path)
+        require_runnable(elf, bundle=runnable.bundle)
+        libraries = () if elf.is_static else resolve(elf, sysroot=runnable.sysroot)
+        platform = _platform(elf, libraries)
+        name = runnable.name if runnable.name is not None else _name_of(path)
+        bundle = files.with_parents(files.bundled(libraries), parents=parents)
+        part = _Part(elf, platform, name, bundle, extra, [files.executable(elf, name)])
+        files.check_members([bundle, extra, part.executable])
+        other = parts.setdefault(str(platform), part)
+        if other is not part:
+            raise UsageError(
+                f"{other.elf.path} and {path} are both for {platform}; an image has one executable for each platform"
+            )
+    return [parts[platform] for platform in sorted(parts)]
+
+
+def _platform(elf: Elf, libraries: tuple[Library, ...]) -> Platform:
+    """The executable's platform, with the highest level that it or one of its libraries needs."""
+    variants = [elf.platform.variant, *(library.elf.platform.variant for library in libraries)]
+    return msgspec.structs.replace(elf.platform, variant=max((v for v in variants if v), default=None))
+
+
+def _name_of(path: Path) -> str:
+    name = Path(os.path.abspath(path)).name  # noqa: PTH100 - not the name of a link's target
+    check_name(name)
+    return name

@@ -1,0 +1,69 @@
+"""Rules for single options: each function raises UsageError for a value that is malformed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from ocifast.errors import UsageError
+
+__all__ = ["COMPRESSIONS", "check_name", "check_port", "check_signal", "check_user", "creation_time"]
+
+COMPRESSIONS: Mapping[str, tuple[int, int, int]] = {"none": (0, 0, 0), "gzip": (1, 9, 6), "zstd": (1, 22, 3)}
+"""How layers may be compressed: lowest, highest and usual level of each."""
+
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(?:tcp|udp|sctp))?", re.ASCII)
+_SIGNAL = re.compile(r"(?:SIG)?(?:[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?)|[0-9]{1,2}", re.ASCII)
+_ID_LIMIT = 1 << 32
+# The names that Debian's adduser and shadow take, capital letters included.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_LATEST = 1 << 37
+"""About the year 6300, within what `datetime` and RFC 3339 can say."""
+
+
+def check_port(port: str) -> None:
+    """Raises UsageError unless `port` is a port or a range of ports, with or without a protocol."""
+    found = _PORT.fullmatch(port)
+    numbers = [int(number) for number in (found.groups() if found else ()) if number]
+    if not numbers or numbers != sorted(numbers) or not all(1 <= number <= 65535 for number in numbers):
+        raise UsageError(f"{port!r} is no port; write it as 8080, 53/udp or 6000-6010/tcp")
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError unless `name` can be a file in the root of an image."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name!r} is not UTF-8, which a config needs; give the executable another --name") from None
+    if not name or "/" in name or "\0" in name or name in (".", "..") or len(encoded) > 255 or name.startswith(".wh."):
+        raise UsageError(f"{name!r} cannot be the name of a file in an image; give the executable another --name")
+
+
+def check_signal(signal: str) -> None:
+    """Raises UsageError unless `signal` is the name or number of a signal (image-spec, config.md, "StopSignal")."""
+    if not _SIGNAL.fullmatch(signal):
+        raise UsageError(f"{signal!r} is no signal; write it as SIGTERM or 15")
+
+
+def check_user(user: str) -> None:
+    """Raises UsageError unless `user` is NAME[:GROUP] or UID[:GID] (image-spec, config.md, "User")."""
+    parts = user.split(":")
+    numbers = [int(part) for part in parts if _NUMBER.fullmatch(part)]
+    names = [part for part in parts if _NAME.fullmatch(part)]
+    # The last number means "no change" to chown and setuid.
+    if len(parts) > 2 or len(numbers) + len(names) != len(parts) or any(number >= _ID_LIMIT - 1 for number in numbers):
+        raise UsageError(f"{user!r} is no user; write NAME[:GROUP] or UID[:GID]")
+
+
+def creation_time(created: int | None) -> int:
+    """Seconds since 1970: as given, or as `SOURCE_DATE_EPOCH` says, or 0.
+
+    See reproducible-builds.org, "SOURCE_DATE_EPOCH specification".
+    """
+    text = str(created) if created is not None else os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    name = "the time of creation" if created is not None else "SOURCE_DATE_EPOCH"
+    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) < _LATEST):
+        raise UsageError(f"{name} is {text!r}; it must be a number of seconds since 1970")
+    return int(text)

@@ -1,0 +1,97 @@
+"""The two things to do with a runnable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocifast.errors import UsageError
+from ocifast.progress import Progress, silent
+from ocifast.reference import TRANSPORTS, Location, Reference, parse_location
+from ocifast.runnable.build import BuiltRunnable, build
+from ocifast.runnable.options import AnyPath, Options
+from ocifast.sources.open import open_destination
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["Runnable"]
+
+
+class Runnable(Options):
+    """An executable, or one for each of several machines, on the way to an image.
+
+    Takes the arguments of `Options`. Nothing is read before `write` or `push`.
+    """
+
+    def write(
+        self,
+        destination: AnyPath | Location,
+        *,
+        reference: str | None = None,
+        options: RegistryOptions | None = None,
+        progress: Progress = silent,
+    ) -> BuiltRunnable:
+        """Builds the image into a file or folder.
+
+        Args:
+            destination: a path, for an OCI archive; or a location: `oci-archive:FILE[:TAG]`, `oci:DIR[:TAG]` (added to
+                a layout that is there), `docker-archive:FILE[:NAME:TAG]`, `docker://REFERENCE`.
+            reference: the image's name in the archive or layout.
+            options: how registries are spoken to, for a base image.
+            progress: gets an event for each step.
+
+        Returns:
+            What was built; all of it stands at the destination.
+
+        Raises:
+            ElfError: an executable that no image can be made of.
+            UsageError: options that contradict each other or the destination.
+            SourceError, VerificationError: the base image.
+            FileError: a file could not be read or written.
+        """
+        location = place_of(destination, reference)
+        return build(self, open_destination(location, options=options), options=options, progress=progress)
+
+    def push(
+        self, reference: str, *, options: RegistryOptions | None = None, progress: Progress = silent
+    ) -> BuiltRunnable:
+        """Builds the image and sends it to a registry.
+
+        Args:
+            reference: `HOST/NAME[:TAG]`.
+            options: how registries are spoken to.
+            progress: gets an event for each step.
+
+        Raises:
+            ImageReferenceError: no reference, or one with a digest.
+            RegistryError: the registry refused or failed; and what `write` raises.
+        """
+        location = Location(reference, "docker", reference=Reference.parse(reference.removeprefix("docker://")))
+        return build(self, open_destination(location, options=options), options=options, progress=progress)
+
+
+def place_of(destination: AnyPath | Location, reference: str | None) -> Location:
+    """The location that a destination means; a plain path is an OCI archive."""
+    named = Reference.parse(reference) if reference is not None else None
+    if named is not None and named.digest is not None:
+        raise UsageError(f"{reference}: an image is written under a tag, its digest follows from its bytes")
+    if isinstance(destination, Location):
+        location = destination
+    else:
+        text = os.fspath(destination)
+        is_location = isinstance(destination, str) and text.partition(":")[0] in TRANSPORTS and ":" in text
+        location = parse_location(text) if is_location else Location(text, "oci-archive", path=Path(text))
+    if named is None:
+        return location
+    if location.tag is not None or location.reference is not None:
+        raise UsageError(f"{location} has a name already; leave out either it or {reference}")
+    in_layout = location.transport in ("oci", "oci-archive")
+    return Location(
+        location.text,
+        location.transport,
+        reference=None if in_layout else named,
+        path=location.path,
+        tag=str(named) if in_layout else None,
+    )

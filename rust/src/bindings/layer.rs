@@ -1,0 +1,45 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use pyo3::prelude::*;
+
+use super::error::raise;
+use super::fd::duplicate;
+use crate::entry::Metadata;
+use crate::error::{Code, Error, Result};
+use crate::output::Compression;
+use crate::output::layer::{self as core, Content, LayerMember, Positioned};
+
+/// Path, mode, kind, source or data or target, size.
+type Row = (Vec<u8>, u16, String, Vec<u8>, u64);
+
+fn member((path, mode, kind, data, size): Row) -> Result<LayerMember> {
+    let content = match kind.as_str() {
+        "file" => Content::File { path: OsString::from_vec(data).into(), size },
+        "bytes" => Content::Bytes(data),
+        "directory" => Content::Directory,
+        "symlink" => Content::Symlink(data),
+        _ => return Err(Error::new(Code::OutputUnsupported, format!("no kind of member is called \"{kind}\""))),
+    };
+    Ok(LayerMember { path, metadata: Metadata { mode, ..Metadata::default() }, content })
+}
+
+/// Writes the blob of a layer into a file; returns digest, size, diff ID.
+#[pyfunction]
+#[pyo3(signature = (members, fd, offset, /, *, compression, level))]
+pub(super) fn write_layer(
+    py: Python<'_>,
+    members: Vec<Row>,
+    fd: i32,
+    offset: u64,
+    compression: &str,
+    level: i32,
+) -> PyResult<(String, u64, String)> {
+    let written = py.detach(|| {
+        let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
+        let output = Positioned::new(duplicate(fd)?, offset);
+        core::write_layer(&members, Compression::parse(compression, level)?, output)
+    });
+    let layer = written.map_err(|error| raise(py, error))?;
+    Ok((layer.digest.to_string(), layer.size, layer.diff_id.to_string()))
+}
