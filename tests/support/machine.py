@@ -1,0 +1,115 @@
+"""A virtual machine without a processor of its own: Debian's kernel in qemu's software emulation, console to text."""
+
+from __future__ import annotations
+
+import lzma
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.layers import TarBuilder
+from tests.support.run import Argument, attempt, run
+
+PACKAGE = "linux-image-cloud-amd64"
+"""Debian's kernel for virtual machines: small, with a serial console and virtio."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel, not installed.
+
+    Attributes:
+        image: what qemu boots.
+        modules: the modules by name, with underscores.
+    """
+
+    image: Path
+    modules: dict[str, Path]
+
+    def module(self, name: str) -> bytes:
+        """The bytes of a module, uncompressed."""
+        path = self.modules[name]
+        return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+
+    def with_dependencies(self, names: Iterable[str]) -> list[str]:
+        """The named modules that are not built in, and those that they need, in the order in which they load."""
+        order: list[str] = []
+
+        def add(name: str) -> None:
+            if name in order or name not in self.modules:
+                return
+            found = re.search(rb"\x00depends=([^\x00]*)\x00", b"\x00" + self.module(name))
+            assert found is not None, f"{name} does not say what it depends on"
+            for dependency in found[1].decode().split(","):
+                add(dependency.replace("-", "_"))
+            order.append(name)
+
+        for name in names:
+            add(name)
+        return order
+
+
+def debian_kernel(folder: Path) -> Kernel:
+    """Debian's kernel, downloaded into `folder` unless it is there."""
+    root = folder / "root"
+    if not root.exists():
+        name = _package_name()
+        if attempt("apt-get", "download", "-q", name, cwd=folder).returncode != 0:
+            run("apt-get", "update", "-qq")
+            name = _package_name()
+            run("apt-get", "download", "-q", name, cwd=folder)
+        (package,) = folder.glob(f"{name}_*.deb")
+        run("dpkg-deb", "-x", package, folder / "unpacked")
+        (folder / "unpacked").rename(root)
+    (image,) = root.glob("boot/vmlinuz-*")
+    modules = {path.name.partition(".")[0].replace("-", "_"): path for path in root.rglob("*.ko*")}
+    return Kernel(image, modules)
+
+
+def _package_name() -> str:
+    said = run("apt-cache", "depends", "--important", PACKAGE).decode()
+    found = re.search(r"Depends: (linux-image-\S+)", said)
+    assert found is not None, f"{PACKAGE} depends on no kernel: {said}"
+    return found[1]
+
+
+def boot(kernel: Kernel, initrd: Path, words: str, *, disk: Path | None = None, timeout: float = 240) -> str:
+    """Boots and returns what the console showed. The machine ends when its first process does, well or not."""
+    command: list[Argument] = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nographic", "-no-reboot"]
+    command += ["-nic", "none", "-kernel", kernel.image, "-initrd", initrd]
+    command += ["-append", f"console=ttyS0 quiet panic=-1 {words}"]
+    if disk is not None:
+        command += ["-drive", f"file={disk},format=raw,if=virtio"]
+    return run(*command, timeout=timeout).decode(errors="replace").replace("\r", "")
+
+
+def shell_image(script: str) -> TarBuilder:
+    """A small image: dash, what it is linked with, and a script at `/hello` for it, all of this machine's."""
+    tar = TarBuilder().directory(".", mode=0o755).directory("dev").directory("bin")
+    for name in re.findall(r"(/\S+) \(0x", run("ldd", "/bin/dash").decode()):
+        tar.file(name, Path(name).read_bytes(), mode=0o755)
+    tar.file("bin/dash", Path("/bin/dash").read_bytes(), mode=0o755).symlink("bin/sh", "dash")
+    return tar.file("hello", script.encode(), mode=0o644)
+
+
+def disk_initramfs(kernel: Kernel, kind: str, options: str) -> TarBuilder:
+    """What mounts the disk `/dev/vda` and hands over to the shell and the script on it: Debian's static busybox."""
+    modules = kernel.with_dependencies(["virtio_pci", "virtio_blk", kind])
+    tar = TarBuilder().directory("dev").directory("proc").directory("root").directory("bin")
+    tar.file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    for name in modules:
+        tar.file(f"modules/{name}.ko", kernel.module(name))
+    script = f"""#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+set -e
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+for name in {" ".join(modules)}; do insmod /modules/$name.ko; done
+mount -t {kind} -o {options} /dev/vda /root
+grep /dev/vda /proc/mounts
+umount /proc
+exec switch_root /root /bin/sh /hello
+"""
+    return tar.file("init", script.encode(), mode=0o755)
