@@ -111,6 +111,7 @@ class FaultyRegistry:
         sent: bytes of bodies that were sent.
         break_uploads: the next bodies of uploads are taken so far, then the connection is broken.
         broken: the uploads that were broken.
+        connections: how many there were.
     """
 
     def __init__(self, host: str, script: Script | None = None) -> None:
@@ -125,6 +126,7 @@ class FaultyRegistry:
         self.sent = 0
         self.break_uploads: list[int] = []
         self.broken: list[str] = []
+        self.connections = 0
         self._sessions = 0
         self.scheme = "http"
         self._lock = threading.Lock()
@@ -270,6 +272,10 @@ def partial(request: Request, answer: Answer) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     registry: FaultyRegistry
+
+    def setup(self) -> None:
+        self.registry.connections += 1
+        super().setup()
 
     def _handle(self) -> None:
         try:

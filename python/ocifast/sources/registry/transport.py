@@ -11,6 +11,7 @@ behind httpx' public transport interface:
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -138,13 +139,9 @@ class _Stream(httpcore.NetworkStream):
         """Whether the server closed the connection; asked of one that is idle."""
         if self._socket.fileno() < 0:
             return True
-        try:
-            self._socket.settimeout(0)
-            return self._socket.recv(1, socket.MSG_PEEK) is not None
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
-        except (OSError, ValueError):
-            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class _Backend(httpcore.NetworkBackend):

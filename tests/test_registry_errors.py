@@ -1,0 +1,223 @@
+"""What people see when something is wrong: one line that says what to do next, exit status 1, nothing written."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ocifast.cli import main
+from ocifast.sources.registry import addresses
+
+from tests.support.faulty import Answer, Request, error, serve_faulty
+from tests.support.images import write_layout
+from tests.support.pulls import Authority, pretend, random_image
+from tests.support.registry import free_port, serve_registry
+from tests.support.tokens import serve_tokens
+
+Fail = Callable[..., str]
+
+
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """Pulls from a reference, which must fail, and returns what was said after `ocifast: error: `."""
+    monkeypatch.setattr("ocifast.sources.registry.client.Client._backoff", lambda self, attempt: 0.001)
+
+    def pull(reference: str, *options: str) -> str:
+        assert main(["pull", reference, f"oci:{tmp_path}/out", *options]) == 1
+        seen = capsys.readouterr()
+        assert seen.out == ""
+        assert seen.err.startswith("ocifast: error: ")
+        assert seen.err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+        return seen.err.removeprefix("ocifast: error: ").rstrip("\n")
+
+    return pull
+
+
+def test_unknown_host(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[tuple[int, str]]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(addresses, "resolve", resolve)
+    assert fail("registry.exmaple/a:1") == (
+        "registry.exmaple/a:1: cannot reach registry.exmaple: the name is unknown; check its spelling and the network"
+    )
+    assert asked == ["registry.exmaple"]
+
+
+def test_refused_connection(fail: Fail) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    assert fail(f"{host}/a:1") == (
+        f"{host}/a:1: cannot reach {host}: the connection was refused; is the registry running there?"
+    )
+
+
+def test_untrusted_certificate(fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
+    authority = Authority(tmp_path / "authority")
+    with serve_faulty(tls=authority.server("registry.example")) as server:
+        host = server.host.replace("127.0.0.1", "registry.example")
+        assert fail(f"{host}/a:1") == (
+            f"{host}/a:1: cannot reach {host}: its certificate is not trusted (unable to get local issuer certificate);"
+            f" put the authority's certificate into /etc/docker/certs.d/{host}/ca.crt or name it in SSL_CERT_FILE"
+        )
+        assert server.connections == 1
+
+
+def test_plain_http_where_https_is_spoken(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
+    with serve_faulty() as server:
+        name = server.put(random_image(), "a:1").replace("127.0.0.1", "registry.example")
+        host = name.partition("/")[0]
+        assert fail(name) == f"{name}: cannot reach {host}: it does not speak HTTPS; for plain HTTP use --insecure"
+
+
+def test_insecure_is_for_the_named_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
+    with serve_faulty() as server:
+        name = server.put(random_image(), "a:1").replace("127.0.0.1", "registry.example")
+        assert main(["pull", name, f"oci:{tmp_path}/out", "--insecure", "-q"]) == 0
+
+
+def test_wrong_password(fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_registry(tmp_path / "registry", user=("someone", "right")) as registry:
+        name = registry.put(random_image(*[1000] * 5), "a:1")
+        before = len(registry.requests())
+        auth = tmp_path / "auth.json"
+        auth.write_text(json.dumps({"auths": {registry.host: {"username": "someone", "password": "wrong"}}}))
+        assert fail(name, "--auth-file", str(auth)) == (
+            f"{registry.host} refuses the user name and password; use `ocifast login {registry.host}`"
+        )
+        # One question without, one attempt with it.
+        assert registry.requests()[before:] == ["GET /v2/a/manifests/1 401"] * 2
+        assert fail(name) == f"{registry.host} asks for a password; use `ocifast login {registry.host}`"
+
+
+def test_missing_scope(fail: Fail, tmp_path: Path) -> None:
+    with serve_tokens(tmp_path / "roots.pem") as tokens, serve_faulty() as server:
+        denied = error(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=tokens.challenge())
+        server.script = lambda request: denied
+        assert fail(f"{server.host}/private/a:1") == (
+            f"{server.host}/private/a:1: 127.0.0.1 refuses to read the manifest: UNAUTHORIZED: authentication required;"
+            " log in with `ocifast login`"
+        )
+        assert len(tokens.requests) == 1
+        assert len(server.requests) == 2
+        server.script = lambda request: error(403, "DENIED", "requested access to the resource is denied")
+        assert fail(f"{server.host}/private/a:1") == (
+            f"{server.host}/private/a:1: no permission to read the manifest at 127.0.0.1: DENIED: requested access to"
+            " the resource is denied"
+        )
+
+
+def test_no_such_tag_or_repository(fail: Fail, tmp_path: Path) -> None:
+    with serve_registry(tmp_path / "registry") as registry:
+        registry.put(random_image(), "a:1")
+        for name in ("a", "b"):
+            assert fail(f"{registry.host}/{name}:2") == (
+                f"{registry.host}/{name}:2: not found; check the name and the tag"
+                f" (`ocifast tags {registry.host}/{name}` lists them)"
+            )
+        assert main(["tags", f"{registry.host}/b"]) == 1
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_a_server_that_is_no_registry(fail: Fail, status: int) -> None:
+    page = Answer(status, {"Content-Type": "text/html; charset=utf-8"}, b"<html><title>Welcome</title></html>")
+    with serve_faulty(lambda request: page) as server:
+        said = fail(f"{server.host}/a:1")
+        assert "is no registry: it answers with a page" in said
+        assert said.startswith(f"{server.host}/a:1: ")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", b"220 mail\r\n\r\n", b"\x15\x03\x01\x00\x02\x02", b"HTTP/1.1 abc\r\n\r\n"]
+)
+def test_a_server_that_does_not_speak_http(fail: Fail, raw: bytes) -> None:
+    with serve_faulty(lambda request: Answer(raw=raw)) as server:
+        said = fail(f"{server.host}/a:1")
+        assert said.startswith(f"{server.host}/a:1: cannot reach {server.host}: it is no registry, or broken: ")
+
+
+def test_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = write_layout(tmp_path / "layout", random_image(50_000))
+
+    def script(request: Request) -> Answer | None:
+        page = Answer(413, {"Content-Type": "text/html"}, b"<html><center>nginx</center></html>")
+        return page if request.method == "PUT" else None
+
+    with serve_faulty(script) as server:
+        assert main(["push", f"oci:{layout}:app", f"{server.host}/a:1"]) == 1
+        assert capsys.readouterr().err == (
+            f"ocifast: error: {server.host}/a:1: 127.0.0.1 refuses so large a body; raise the limit of the registry or"
+            " its proxy\n"
+        )
+        assert server.uploads == {}
+
+
+def test_errors_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_faulty() as server:
+        assert main(["pull", f"{server.host}/a:1", f"oci:{tmp_path}/out", "--json"]) == 1
+        told = json.loads(capsys.readouterr().out)["error"]
+        assert told["code"] == "image_not_found"
+        assert told["reference"] == f"{server.host}/a:1"
+
+
+def test_tags_in_pages(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pages of any form of link: relative, absolute, with other links beside."""
+
+    def script(request: Request) -> Answer:
+        last = (request.values("last") or ["0"])[0]
+        links = {
+            "0": '</v2/a/tags/list?last=1&n=1000>; rel="next"',
+            "1": "<?last=2&n=1000>; rel=next",
+            "2": f'<{server.url}/v2/a/tags/list?last=0>; rel="prev", <{server.url}/v2/a/tags/list?last=3>; rel="next"',
+        }
+        body = json.dumps({"name": "a", "tags": [f"t{last}", "same"]}).encode()
+        return Answer(200, {"Link": links[last]} if last in links else {}, body)
+
+    with serve_faulty(script) as server:
+        assert main(["tags", f"{server.host}/a"]) == 0
+        assert capsys.readouterr().out == "t0\nsame\nt1\nt2\nt3\n"
+        assert len(server.requests) == 4
+        assert server.requests[0].query == (("n", "1000"),)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            Answer(200, {"Link": '</v2/a/tags/list?n=1000>; rel="next"'}, b'{"tags":[]}'),
+            "the list of tags does not end",
+        ),
+        (Answer(200, {}, b"[]"), "what the registry sends is no list of tags"),
+        (Answer(200, {}, b'{"tags":["' + b"x" * (4 << 20)), "a page of its tags is longer than 4 MiB"),
+    ],
+)
+def test_tags_that_are_none(answer: Answer, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_faulty(lambda request: answer) as server:
+        assert main(["tags", f"{server.host}/a"]) == 1
+        assert capsys.readouterr().err == f"ocifast: error: {server.host}/a: {message}\n"
+        assert len(server.requests) <= 2
+
+
+def test_a_registry_with_no_tags_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_faulty(lambda request: Answer(200, {}, b'{"name":"a","tags":null}')) as server:
+        assert main(["tags", f"{server.host}/a"]) == 0
+        assert capsys.readouterr().out == ""
+
+
+def test_a_registry_that_does_not_delete(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a@sha256:" + "a" * 64
+    with serve_faulty(lambda request: error(405, "UNSUPPORTED")) as server:
+        assert main(["delete", f"{server.host}/{name}"]) == 1
+        assert capsys.readouterr().err == (
+            f"ocifast: error: {server.host}/{name}: the registry does not allow deletion\n"
+        )
+        assert server.lines == [f"DELETE /v2/{name.replace('@', '/manifests/')}"]

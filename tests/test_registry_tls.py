@@ -1,0 +1,247 @@
+"""TLS with certificates made here, and proxies."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from ocifast.errors import FileError, NetworkError
+from ocifast.sources.registry.transport import proxy_for
+
+from tests.support.faulty import Answer, serve_faulty
+from tests.support.pulls import Authority, pretend, pull, quick, random_image
+from tests.support.registry import serve_registry
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+def test_docker_registry_with_a_certificate_of_our_own(authority: Authority, tmp_path: Path) -> None:
+    image = random_image()
+    with serve_registry(tmp_path / "registry", tls=authority.files("localhost")) as registry:
+        name = registry.put(image, "tls/a:1")
+        authority.trust(registry.host)
+        assert pull(name, quick(certificates=(authority.folder,))) == [image.layers[0].blob]
+
+
+@pytest.mark.parametrize("names", [("registry.example",), ("127.0.0.1", "registry.example")])
+def test_ssl_cert_file(authority: Authority, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
+    image = random_image()
+    with serve_faulty(tls=authority.server(*names)) as server:
+        name = server.put(image, "a:1").replace("127.0.0.1", "registry.example")
+        assert pull(name) == [image.layers[0].blob]
+
+
+def test_ssl_cert_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent.pem")
+    with pytest.raises(FileError, match=r"SSL_CERT_FILE names /nonexistent\.pem, which is not there"):
+        pull("registry.example/a:1")
+
+
+@pytest.mark.parametrize(
+    ("certified", "trusted", "reason"),
+    [
+        ("registry.example", False, "unable to get local issuer certificate"),
+        ("other.example", True, "Hostname mismatch"),
+    ],
+)
+def test_untrusted_certificates(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, certified: str, trusted: bool, reason: str
+) -> None:
+    pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
+    with serve_faulty(tls=authority.server(certified)) as server:
+        host = server.host.replace("127.0.0.1", "registry.example")
+        if trusted:
+            authority.trust(host)
+        with pytest.raises(NetworkError) as caught:
+            pull(f"{host}/a:1", quick(certificates=(authority.folder,)))
+        assert f"cannot reach {host}: its certificate is not trusted" in str(caught.value)
+        assert reason in str(caught.value)
+        assert f"/etc/docker/certs.d/{host}/ca.crt or name it in SSL_CERT_FILE" in str(caught.value)
+        assert server.requests == []
+
+
+def test_client_certificates(authority: Authority) -> None:
+    image = random_image()
+    with serve_faulty(tls=authority.server("127.0.0.1", clients=True)) as server:
+        folder = authority.trust(server.host, client=True)
+        name = server.put(image, "a:1")
+        assert pull(name, quick(certificates=(authority.folder,))) == [image.layers[0].blob]
+        (folder / "client.cert").unlink()
+        with pytest.raises(NetworkError):
+            pull(name, quick(certificates=(authority.folder,), retries=0))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("ca.crt", "no certificate", "cannot read the certificates in .*ca.crt"),
+        ("client.key", None, "cannot use the client certificate .*client.cert with .*client.key"),
+        ("client.key", "no key", "cannot use the client certificate .*client.cert with .*client.key"),
+    ],
+)
+def test_damaged_certificate_folders(authority: Authority, file: str, content: str | None, message: str) -> None:
+    folder = authority.trust("127.0.0.1:1", client=True)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(FileError, match=message):
+        pull("127.0.0.1:1/a:1", quick(certificates=(authority.folder,)))
+
+
+@dataclass
+class Proxy:
+    """An HTTP proxy that knows every name as the given port of loopback.
+
+    Attributes:
+        url: with a user and a password.
+        asked: the first lines of the requests.
+        authorizations: the values of Proxy-Authorization.
+    """
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serve_proxy(port: int) -> Iterator[Proxy]:
+    """Runs a proxy in a thread until the block ends."""
+    proxy = Proxy()
+    listener = socket.create_server(("127.0.0.1", 0))
+    proxy.url = f"http://user:pass%20word@127.0.0.1:{listener.getsockname()[1]}"
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with source, target:
+            try:
+                while data := source.recv(65536):
+                    target.sendall(data)
+            except OSError:
+                pass
+
+    def serve(client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(65536)
+        lines = head.decode("latin-1").split("\r\n")
+        proxy.asked.append(lines[0])
+        proxy.authorizations.extend(line for line in lines if line.lower().startswith("proxy-authorization"))
+        target = socket.create_connection(("127.0.0.1", port))
+        if lines[0].startswith("CONNECT"):
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            target.sendall(head.replace(b"Connection: keep-alive", b"Connection: close"))
+        threading.Thread(target=pump, args=(target, client), daemon=True).start()
+        pump(client, target)
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def test_https_through_a_proxy(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = random_image()
+    with serve_faulty(tls=authority.server("registry.example")) as server:
+        port = server.host.rpartition(":")[2]
+        authority.trust(f"registry.example:{port}")
+        with serve_proxy(int(port)) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            name = server.put(image, "a:1").replace("127.0.0.1", "registry.example")
+            assert pull(name, quick(certificates=(authority.folder,))) == [image.layers[0].blob]
+            assert proxy.asked == [f"CONNECT registry.example:{port} HTTP/1.1"]
+            (sent,) = proxy.authorizations
+            assert sent.partition("Basic ")[2] == base64.b64encode(b"user:pass word").decode()
+        assert not [request for request in server.requests if "proxy-authorization" in request.headers]
+
+
+def test_plain_http_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = random_image()
+    with serve_faulty() as server:
+        port = server.host.rpartition(":")[2]
+        with serve_proxy(int(port)) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            name = server.put(image, "a:1").replace("127.0.0.1", "registry.example")
+            assert pull(name, quick(insecure=frozenset({"registry.example"}))) == [image.layers[0].blob]
+            assert proxy.asked[0] == f"GET http://registry.example:{port}/v2/a/manifests/1 HTTP/1.1"
+
+
+def test_a_proxy_does_not_lead_from_public_to_private(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_faulty(tls=authority.server("registry.example")) as server:
+        port = server.host.rpartition(":")[2]
+        authority.trust(f"registry.example:{port}")
+        server.script = lambda request: Answer(307, {"Location": "https://169.254.169.254/latest"})
+        with serve_proxy(int(port)) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with pytest.raises(NetworkError, match=r"refused to be sent to 169\.254\.169\.254"):
+                pull(f"registry.example:{port}/a:1", quick(certificates=(authority.folder,)))
+            assert proxy.asked == [f"CONNECT registry.example:{port} HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "expected"),
+    [
+        ("https://registry.example", {}, None),
+        ("https://registry.example", {"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://registry.example", {"https_proxy": "p:1"}, "http://p:1"),
+        ("https://registry.example", {"HTTP_PROXY": "http://p:1"}, None),
+        ("http://registry.example", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://registry.example", {"ALL_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://registry.example", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "registry.example"}, None),
+        ("https://sub.registry.example", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".registry.example"}, None),
+        ("https://registry.example", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
+        ("https://registry.example", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "other.example"}, "http://p:1"),
+        ("http://127.0.0.1:5000", {"HTTP_PROXY": "http://p:1"}, None),
+        ("http://localhost", {"ALL_PROXY": "http://p:1"}, None),
+        ("http://[::1]:5000", {"HTTP_PROXY": "http://p:1"}, None),
+    ],
+)
+def test_which_proxy(
+    monkeypatch: pytest.MonkeyPatch, url: str, environment: dict[str, str], expected: str | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for(httpx.URL(url)) == expected
+
+
+def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@proxy.example:1080")
+    with pytest.raises(NetworkError, match=r"the proxy socks5://proxy\.example is not supported") as caught:
+        pull("registry.example/a:1")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_connections_are_used_again(authority: Authority, secure: bool) -> None:
+    image = random_image(1000, 200_000, 3000, 400_000)
+    with serve_faulty(tls=authority.server("127.0.0.1") if secure else None) as server:
+        if secure:
+            authority.trust(server.host)
+        name = server.put(image, "a:1")
+        assert pull(name, quick(certificates=(authority.folder,))) == [layer.blob for layer in image.layers]
+        assert len(server.requests) == 5
+        assert server.connections == 1
