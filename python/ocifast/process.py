@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -287,11 +288,13 @@ class _Run:
                 if ended and not ready:
                     break
                 ended = self._process.poll() is not None
+        waited = False
         while self._process.poll() is None:
             if cancelled is not None and cancelled():
                 raise CancelledError(f"{self.name} was stopped", command=self.name)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_TICK)
+            # Both outputs are closed: the end is a matter of microseconds, or of a tool that goes on in the dark.
+            select.select([], [], [], _TICK if waited else 0.001)
+            waited = True
 
     def _read(self, selector: selectors.BaseSelector, pipe: IO[bytes]) -> None:
         chunk = os.read(pipe.fileno(), 64 << 10)

@@ -148,10 +148,13 @@ class Backend(ABC):
 
     name: ClassVar[str]
     """As in `--backend`. The format's own name is used by writers of ours."""
-    store: ClassVar[str]
-    """Where the flattener must leave contents: "spool", "directory" or "erofs" (see `_core.Flattener`)."""
     package: ClassVar[str | None] = None
     """Debian package that brings the tool; None when nothing needs to be installed."""
+
+    @property
+    @abstractmethod
+    def store(self) -> str:
+        """Where the flattener must leave contents: "spool", "directory" or "erofs" (see `_core.Flattener`)."""
 
     @abstractmethod
     def version(self) -> str | None:

@@ -6,12 +6,13 @@ import os
 import re
 import struct
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from ocifast.errors import PackerError, UsageError
 from ocifast.packers import Backend, Format, Loss, Packing, PackOptions, refuse_options, rows, summarize
 from ocifast.packers.squashfs.settings import help_text
-from ocifast.packers.stage import make_readable, stage
+from ocifast.packers.stage import make_readable, set_mtime, stage
 from ocifast.process import find_tool, run_tool
 
 __all__ = ["FORMAT", "image_uuid"]
@@ -31,8 +32,11 @@ class _MkfsErofs(Backend):
     """mkfs.erofs; from a tar stream where this release takes one (`--tar=f`), else from a staged directory."""
 
     name = "mkfs.erofs"
-    store = "directory"
     package = "erofs-utils"
+
+    @property
+    def store(self) -> str:
+        return "spool" if _takes_tar() else "directory"
 
     def version(self) -> str | None:
         if find_tool("mkfs.erofs") is None:
@@ -42,7 +46,7 @@ class _MkfsErofs(Backend):
 
     def exact(self) -> bool:
         # A plain user's staged files all belong to that user.
-        return os.geteuid() == 0
+        return _takes_tar() or os.geteuid() == 0
 
     def check(self, options: PackOptions) -> None:
         refuse_options(self.name, options, known=("compression", "level", "block_size"))
@@ -62,23 +66,53 @@ class _MkfsErofs(Backend):
 
     def pack(self, packing: Packing) -> list[Loss]:
         assert packing.path is not None
-        staged, losses = stage(packing)
-        if os.geteuid() != 0:
-            for path, kind, mode, *_ in rows(packing.tree):
-                if make_readable(staged, path, kind, mode):
-                    losses.append(("mode", path, "mkfs.erofs reads it as a plain user, who may not"))
+        source, feed, losses = self._source(packing)
+        # The one way that all releases share to fix the image's own time and keep those of files. It must not cut them.
+        latest = max(packing.created, *(row[5] + 1 for row in rows(packing.tree)))
+        if packing.clamp_mtime is not None:
+            latest = min(latest, packing.clamp_mtime)
         run_tool(
             [
-                *("mkfs.erofs", "-T", str(packing.created), "--preserve-mtime", "-U", str(image_uuid(packing.digest))),
+                "mkfs.erofs",
+                "-U",
+                str(image_uuid(packing.digest)),
                 *_compression(packing.options),
                 packing.path,
-                staged,
+                *source,
             ],
+            feed=feed,
+            environment={"SOURCE_DATE_EPOCH": str(latest)},
             folder=packing.folder,
             cancelled=packing.cancelled,
         )
-        _read_back(packing.path, packing)
+        devices = {path for kind, path, _ in losses if kind == "device"}
+        _read_back(packing.path, packing, {row[9] for row in rows(packing.tree) if row[0] not in devices})
         return summarize(losses)
+
+    def _source(
+        self, packing: Packing
+    ) -> tuple[list[str | os.PathLike[str]], Callable[[int], object] | None, list[tuple[str, bytes, str]]]:
+        """The arguments that name the source, what feeds it, and the losses so far."""
+        if _takes_tar():
+            return (
+                ["--tar=f", "/dev/stdin"],
+                lambda descriptor: packing.tree.write_tar(descriptor, clamp_mtime=packing.clamp_mtime),
+                [],
+            )
+        staged, losses = stage(packing)
+        for path, _, _, _, _, mtime, *_ in rows(packing.tree):
+            if mtime < 0:
+                # It compares times as unsigned numbers, and takes such a one for one that is too late.
+                set_mtime(staged, path, 0)
+                losses.append(("mtime", path, "mkfs.erofs holds no times before 1970"))
+        if os.geteuid() != 0:
+            changed = (row[0] for row in rows(packing.tree) if make_readable(staged, row[0], row[1], row[2]))
+            losses += [("mode", path, "mkfs.erofs reads it as a plain user, who may not") for path in changed]
+        return [staged], None, losses
+
+
+def _takes_tar() -> bool:
+    return "--tar=" in help_text("mkfs.erofs", "--help")
 
 
 def _compressors() -> set[str]:
@@ -96,7 +130,7 @@ def _compression(options: PackOptions) -> list[str]:
     return [f"-z{options.compression}{level}", *size]
 
 
-def _read_back(path: Path, packing: Packing) -> None:
+def _read_back(path: Path, packing: Packing, inodes: set[int]) -> None:
     """Superblock and number of inodes; then fsck.erofs reads every inode and block, where it is there."""
     with path.open("rb") as file:
         file.seek(_OFFSET)
@@ -104,9 +138,10 @@ def _read_back(path: Path, packing: Packing) -> None:
     if len(head) < _SUPERBLOCK.size or _SUPERBLOCK.unpack(head)[0] != _MAGIC:
         raise PackerError("mkfs.erofs left something that is no erofs image", command="mkfs.erofs")
     found = _SUPERBLOCK.unpack(head)[6]
-    inodes = len({row[9] for row in rows(packing.tree)})
-    if found != inodes:
-        raise PackerError(f"mkfs.erofs wrote {found} files of {inodes}, and reported success", command="mkfs.erofs")
+    if found != len(inodes):
+        raise PackerError(
+            f"mkfs.erofs wrote {found} files of {len(inodes)}, and reported success", command="mkfs.erofs"
+        )
     if find_tool("fsck.erofs") is not None:
         try:
             run_tool(["fsck.erofs", "--extract", path], folder=packing.folder, cancelled=packing.cancelled)

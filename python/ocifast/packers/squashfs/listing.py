@@ -73,10 +73,10 @@ def read_back(
 
     wanted, seen = _Multiset(), _Multiset()
     wanted.update(expected())
-    _list(chosen, arguments, lambda text: seen.update(_kept([normalize(text)], root)))
+    _list(tool, chosen, arguments, lambda text: seen.update(_kept([normalize(text)], root)))
     if wanted != seen:
         lines: list[bytes] = []
-        _list(chosen, arguments, lambda text: lines.extend(_kept([normalize(text)], root)))
+        _list(tool, chosen, arguments, lambda text: lines.extend(_kept([normalize(text)], root)))
         raise _difference(tool, list(expected()), lines)
 
 
@@ -84,9 +84,12 @@ def _kept(lines: Iterable[bytes], root: bool) -> Iterator[bytes]:
     return (line for line in lines if root or not line.endswith(b" squashfs-root"))
 
 
-def _list(reader: str, arguments: list[str], take: Callable[[bytes], object]) -> None:
+def _list(tool: str, reader: str, arguments: list[str], take: Callable[[bytes], object]) -> None:
     splitter = _Lines(take)
-    run_tool([reader, *arguments], on_output=splitter.feed)
+    try:
+        run_tool([reader, *arguments], on_output=splitter.feed)
+    except PackerError as error:
+        raise PackerError(f"{tool} reported success, but left an image that cannot be read: {error}") from error
     splitter.end()
 
 

@@ -73,7 +73,8 @@ class _Mksquashfs(Backend):
                 changed = make_readable(staged, name, kind, mode)
                 if not name:
                     root = ["-root-mode", f"{mode:o}", "-root-uid", str(uid), "-root-gid", str(gid)]
-                elif kind in ("char", "block"):
+                    continue
+                if kind in ("char", "block"):
                     major, minor = devices[name]
                     what = b"%c %d %o %d %d %d %d" % (
                         b"C" if kind == "char" else b"B",

@@ -91,8 +91,14 @@ class _Tar2sqfs(Backend):
         return tool_version("tar2sqfs", "--version") or None
 
     def check(self, options: PackOptions) -> None:
-        if resolve(self.name, options).compression == "none":
+        compression = resolve(self.name, options).compression
+        if compression == "none":
             raise UsageError("tar2sqfs always compresses; choose another backend or compression")
+        if compression == "lz4":
+            # 1.2.0: "File system corruption detected", says unsquashfs of what it writes.
+            raise UsageError(
+                "other tools cannot read the lz4 images of tar2sqfs; choose another backend or compression"
+            )
 
     def pack(self, packing: Packing) -> list[Loss]:
         assert packing.path is not None
