@@ -71,7 +71,8 @@ def test_a_blob_goes_on_where_it_ended(cache: Cache) -> None:
     with cache.blobs.writer(BLOB) as third:
         assert third.resume_offset == 500_000
         third.write(DATA[500_000:])
-        assert third.commit() == FileSlice(cache.folder / "blobs/sha256" / HEX, 0, len(DATA))
+        third.commit()
+    assert cache.blobs.get(BLOB) == FileSlice(cache.folder / "blobs/sha256" / HEX, 0, len(DATA))
     assert files(cache) == [f"blobs/sha256/{HEX}"]
 
 
@@ -174,6 +175,38 @@ def test_who_hashes_the_bytes_need_not_have_them_hashed_again(cache: Cache) -> N
         with pytest.raises(type(error)):
             find_wrong(error)
         assert files(cache) == left
+
+
+def test_work_that_can_do_without_a_cache_goes_on_without(
+    cache: Cache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes, offset: int | None = None) -> None:
+        if offset:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ocifast.cache.blobs.write_all", full)
+        with cache.layers.writer(BLOB) as writer:
+            for start in range(0, len(DATA), 100_000):
+                writer.write(DATA[start : start + 100_000])
+            writer.commit()
+        with cache.blobs.writer(BLOB) as strict:
+            strict.write(DATA[:10])
+            with pytest.raises(FileError, match="No space left on device"):
+                strict.write(DATA[10:])
+            strict.drop()
+    assert files(cache) == []
+    path = cache.folder / "blobs/sha256" / HEX
+    # A folder stands in the way of the name.
+    path.mkdir()
+    (path / "x").touch()
+    with cache.layers.writer(BLOB) as writer:
+        writer.write(DATA)
+        writer.commit()
+    assert files(cache) == [f"blobs/sha256/{HEX}/x"]
+    messages = logged(caplog)
+    assert [line.split(": ")[0] for line in messages] == [f"{BLOB.digest} is not cached"] * 2
+    assert "No space left on device" in messages[0]
 
 
 def test_a_damaged_beginning_is_noticed_and_removed(cache: Cache) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ocifast import _core
 from ocifast.boot import boot_config
-from ocifast.cache import Cache, CachedOutput, CachedSource, output_key
+from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
 from ocifast.compiled import CompiledImage, facts_of
 from ocifast.errors import CancelledError, LossError, UsageError
 from ocifast.image import Image, resolve
@@ -159,6 +159,7 @@ class _Run:
         self.streams = plan.output == STDOUT
         # An output that is streamed or a directory is not kept: see `ocifast.cache`.
         self.cache = Cache(self.options.cache_folder) if self.options.cache else None
+        self.layers: BlobStore | None = None
         self.kept = None if self.streams or self.format.is_directory else self.cache
 
     def run(self) -> CompiledImage:
@@ -214,7 +215,9 @@ class _Run:
         try:
             # Layouts and archives are on disk already: keeping their blobs again would only cost room.
             if self.cache is not None and location.transport == "docker" and location.reference is not None:
-                source = CachedSource(source, self.cache.blobs, digest=location.reference.digest)
+                # Flattening keeps the layers: it has their digests without hashing a second time.
+                self.layers = self.cache.layers
+                source = CachedSource(source, self.cache.blobs, digest=location.reference.digest, layers=False)
             image = resolve(source, wanted)
             self._tell(Phase.RESOLVED)
             self._tell(Phase.CONFIG_ACQUIRE)
@@ -287,7 +290,7 @@ class _Run:
 
     def _flatten(self, image: Image, backend: Backend, folder: Path) -> Rootfs:
         limits = _core.Limits(entries=self.options.max_entries, layer_bytes=self.options.max_layer_bytes)
-        options = FlattenOptions(jobs=self.options.downloads, decoders=self.threads, limits=limits)
+        options = FlattenOptions(jobs=self.options.downloads, decoders=self.threads, limits=limits, blobs=self.layers)
         return flatten(image, store=backend.store, folder=folder, options=options, progress=self._layer_progress)
 
     def _pack(

@@ -131,6 +131,9 @@ class BlobWriter:
     Bytes go to `HEX.part`, which stays when the writer is closed before the end: the next one hashes what is there and
     goes on after it. While one writer has it, others of the same blob write to a file of their own and leave nothing.
 
+    A writer that does not hash stands beside work that can do without a cache: when the disk is full or fails, it drops
+    what it has, says so in the log, and lets the rest pass.
+
     Attributes:
         path: where the bytes are until `commit`.
         offset: bytes that are there, of this run or of earlier ones.
@@ -142,14 +145,18 @@ class BlobWriter:
         self._descriptor = descriptor
         self._hasher = _core.Hasher(descriptor.digest.partition(":")[0]) if hashes else None
         self.offset = 0
-        self.path, self._file = self._open(resume)
-        self._shared = self.path.suffix == ".part"
-        try:
-            self._take_beginning()
-        except BaseException:
-            self.close()
-            raise
-        self.resume_offset = self.offset
+        self.resume_offset = 0
+        self.path, self._file = place, -1
+        self._shared = False
+        with self._forgiven():
+            self.path, self._file = self._open(resume)
+            self._shared = self.path.suffix == ".part"
+            try:
+                self._take_beginning()
+            except BaseException:
+                self.close()
+                raise
+            self.resume_offset = self.offset
 
     def beginning(self) -> Iterator[bytes]:
         """The bytes that an earlier run has left."""
@@ -174,12 +181,13 @@ class BlobWriter:
             raise self._wrong_size(f"more than {self._descriptor.size}")
         if self._hasher is not None:
             self._hasher.update(chunk)
-        with reported(self.path):
-            write_all(self._file, chunk, self.offset)
+        if self._file >= 0:
+            with self._forgiven(), reported(self.path):
+                write_all(self._file, chunk, self.offset)
         self.offset += len(chunk)
 
-    def commit(self) -> FileSlice:
-        """Compares size and digest and gives the blob its name; returns where it stands. Nothing stays of a wrong one.
+    def commit(self) -> None:
+        """Compares size and digest and gives the blob its name. Nothing stays of a wrong one.
 
         Raises:
             SizeMismatchError, DigestMismatchError: it is not what the descriptor means.
@@ -197,12 +205,12 @@ class BlobWriter:
                 expected=self._descriptor.digest,
                 seen=seen,
             )
-        with reported(self._place):
-            os.fsync(self._file)
-            self.path.rename(self._place)
-            flush_folder(self._place.parent)
-        self._release()
-        return FileSlice(self._place, 0, self._descriptor.size)
+        if self._file >= 0:
+            with self._forgiven(), reported(self._place):
+                os.fsync(self._file)
+                self.path.rename(self._place)
+                flush_folder(self._place.parent)
+                self._release()
 
     def close(self) -> None:
         """Ends the writing; after `commit` it does nothing, before it what was written stays for the next run."""
@@ -223,6 +231,16 @@ class BlobWriter:
         if isinstance(value, (VerificationError, LayerError)):
             self.drop()
         self.close()
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileError, OSError) as error:
+            if self._hasher is not None:
+                raise
+            _log.warning("%s is not cached: %s", self._descriptor.digest, error)
+            self.drop()
 
     def _open(self, resume: bool) -> tuple[Path, int]:
         if resume:
