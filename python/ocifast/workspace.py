@@ -179,9 +179,12 @@ def remove_tree(path: Path) -> None:
 def _make_locked(parent: Path) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Until it is locked, another run may take it for abandoned.
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Another run may have taken it for abandoned between these two steps.
         if path.exists():
             return path, descriptor
         os.close(descriptor)

@@ -1,0 +1,46 @@
+"""Where outputs are made: a folder of one run, that no other run takes away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from ocifast.workspace import Workspace
+
+from tests.support.documents import listing
+
+
+@pytest.mark.parametrize("step", ["open", "flock"])
+def test_a_folder_that_is_swept_away_before_it_is_locked(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, real_flock = os.open, fcntl.flock
+    swept: list[Path] = []
+
+    def sweep() -> None:
+        if not swept:
+            [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
+            folder.rmdir()
+            swept.append(folder)
+
+    def open_late(path: str, flags: int, *arguments: int) -> int:
+        if step == "open":
+            sweep()
+        return real_open(path, flags, *arguments)
+
+    def flock_late(descriptor: int, operation: int) -> None:
+        if step == "flock":
+            sweep()
+        real_flock(descriptor, operation)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", open_late)
+        patched.setattr(fcntl, "flock", flock_late)
+        space = Workspace(tmp_path / "out", is_directory=False)
+    with space:
+        assert len(swept) == 1
+        assert space.path.is_dir()
+        assert space.path not in swept
+    assert listing(tmp_path) == []
