@@ -71,7 +71,7 @@ check: develop
 
 bench: $(VENV)/.installed
 	$(BIN)/maturin develop --quiet --release
-	$(BIN)/python -m pytest benches --benchmark-only
+	$(BIN)/python -m pytest benches/bench_*.py --benchmark-only --benchmark-columns=min,median,rounds
 	$(BIN)/python -m benches.compare $(CORPUS)
 
 wheel: $(VENV)/.installed
