@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # One profile for all but wheels: dependencies are compiled once for the tests, the lints and the Python module.
 PROFILE := dev-fast
+# What `maturin develop` says through pip is of no use here.
+export PIP_QUIET := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 define CHECK
 cargo fmt --all --check
@@ -50,8 +53,8 @@ help:
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install 'pip>=25.1'
+	$(BIN)/python -m pip install --group dev
 	touch $@
 
 develop: $(VENV)/.installed
