@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.oracle import dump_cpio, dump_directory, dump_mounted, dump_tar, dump_unsquashfs
+from tests.support.oracle import dump_cpio, dump_directory, dump_mounted, dump_tar, dump_unsquashfs, without_mtime
 from tests.support.real import RealImage
 from tests.support.run import ocifast, run
 
@@ -38,6 +38,11 @@ def as_cpio(dump: str) -> str:
     return re.sub(r"(?m)^((?:\S+ ){8})\S+", r"\1-", without_fractions(dump))
 
 
+def as_sqfstar(dump: str) -> str:
+    """What sqfstar makes: it gives the root a time of its own, which is reported as a loss."""
+    return without_mtime(without_fractions(dump), "/")
+
+
 def mounted(kind: str) -> Reader:
     """A reader that lets the kernel mount the image."""
     skip = [b"lost+found"] if kind == "ext4" else []
@@ -51,8 +56,12 @@ FORMATS: list[tuple[str, str, Reader, Callable[[str], str]]] = [
     ("erofs", "", mounted("erofs"), whole),
     ("ext4", "", mounted("ext4"), whole),
     *(
-        ("squashfs", backend, reader, without_fractions)
-        for backend in ("sqfstar", "tar2sqfs", "mksquashfs")
+        ("squashfs", backend, reader, holds)
+        for backend, holds in (
+            ("sqfstar", as_sqfstar),
+            ("tar2sqfs", without_fractions),
+            ("mksquashfs", without_fractions),
+        )
         for reader in (mounted("squashfs"), dump_unsquashfs)
     ),
 ]
@@ -76,7 +85,8 @@ def test_every_format_holds_umocis_tree(
 ) -> None:
     chosen = ["--backend", backend] if backend else []
     ocifast("compile", real_reference, tmp_path / "out", "-f", form, *chosen)
-    assert reader(tmp_path / "out", tmp_path / "read") == holds(real_image.dump)
+    seen = reader(tmp_path / "out", tmp_path / "read")
+    assert (without_mtime(seen, "/") if holds is as_sqfstar else seen) == holds(real_image.dump)
     assert [path.name for path in tmp_path.iterdir() if path.name != "read"] == ["out"]
 
 

@@ -176,7 +176,8 @@ def _odd() -> TarBuilder:
         .file("srv/line\nbreak", b"a name of two lines", mtime=seconds)
         .directory("srv/" + "n" * 200, mtime=seconds)
         .file("srv/" + long, b"a long path", mtime=seconds)
-        .symlink("srv/long-link", "/" + "l" * 300, mtime=(-100, 250_000_000))
+        # Relative: sqfstar 4.5 takes the first slash of long targets away, which the packer notices and refuses.
+        .symlink("srv/long-link", "l" * 300, mtime=(-100, 250_000_000))
         .file("srv/before-1970", b"", mtime=(-1, 500_000_000))
         .file("srv/large-owner", b"", uid=4_000_000_000, gid=3_000_000_000, mtime=seconds)
         .sparse("srv/pax-sparse", [(65536, b"x" * 512), (1 << 21, b"")], 1 << 21, form="1.0", mtime=seconds)
