@@ -150,6 +150,25 @@ class Tree:
         Args:
             compression: "none", "gzip" with a level from 1 to 9, or "zstd" with one from 1 to 22.
         """
+    def write_erofs(
+        self,
+        path: str | PathLike[str],
+        /,
+        *,
+        uuid: bytes,
+        created: int,
+        clamp_mtime: int | None = None,
+    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+        """Completes the erofs image that the layers were read into; returns its size and the losses.
+
+        Contents can still be read afterwards.
+
+        Args:
+            path: where the image goes, on the file system of the flattener's folder, whose store is "erofs".
+            uuid: 16 bytes.
+            created: seconds since 1970, the image's time. Inodes with just this mtime need half the space of others.
+            clamp_mtime: seconds since 1970; later times become this.
+        """
     def write_ext4(
         self,
         fd: int,

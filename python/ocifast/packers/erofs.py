@@ -1,4 +1,4 @@
-"""erofs: a read-only image that the kernel maps block by block, from mkfs.erofs of erofs-utils."""
+"""erofs: a read-only image that the kernel maps block by block; by the core's own writer, or mkfs.erofs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,29 @@ _MAGIC = 0xE0F5E1E2
 def image_uuid(digest: str) -> uuid.UUID:
     """The UUID of every filesystem that is made of a manifest: always the same for the same digest."""
     return uuid.uuid5(uuid.NAMESPACE_OID, digest)
+
+
+class _ErofsBackend(Backend):
+    """The core's writer: the image is where the layers are read into, so that only metadata are left to write."""
+
+    name = "erofs"
+    store = "erofs"
+
+    def version(self) -> str | None:
+        return "1"
+
+    def check(self, options: PackOptions) -> None:
+        refuse_options(self.name, options)
+
+    def pack(self, packing: Packing) -> list[Loss]:
+        assert packing.path is not None
+        _, losses = packing.tree.write_erofs(
+            packing.path,
+            uuid=image_uuid(packing.digest).bytes,
+            created=packing.created,
+            clamp_mtime=packing.clamp_mtime,
+        )
+        return summarize(losses)
 
 
 class _MkfsErofs(Backend):
@@ -149,4 +172,4 @@ def _read_back(path: Path, packing: Packing, inodes: set[int]) -> None:
             raise PackerError(f"mkfs.erofs left an image that fsck.erofs refuses: {error}", **error.context) from error
 
 
-FORMAT = Format("erofs", (_MkfsErofs(),))
+FORMAT = Format("erofs", (_ErofsBackend(), _MkfsErofs()))

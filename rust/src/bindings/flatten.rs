@@ -12,6 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::flatten as core;
 use crate::layer::{BUFFER, Descriptor};
 use crate::output::DirectoryStore;
+use crate::output::erofs::ErofsStore;
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Limits(crate::limits::Limits);
@@ -56,6 +57,10 @@ impl Flattener {
             "directory" => {
                 let store = Arc::new(DirectoryStore::new(folder)?);
                 (Kept::Directory(Arc::clone(&store)), Arc::new(store))
+            }
+            "erofs" => {
+                let store = Arc::new(ErofsStore::create(folder, layers.len())?);
+                (Kept::Erofs(Arc::clone(&store)), Arc::new(store))
             }
             _ => return Err(Error::new(Code::OutputUnsupported, format!("no store is called \"{store}\""))),
         };

@@ -8,8 +8,10 @@ use pyo3::types::{PyBytes, PyDict};
 use super::error::raise;
 use super::fd::duplicate;
 use crate::contents::{Contents, SpoolStore};
+use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::merge::Notices;
+use crate::output::erofs::{self, ErofsStore};
 use crate::output::{self, CHUNK, Compression, Compressor, DirectoryStore, Loss, ext4};
 use crate::tree::{self as core, InodeId, InodeKind};
 
@@ -18,6 +20,7 @@ use crate::tree::{self as core, InodeId, InodeKind};
 pub(super) enum Kept {
     Spool(Arc<SpoolStore>),
     Directory(Arc<DirectoryStore>),
+    Erofs(Arc<ErofsStore>),
 }
 
 impl Kept {
@@ -25,6 +28,7 @@ impl Kept {
         match self {
             Kept::Spool(store) => &**store,
             Kept::Directory(store) => &**store,
+            Kept::Erofs(store) => &**store,
         }
     }
 }
@@ -205,6 +209,28 @@ impl Tree {
             })
         });
         written.map(|(bytes, lost)| (bytes, losses(py, lost))).map_err(|error| raise(py, error))
+    }
+
+    #[pyo3(signature = (path, /, *, uuid, created, clamp_mtime = None))]
+    fn write_erofs(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        uuid: [u8; 16],
+        created: i64,
+        clamp_mtime: Option<i64>,
+    ) -> PyResult<(u64, Vec<LossRow>)> {
+        let build_time = Mtime { seconds: created, nanoseconds: 0 };
+        let options = erofs::Options { uuid, build_time, clamp_mtime };
+        let written = py.detach(|| {
+            let Kept::Erofs(store) = &self.kept else {
+                return Err(Error::new(Code::OutputUnsupported, "the contents are not in an erofs image"));
+            };
+            let summary = erofs::finish(&self.tree, store, &options)?;
+            store.publish(&path)?;
+            Ok(summary)
+        });
+        written.map(|summary| (summary.bytes, losses(py, summary.losses))).map_err(|error| raise(py, error))
     }
 
     #[pyo3(signature = (fd, /, *, uuid, created, free = None, size = None, journal = false, clamp_mtime = None))]

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -23,6 +23,9 @@ const BUFFER: usize = 1 << 20;
 
 /// A chunk of data of this size is not collected but written at once.
 const DIRECT: usize = 1 << 16;
+
+/// Name of the image that the store makes itself.
+const IMAGE: &str = "image.erofs";
 
 /// The first block of data: block 0 holds the superblock.
 const FIRST: u64 = 1;
@@ -88,6 +91,27 @@ impl ErofsStore {
             tails: (0..layers).map(|_| OnceLock::new()).collect(),
             moves: OnceLock::new(),
         }
+    }
+
+    /// As [`ErofsStore::new`], with an image of its own in `folder`.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn create(folder: &Path, layers: usize) -> Result<Self> {
+        let path = folder.join(IMAGE);
+        let mut options = File::options();
+        let image = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let image = image.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))?;
+        Ok(ErofsStore::new(image, folder, layers))
+    }
+
+    /// Gives the image that [`ErofsStore::create`] made its name, on the same file system.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn publish(&self, path: &Path) -> Result<()> {
+        std::fs::rename(self.folder.join(IMAGE), path)
+            .map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))
     }
 
     pub(super) fn image(&self) -> &File {

@@ -1,0 +1,230 @@
+"""erofs images: the kernel mounts them and sees the tree; erofs-utils find nothing wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+import pytest
+from ocifast import _core
+from ocifast.errors import OutputUnsupportedError, UsageError
+from ocifast.packers import PackOptions, choose_backend, load_format
+
+from tests.support.images import digest_of
+from tests.support.layers import TarBuilder
+from tests.support.oracle import dump_mounted, mounted
+from tests.support.pack import DIGEST, Packed, pack
+from tests.support.run import run
+from tests.support.samples import everything
+
+pytestmark = pytest.mark.root
+
+OURS = PackOptions(backend="erofs")
+
+
+def check(image: Path) -> None:
+    """Fails when fsck.erofs finds anything at all, in what it reads of all inodes and data."""
+    run("fsck.erofs", "--extract", image)
+
+
+def superblock(image: Path) -> dict[str, str]:
+    """What dump.erofs says of the superblock."""
+    lines = run("dump.erofs", "-s", image).decode().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def times() -> TarBuilder:
+    tar = TarBuilder()
+    for seconds, nanoseconds in [(-1, 1), (-(1 << 33), 5), (0, 0), (1_700_000_000, 0), (1 << 34, 999_999_999)]:
+        tar.file(f"at{seconds}", b"x" * 5000, mtime=(seconds, nanoseconds))
+        tar.directory(f"folder{seconds}", mtime=(seconds, nanoseconds))
+    return tar
+
+
+def owners() -> TarBuilder:
+    tar = TarBuilder()
+    for number in (0, 65_535, 65_536, (1 << 32) - 2):
+        tar.file(f"{number}", uid=number, gid=number, mode=0o7777).symlink(f"link{number}", "x", uid=number)
+        tar.device(f"device{number}", "char", 4095, (1 << 20) - 1, gid=number)
+    return tar
+
+
+def sizes() -> TarBuilder:
+    """Around what fits behind an inode, of every form."""
+    tar = TarBuilder()
+    for size in [0, 1, *range(4020, 4102), 8191, 8192, 8193, 65_537, 1 << 20, (1 << 20) + 4000]:
+        data = b"%08d" % size * (size // 8 + 1)
+        tar.file(f"{size}", data[:size], mtime=1_700_000_000).file(f"long{size}", data[:size])
+        tar.file(f"with{size}", data[:size], xattrs={"user.a": b"1" * 40})
+    return tar
+
+
+def targets() -> TarBuilder:
+    tar = TarBuilder()
+    for length in (1, 59, 60, 4030, 4031, 4032, 4033, 4094, 4095):
+        tar.symlink(f"{length}", "t" * length).symlink(f"short{length}", "t" * length, mtime=1_700_000_000)
+    return tar
+
+
+def names() -> TarBuilder:
+    tar = TarBuilder()
+    for name in (b"!", b"+", b".\x01", b".-", b"..\x01", b"...", b"..a", b".a", b"\x7f", b"\xff\xfe\n\x80", b"n" * 255):
+        tar.file(b"order/" + name, name)
+    for number in range(700):
+        tar.file(b"folder/%d-%s" % (number, b"\xe9" * (number % 250)))
+    return tar.file("/".join(["d" * 200] * 15) + "/deep", b"deep")
+
+
+def attributes() -> TarBuilder:
+    """Attributes behind the inode, shared, too large for a block, and more than one inode can refer to."""
+    tar = TarBuilder()
+    for number in range(300):
+        tar.file(
+            f"shared/{number}", xattrs={"security.selinux": b"system_u:object_r:usr_t:s0\0", "user.same": b"s" * 200}
+        )
+    tar.file("four", b"x" * 3000, xattrs={f"user.{number}": b"v" * 900 for number in range(4)})
+    tar.file("huge", b"x" * 3000, xattrs={"user.huge": b"h" * 65_535, "user.small": b"1", "trusted.x": b"2" * 5000})
+    tar.file("many", b"x" * 3000, xattrs={f"user.{number}": b"%d" % number for number in range(700)})
+    tar.directory(".", xattrs={"user.root": b"r" * 20_000})
+    tar.symlink("sym", "to", xattrs={"trusted.of-a-link": b"l" * 500})
+    return tar.fifo("pipe", xattrs={"trusted.of-a-pipe": b"p"})
+
+
+def holes() -> TarBuilder:
+    tar = TarBuilder()
+    block = 4096
+    maps = {
+        "even": [(0, 8 * block), (64 * block, 8 * block)],
+        "odd": [(block, block), (5 * block, 3 * block)],
+        "inside": [(100, 100), (20 * block + 5, 3000), (20 * block + 3500, 10_000)],
+        "none": [],
+    }
+    for name, extents in maps.items():
+        data = [(offset, bytes([65 + index]) * length) for index, (offset, length) in enumerate(extents)]
+        tar.sparse(name, data, 80 * block + 7)
+    return tar
+
+
+SAMPLES = [TarBuilder, everything, times, owners, sizes, targets, names, attributes, holes]
+
+
+@pytest.mark.parametrize("layer", SAMPLES)
+def test_the_kernel_sees_the_tree(layer: type[TarBuilder], tmp_path: Path) -> None:
+    packed = pack([layer()], tmp_path / "a.erofs", "erofs", options=OURS)
+    check(packed.path)
+    assert packed.losses == []
+    assert dump_mounted(packed.path, "erofs", tmp_path / "mount") == packed.dump
+
+
+def test_all_together_with_layers_that_replace_and_remove(tmp_path: Path) -> None:
+    secret = b"a secret that an upper layer deletes " * 3000
+    layers = [
+        everything().file("secret", secret).file("secret2", secret),
+        sizes().whiteout("secret").whiteout("big"),
+        names().file("secret2", b"public"),
+        attributes(),
+        holes(),
+        times().file("folder", b"now a file"),
+    ]
+    packed = pack(layers, tmp_path / "a.erofs", "erofs", options=OURS)
+    check(packed.path)
+    assert dump_mounted(packed.path, "erofs", tmp_path / "mount") == packed.dump
+    assert secret[:37] not in packed.path.read_bytes()
+
+
+def test_the_file_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
+    packed = pack([everything()], tmp_path / "a.erofs", "erofs", options=OURS)
+    assert packed.path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["a.erofs"]  # noqa: PTH208
+
+
+def test_two_hundred_thousand_names_in_one_directory(tmp_path: Path) -> None:
+    tar = TarBuilder()
+    for number in range(200_000):
+        tar.file(f"d/{number}")
+    image = pack([tar], tmp_path / "a.erofs", "erofs", options=OURS, with_dump=False).path
+    check(image)
+    with mounted(image, "erofs", tmp_path / "mount") as folder:
+        # Listing reads the blocks one after the other, looking up searches them.
+        listed = set(os.listdir(folder / "d"))  # noqa: PTH208
+        assert listed == {str(number) for number in range(200_000)}
+        assert all((folder / f"d/{number}").is_file() for number in range(0, 200_000, 7))
+        assert not any((folder / f"d/{number}x").exists() for number in range(0, 200_000, 1001))
+
+
+def test_five_gibibytes_of_which_most_is_a_hole(tmp_path: Path) -> None:
+    size, data = 5 << 30, [(0, b"start"), ((3 << 30) + 4096, b"middle" * 1000), ((5 << 30) - 3, b"end")]
+    image = pack(
+        [TarBuilder().sparse("large", data, size)], tmp_path / "a.erofs", "erofs", options=OURS, with_dump=False
+    )
+    assert image.path.stat().st_size < 8 << 20
+    with mounted(image.path, "erofs", tmp_path / "mount") as folder, (folder / "large").open("rb") as file:
+        assert os.fstat(file.fileno()).st_size == size
+        for offset, expected in data:
+            file.seek(offset - min(offset, 10))
+            assert file.read(len(expected) + 10).strip(b"\0") == expected
+        file.seek(1 << 30)
+        assert not any(file.read(1 << 20))
+
+
+def test_decoders_change_nothing(tmp_path: Path) -> None:
+    layers = [tar().build() for tar in (everything, sizes, names, attributes, holes)]
+    described = [(digest_of(layer), len(layer), digest_of(layer)) for layer in layers]
+    images = []
+    for run_number, order in enumerate(([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1])):
+        folder = tmp_path / f"work{run_number}"
+        folder.mkdir()
+        flattener = _core.Flattener(described, store="erofs", folder=folder, decoders=run_number * 2 + 1)
+        for layer in order if run_number else range(5):
+            flattener.write(layer, layers[layer])
+            flattener.close_layer(layer)
+        flattener.finish().write_erofs(tmp_path / f"{run_number}", uuid=bytes(16), created=7)
+        images.append((tmp_path / f"{run_number}").read_bytes())
+    assert images[0] == images[1] == images[2]
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    def made(name: str) -> Packed:
+        return pack([everything(), attributes()], tmp_path / name, "erofs", options=OURS)
+
+    assert made("one").path.read_bytes() == made("two").path.read_bytes()
+    found = superblock(tmp_path / "one")
+    assert found["Filesystem UUID"] == str(uuid.uuid5(uuid.NAMESPACE_OID, DIGEST))
+    assert found["Filesystem created"].endswith("2023")
+
+
+def test_times_are_clamped(tmp_path: Path) -> None:
+    packed = pack([times()], tmp_path / "a.erofs", "erofs", options=OURS, clamp_mtime=1000)
+    seconds = re.findall(r" (-?\d+)\.\d{9} ", dump_mounted(packed.path, "erofs", tmp_path / "mount"))
+    assert max(map(int, seconds)) == 1000
+    assert packed.losses == []
+
+
+def test_what_is_lost_is_said(tmp_path: Path) -> None:
+    tar = TarBuilder().file("a", xattrs={"other.class": b"1", "user.kept": b"2", "user.large": b"l" * 65_536})
+    tar.symlink("link", "t" * 4096).file("b")
+    packed = pack([tar], tmp_path / "a.erofs", "erofs", options=OURS)
+    assert packed.lost == ["symlink link", "xattr a", "xattr a"]
+    check(packed.path)
+    seen = dump_mounted(packed.path, "erofs", tmp_path / "mount")
+    assert [line.split(" ")[0] for line in seen.splitlines()] == ["/", "/a", "/b"]
+    assert "user.kept=32 " in seen
+
+
+def test_a_table_of_holes_out_of_proportion_is_refused(tmp_path: Path) -> None:
+    tar = TarBuilder().sparse("absurd", [(4096, b"x" * 4096)], 1 << 50)
+    with pytest.raises(OutputUnsupportedError, match=r"(?s)needs a table.*absurd"):
+        pack([tar], tmp_path / "a.erofs", "erofs", options=OURS, with_dump=False)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_options_that_the_writer_lacks_are_refused() -> None:
+    for options in (PackOptions("erofs", journal=True), PackOptions("erofs", size=1 << 30)):
+        with pytest.raises(UsageError):
+            choose_backend(load_format("erofs"), options)
+
+
+def test_the_core_writes_erofs_unless_something_else_is_asked_for() -> None:
+    assert choose_backend(load_format("erofs"), PackOptions())[0].name == "erofs"
