@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifast.elf import Elf, inspect, require_runnable
-from ocifast.errors import UsageError
+from ocifast.errors import PlatformError, UsageError
 from ocifast.image import Image
 from ocifast.image import open as open_image
-from ocifast.loader import Library, resolve
+from ocifast.loader import resolve
 from ocifast.progress import Event, Phase, Progress
 from ocifast.runnable import files
 from ocifast.runnable.checks import check_name, creation_time
@@ -90,7 +90,7 @@ def build(
             for part in parts:
                 base = None
                 if runnable.base is not None:
-                    base = stack.enter_context(open_image(runnable.base, platform=part.platform, options=options))
+                    base = stack.enter_context(_open_base(runnable.base, part.platform, options))
                 built.append(_build_one(runnable, part, writer, created, base))
             root = built[0][1]
             if len(built) > 1:
@@ -108,17 +108,19 @@ def _build_one(
     runnable: Options, part: _Part, writer: LayerWriter, created: int, base: Image | None
 ) -> tuple[BuiltImage, Document]:
     below: list[Descriptor] = []
+    platform = part.platform
     if base is not None:
+        platform = _highest(platform, [base.platform] if base.platform is not None else [])
         below = base_layers(base)
         for original, layer in zip(base.layers, below, strict=True):
             writer.copy(original, layer, base)
     layers = list(_layers(part, writer))
-    config = config_of(runnable, part.platform, layers, name=part.name, created=created, base=base)
+    config = config_of(runnable, platform, layers, name=part.name, created=created, base=base)
     writer.put(config)
     descriptors = [*below, *(layer.descriptor for layer in layers)]
     manifest = manifest_of(config, descriptors, runnable.annotations, base=base)
     writer.destination.put_document(manifest, root=len(runnable.paths) == 1)
-    return BuiltImage(part.platform, manifest.digest, config.digest, tuple(descriptors)), manifest
+    return BuiltImage(platform, manifest.digest, config.digest, tuple(descriptors)), manifest
 
 
 def _layers(part: _Part, writer: LayerWriter) -> Iterator[BuiltLayer]:
@@ -148,7 +150,7 @@ def _parts(runnable: Options) -> list[_Part]:
         elf = inspect(path)
         require_runnable(elf, bundle=runnable.bundle)
         libraries = () if elf.is_static else resolve(elf, sysroot=runnable.sysroot)
-        platform = _platform(elf, libraries)
+        platform = _highest(elf.platform, [library.elf.platform for library in libraries])
         name = runnable.name if runnable.name is not None else _name_of(path)
         bundle = files.with_parents(files.bundled(libraries), parents=parents)
         part = _Part(elf, platform, name, bundle, extra, [files.executable(elf, name)])
@@ -161,10 +163,20 @@ def _parts(runnable: Options) -> list[_Part]:
     return [parts[platform] for platform in sorted(parts)]
 
 
-def _platform(elf: Elf, libraries: tuple[Library, ...]) -> Platform:
-    """The executable's platform, with the highest level that it or one of its libraries needs."""
-    variants = [elf.platform.variant, *(library.elf.platform.variant for library in libraries)]
-    return msgspec.structs.replace(elf.platform, variant=max((v for v in variants if v), default=None))
+def _highest(platform: Platform, others: Iterable[Platform]) -> Platform:
+    """The platform with the highest level that it or another one needs."""
+    variants = [platform.variant, *(other.variant for other in others)]
+    return msgspec.structs.replace(platform, variant=max((v for v in variants if v), default=None))
+
+
+def _open_base(base: str, platform: Platform, options: RegistryOptions | None) -> Image:
+    """The base for a machine of this platform, or else for a higher level: there the executable runs as well."""
+    try:
+        return open_image(base, platform=platform, options=options)
+    except PlatformError:
+        if platform.variant is None:
+            raise
+        return open_image(base, platform=msgspec.structs.replace(platform, variant=None), options=options)
 
 
 def _name_of(path: Path) -> str:

@@ -76,7 +76,7 @@ def config_of(
 
     Args:
         runnable: the options.
-        platform: of the executable.
+        platform: of the image.
         layers: the new layers, bottom first.
         name: of the executable in the image.
         created: seconds since 1970.
@@ -87,9 +87,8 @@ def config_of(
     time = timestamp(created)
     document: dict[str, Any] = {key: old[key] for key in _KEPT if old.get(key)}
     document |= {"created": time, "architecture": platform.architecture, "os": platform.os}
-    variant = platform.variant or (base.config.variant if base is not None else None)
-    if variant:
-        document["variant"] = variant
+    if platform.variant:
+        document["variant"] = platform.variant
     document["config"] = _runtime(runnable, name, dict(old.get("config") or {}))
     diff_ids = base.diff_ids if base is not None else ()
     document["rootfs"] = {"type": "layers", "diff_ids": [*diff_ids, *(layer.diff_id for layer in layers)]}
