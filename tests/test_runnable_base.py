@@ -191,9 +191,11 @@ def test_a_base_whose_documents_do_not_fit(hello: Path, tmp_path: Path) -> None:
         ({"config": {"Env": "A=b"}}, "is not a valid ImageConfig"),
     ]
     for number, (edit, message) in enumerate(edits):
-        layout = write_layout(
-            tmp_path / str(number), build_image([system()], edit_config=lambda c, e=edit: c.update(e))
-        )
+
+        def change(config: dict[str, Any], edit: dict[str, Any] = edit) -> None:
+            config |= edit
+
+        layout = write_layout(tmp_path / str(number), build_image([system()], edit_config=change))
         with pytest.raises(DocumentError, match=message):
             Runnable(hello, base=f"oci:{layout}:app").write(tmp_path / "x.tar")
         assert not (tmp_path / "x.tar").exists()
