@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import logging
 import subprocess
@@ -59,6 +60,17 @@ def test_an_image(tmp_path: Path) -> None:
         assert [layer.digest for layer in image.layers] == [layer.digest for layer in AMD64.layers]
         assert image.size == len(AMD64.layers[0].blob)
         assert repr(image) == f"<Image oci:{tmp_path}:app {AMD64.digest}>"
+
+
+def test_an_image_becomes_a_tree(tmp_path: Path) -> None:
+    states: list[str] = []
+    with (
+        open_layout(tmp_path, AMD64) as image,
+        image.flatten(progress=lambda event: states.append(event.state.value if event.state else "")) as tree,
+    ):
+        assert [entry.path for entry in tree] == ["/", "/f"]
+        assert tree.read_bytes("/f") == b"data"
+    assert (states[0], states[-1]) == ("waiting", "extracted")
 
 
 def test_the_platform_of_this_machine_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,3 +378,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"ocifast"}
     assert [name for name in loaded if name.startswith("ocifast")] == ["ocifast"]
     assert "logging" not in loaded
+
+
+def test_the_examples_in_the_documents() -> None:
+    failed, run = doctest.testfile("../docs/references.md")
+    assert (failed, run) == (0, 4)

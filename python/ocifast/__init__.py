@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from ocifast.packers import Loss, PackOptions
     from ocifast.progress import Event, LayerState, Phase
     from ocifast.reference import Reference
-    from ocifast.runnable import Runnable
+    from ocifast.rootfs import FlattenOptions, Rootfs, RootfsEntry
+    from ocifast.runnable import BuiltRunnable, Runnable
     from ocifast.spec import Descriptor, ImageConfig, Platform
 
 __all__ = [
     "BootConfig",
+    "BuiltRunnable",
     "Cache",
     "CacheInfo",
     "CompileOptions",
@@ -32,6 +34,7 @@ __all__ = [
     "CompiledImage",
     "Descriptor",
     "Event",
+    "FlattenOptions",
     "Image",
     "ImageConfig",
     "Index",
@@ -42,6 +45,8 @@ __all__ = [
     "Phase",
     "Platform",
     "Reference",
+    "Rootfs",
+    "RootfsEntry",
     "Runnable",
     "__version__",
     "aio",
@@ -52,6 +57,7 @@ __all__ = [
 
 _HOMES = {
     "BootConfig": "boot",
+    "BuiltRunnable": "runnable",
     "Cache": "cache",
     "CacheInfo": "cache",
     "CompileOptions": "compiler",
@@ -59,6 +65,7 @@ _HOMES = {
     "CompiledImage": "compiled",
     "Descriptor": "spec",
     "Event": "progress",
+    "FlattenOptions": "rootfs",
     "Image": "image",
     "ImageConfig": "spec",
     "Index": "image",
@@ -69,6 +76,8 @@ _HOMES = {
     "Phase": "progress",
     "Platform": "spec",
     "Reference": "reference",
+    "Rootfs": "rootfs",
+    "RootfsEntry": "rootfs",
     "Runnable": "runnable",
     "__version__": "_core",
     "compile": "compiler",

@@ -12,7 +12,9 @@ import msgspec
 from ocifast import _core, platforms
 from ocifast.cache import Cache, CachedSource
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
+from ocifast.progress import Progress, silent
 from ocifast.reference import Location, parse_location
+from ocifast.rootfs import FlattenOptions, Rootfs, flatten
 from ocifast.sources import Blob, Source
 from ocifast.sources.open import open_source
 from ocifast.sources.verify import read_small
@@ -220,6 +222,20 @@ class Image:
                     **{**error.context, "reference": self.name, "layer": descriptor.digest},
                 ) from None
             raise
+
+    def flatten(self, *, options: FlattenOptions | None = None, progress: Progress = silent) -> Rootfs:
+        """Downloads, verifies and merges all layers; see `ocifast.rootfs.flatten`.
+
+        Contents of files wait in the temporary folder until the result is closed.
+
+        Args:
+            options: how many layers at a time, and bounds on what they may ask for.
+            progress: gets an event for each step of a layer.
+
+        Raises:
+            SourceError, VerificationError, LayerError.
+        """
+        return flatten(self, options=options, progress=progress)
 
     def close(self) -> None:
         """Closes the source."""
