@@ -10,7 +10,9 @@ use crate::error::{Code, Error, Result};
 /// One gzip member after another.
 pub(super) struct Gzip {
     inflate: Decompress,
-    crc: flate2::Crc,
+    crc: crc32fast::Hasher,
+    /// Bytes of the member so far, modulo 2^32 as its trailer counts them.
+    size: u32,
     part: Part,
 }
 
@@ -24,7 +26,7 @@ enum Part {
 
 impl Gzip {
     pub(super) fn new() -> Self {
-        Gzip { inflate: Decompress::new(false), crc: flate2::Crc::new(), part: Part::Header }
+        Gzip { inflate: Decompress::new(false), crc: crc32fast::Hasher::new(), size: 0, part: Part::Header }
     }
 
     /// The next bytes, straight into `out`, which is not empty; `None` at the end.
@@ -35,6 +37,7 @@ impl Gzip {
                     header(input)?;
                     self.inflate.reset(false);
                     self.crc.reset();
+                    self.size = 0;
                     self.part = Part::Body;
                 }
                 Part::Body => {
@@ -68,6 +71,7 @@ impl Gzip {
             let taken = (self.inflate.total_in() - before_in) as usize;
             let step = (self.inflate.total_out() - before_out) as usize;
             self.crc.update(&out[produced..produced + step]);
+            self.size = self.size.wrapping_add(step as u32);
             produced += step;
             input.take(taken);
             if status == Status::StreamEnd {
@@ -90,17 +94,13 @@ impl Gzip {
         };
         input.take(8);
         let (crc, size) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-        if crc != self.crc.sum() {
-            return Err(Error::mismatch(
-                Code::CompressionInvalid,
-                "the gzip stream's CRC-32",
-                format!("{crc:08x}"),
-                format!("{:08x}", self.crc.sum()),
-            ));
+        let seen = self.crc.clone().finalize();
+        if crc != seen {
+            let (expected, seen) = (format!("{crc:08x}"), format!("{seen:08x}"));
+            return Err(Error::mismatch(Code::CompressionInvalid, "the gzip stream's CRC-32", expected, seen));
         }
-        // The size is taken modulo 2^32 on both sides.
-        if size != self.crc.amount() {
-            return Err(Error::mismatch(Code::CompressionInvalid, "the gzip stream's size", size, self.crc.amount()));
+        if size != self.size {
+            return Err(Error::mismatch(Code::CompressionInvalid, "the gzip stream's size", size, self.size));
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl Gzip {
 
 /// Reads a member's header (RFC 1952, 2.3).
 fn header<R: Read>(input: &mut Input<R>) -> Result<()> {
-    let mut crc = flate2::Crc::new();
+    let mut crc = crc32fast::Hasher::new();
     let mut byte = || -> Result<u8> {
         let Some(&byte) = input.fill()?.first() else {
             return Err(invalid("the gzip stream ends inside a header"));
@@ -139,7 +139,7 @@ fn header<R: Read>(input: &mut Input<R>) -> Result<()> {
         while flags & flag != 0 && byte()? != 0 {}
     }
     if flags & 2 != 0 {
-        let [low, high, ..] = crc.sum().to_le_bytes();
+        let [low, high, ..] = crc.finalize().to_le_bytes();
         let seen = [low, high];
         let Some(&written) = input.at_least(2)?.first_chunk::<2>() else {
             return Err(invalid("the gzip stream ends inside a header"));
