@@ -123,6 +123,28 @@ fn every_flipped_bit_of_a_checksummed_body_is_noticed() {
 }
 
 #[test]
+fn headers_of_gzip() {
+    let data = sample(100);
+    let plain = gzip(&data);
+    // All optional fields of RFC 1952: extra, name, comment, and the header's own checksum.
+    let header = [&b"\x1f\x8b\x08\x1e\0\0\0\0\0\x03"[..], b"\x02\0ab", b"name\0", b"comment\0"].concat();
+    let mut crc = flate2::Crc::new();
+    crc.update(&header);
+    let sum = &crc.sum().to_le_bytes()[..2];
+    assert_eq!(decompress(&[&header, sum, &plain[10..]].concat()).expect("valid"), data);
+    let wrong = [sum[0] ^ 1, sum[1]];
+    let error = refused(&[&header, &wrong, &plain[10..]].concat());
+    assert_eq!(error.to_string(), "the gzip header's checksum is wrong");
+    let with = |at: usize, byte: u8| {
+        let mut blob = plain.clone();
+        blob[at] = byte;
+        refused(&blob).to_string()
+    };
+    assert_eq!(with(2, 7), "the gzip stream has the unknown method 7");
+    assert_eq!(with(3, 0x20), "the gzip stream has reserved flags: 0x20");
+}
+
+#[test]
 fn what_follows_the_end_is_refused() {
     let data = sample(100);
     for (blob, tail) in [
