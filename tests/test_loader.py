@@ -153,6 +153,14 @@ def test_elements_that_mean_nothing_in_an_image_are_passed_over(tmp_path: Path) 
     assert targets(program_path) == sorted([*LIBC, f"{tmp_path}/libx.so"])
 
 
+def test_lib_stands_for_the_folder_of_libraries(tmp_path: Path) -> None:
+    built = library(tmp_path / "lib/x86_64-linux-gnu/libx.so")
+    for token in ("$LIB", "${LIB}"):
+        made = program(tmp_path / "x", str(built), f"-Wl,-rpath,{tmp_path}/{token}")
+        assert sources(made) == ldd(made)
+        assert f"{tmp_path}/lib/x86_64-linux-gnu/libx.so" in targets(made)
+
+
 def fake_root(folder: Path) -> Path:
     """A system of its own: the loader and the C library of this machine, and nothing else."""
     (folder / "lib64").mkdir(parents=True)

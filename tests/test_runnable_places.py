@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import ocifast
 import pytest
+from ocifast.elf.machine import MACHINES
 from ocifast.errors import RegistryError, UsageError
 from ocifast.progress import Event, LayerState, Phase
 from ocifast.runnable import Runnable
@@ -304,3 +306,32 @@ def test_command_errors(words: list[str], status: int, message: str, hello: Path
     assert told.startswith(f"ocifast: error: {message}")
     assert told.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs/runnables.md"
+
+
+def test_the_document_names_the_tests_that_there_are() -> None:
+    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("|") and "`test_" in line]
+    named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
+    sources = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    assert {name for name in named if not any(f"def {name}(" in source for source in sources)} == set()
+    assert len(rows) > 15
+
+
+def test_the_document_has_every_option_and_platform() -> None:
+    text = DOCUMENT.read_text()
+    assert {machine.architecture for machine in MACHINES.values()} == set(re.findall(r"`linux/(\w+)` \|", text))
+    offered = set(re.findall(r"--[a-z-]+", command("runnable", "--help").decode()))
+    assert {word for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text) if word not in offered} == set()
+
+
+def test_every_place_takes_an_index(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(build_elf())
+    (tmp_path / "b").write_bytes(build_elf(machine=183))
+    runnable = Runnable([tmp_path / "a", tmp_path / "b"], name="x")
+    for place in (f"oci-archive:{tmp_path}/index.tar", f"oci:{tmp_path}/index:x"):
+        runnable.write(place)
+        for architecture in ("amd64", "arm64"):
+            found = json.loads(run("skopeo", "--override-arch", architecture, "inspect", place))
+            assert found["Architecture"] == architecture
