@@ -133,7 +133,7 @@ fn headers_of_gzip() {
     let sum = &crc.sum().to_le_bytes()[..2];
     assert_eq!(decompress(&[&header, sum, &plain[10..]].concat()).expect("valid"), data);
     let wrong = [sum[0] ^ 1, sum[1]];
-    let error = refused(&[&header, &wrong, &plain[10..]].concat());
+    let error = refused(&[&header, &wrong[..], &plain[10..]].concat());
     assert_eq!(error.to_string(), "the gzip header's checksum is wrong");
     let with = |at: usize, byte: u8| {
         let mut blob = plain.clone();
