@@ -22,7 +22,7 @@ from ocifast.rootfs import Rootfs, flatten
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
-from tests.support.oracle import dump_directory, dump_mounted
+from tests.support.oracle import dump_directory, dump_mounted, without_mtime
 from tests.support.real import RealImage
 from tests.support.run import run, tool
 
@@ -75,14 +75,19 @@ def tree(tmp_path: Path) -> Iterator[Rootfs]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("name", "backend"), [pair for pair in IMAGES if pair[1] != "sqfstar"])
+@pytest.mark.parametrize(("name", "backend"), IMAGES)
 def test_what_the_kernel_sees_equals_umoci(real_image: RealImage, tmp_path: Path, name: str, backend: str) -> None:
     done = pack(real_image.location, tmp_path / "image", name, backend)
     times = {"squashfs": squashfs_time, "mkfs.erofs": no_negative_time}.get(
         name if name == "squashfs" else backend, str
     )
     expected = edit_times(real_image.dump, times)
-    assert dump_mounted(tmp_path / "image", name, tmp_path / "mounted") == expected
+    seen = dump_mounted(tmp_path / "image", name, tmp_path / "mounted")
+    if backend == "sqfstar" and not SQFSTAR.exact():
+        # This release stamps the root itself; the loss says so.
+        assert Loss("mtime", f"{SQFSTAR.version()} gives the root a time of its own", 1, (b"",)) in done.losses
+        expected, seen = without_mtime(expected, "/"), without_mtime(seen, "/")
+    assert seen == expected
     assert {loss.kind for loss in done.losses} == (set() if times is str else {"mtime"})
 
 
@@ -100,21 +105,6 @@ def test_hard_names_owners_modes_and_devices(tmp_path: Path, name: str, backend:
     else:
         assert done.losses == ()
     assert seen == expected
-
-
-@pytest.mark.root
-def test_a_tool_that_changes_the_tree_and_reports_success_is_caught(real_image: RealImage, tmp_path: Path) -> None:
-    """sqfstar of squashfs-tools 4.5 takes the slash from long absolute link targets, and exits 0."""
-    if SQFSTAR.exact():
-        pack(real_image.location, tmp_path / "image", "squashfs", "sqfstar")
-        expected = edit_times(real_image.dump, squashfs_time)
-        assert dump_mounted(tmp_path / "image", "squashfs", tmp_path / "mounted") == expected
-        return
-    with pytest.raises(PackerError, match=r"mksquashfs reported success, but its image lacks or changed .*long-link"):
-        pack(real_image.location, tmp_path / "image", "squashfs", "sqfstar")
-    assert not (tmp_path / "image").exists()
-    chosen, _ = choose_backend(load_format("squashfs"), PackOptions())
-    assert chosen.name == "tar2sqfs"
 
 
 @pytest.mark.root

@@ -10,6 +10,7 @@ use super::{Loss, clamped};
 use crate::contents::Contents;
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
+use crate::tar::Writer;
 use crate::tree::Tree;
 
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
@@ -25,7 +26,7 @@ pub fn write_squashfs_tar<W: Write>(
     clamp: Option<i64>,
 ) -> Result<(W, Vec<Loss>)> {
     let mut losses = Vec::new();
-    let out = write_fitted(tree, contents, out, |path, metadata| {
+    let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), |path, metadata| {
         metadata.mtime = clamped(metadata.mtime, clamp);
         fit(path, metadata, &mut losses);
     })?;

@@ -20,17 +20,17 @@ use crate::tree::{InodeId, InodeKind, Tree};
 /// # Errors
 /// What reading the contents or writing returns.
 pub fn write_tar<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<W> {
-    write_fitted(tree, contents, out, |_, metadata| metadata.mtime = clamped(metadata.mtime, clamp))
+    write_fitted(tree, contents, Writer::new(out), |_, metadata| metadata.mtime = clamped(metadata.mtime, clamp))
 }
 
 /// The same with metadata as `fit` leaves them; it is called once for each inode, with its first path.
 pub(super) fn write_fitted<W: Write>(
     tree: &Tree,
     contents: &dyn Contents,
-    out: W,
+    writer: Writer<W>,
     mut fit: impl FnMut(&[u8], &mut Metadata),
 ) -> Result<W> {
-    let mut writer = Writer::new(out);
+    let mut writer = writer;
     let mut first_names: FxHashMap<InodeId, Vec<u8>> = FxHashMap::default();
     let mut buffer = vec![0; CHUNK];
     for step in tree.walk() {

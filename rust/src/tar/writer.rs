@@ -69,6 +69,7 @@ pub struct Writer<W> {
     /// Bytes of the current file still to come.
     left: u64,
     padding: usize,
+    gnu_links: bool,
 }
 
 /// Largest number in a field of twelve bytes: eleven octal digits.
@@ -79,7 +80,14 @@ const MAX_8: u64 = (1 << 21) - 1;
 impl<W: Write> Writer<W> {
     /// A writer of an archive that starts where `inner` is.
     pub fn new(inner: W) -> Self {
-        Writer { inner, left: 0, padding: 0 }
+        Writer { inner, left: 0, padding: 0, gnu_links: false }
+    }
+
+    /// Writes long link targets as GNU tar does (a member of type `K` before), not as a pax record: sqfstar 4.5 takes
+    /// the leading slash from the target in a record.
+    pub fn with_gnu_links(mut self) -> Self {
+        self.gnu_links = true;
+        self
     }
 
     /// Writes the headers of a member.
@@ -90,7 +98,7 @@ impl<W: Write> Writer<W> {
     /// number over 21 bits); `io_error`.
     pub fn append(&mut self, member: &Member<'_>) -> Result<()> {
         self.end_data()?;
-        let headers = headers(member).map_err(|mut error| {
+        let headers = headers(member, self.gnu_links).map_err(|mut error| {
             error.context.path.get_or_insert_with(|| member.path.to_vec());
             error
         })?;
@@ -144,7 +152,7 @@ fn unsupported(message: impl Into<String>) -> Error {
 }
 
 /// The blocks that stand before a member's data.
-fn headers(member: &Member<'_>) -> Result<Vec<u8>> {
+fn headers(member: &Member<'_>, gnu_links: bool) -> Result<Vec<u8>> {
     let Member { path, metadata, kind } = *member;
     let mut path = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
     if kind == MemberKind::Directory && !path.ends_with(b"/") {
@@ -184,7 +192,8 @@ fn headers(member: &Member<'_>) -> Result<Vec<u8>> {
             (&b""[..], &path[..100])
         }
     };
-    if target.len() > 100 {
+    let gnu_link = gnu_links && target.len() > 100;
+    if target.len() > 100 && !gnu_links {
         record(b"linkpath", target);
         binary |= std::str::from_utf8(target).is_err();
     }
@@ -223,6 +232,13 @@ fn headers(member: &Member<'_>) -> Result<Vec<u8>> {
         out.extend_from_slice(&header.finish());
         out.extend_from_slice(&body);
         out.resize(out.len().next_multiple_of(BLOCK), 0);
+    }
+    if gnu_link {
+        let length = target.len() as u64 + 1;
+        out.extend_from_slice(&Block::new(b"K", b"././@LongLink").number(124..136, length).finish());
+        out.extend_from_slice(target);
+        // The NUL that ends it, and zeros up to the next block.
+        out.resize((out.len() + 1).next_multiple_of(BLOCK), 0);
     }
     let or_zero = |value: u64, max: u64| if value <= max { value } else { 0 };
     let block = Block::new(&[flag], name)
