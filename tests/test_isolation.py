@@ -6,7 +6,7 @@ import ast
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ocifast
@@ -90,6 +90,35 @@ def test_tags_and_names_are_never_paths(tmp_path: Path, outside: Path, name: str
     assert set(found) <= {"layout", "outside", "copy", "out.tar"}
     if (tmp_path / "copy").exists():
         assert {path.name for path in (tmp_path / "copy").iterdir()} <= {"blobs", "index.json", "oci-layout"}
+
+
+PASSWD: dict[str, tuple[Callable[[TarBuilder, Path], object], int | None]] = {
+    "a file": (lambda tar, _: tar.file("etc/passwd", b"app:x:42:43::/:/bin/sh\n"), 42),
+    "a link to the host": (lambda tar, outside: tar.symlink("etc/passwd", f"{outside}/passwd"), None),
+    "a link up to the host": (lambda tar, _: tar.symlink("etc/passwd", "../../../../../outside/passwd"), None),
+    "a link inside": (lambda tar, _: tar.symlink("etc/passwd", "/p").file("p", b"app:x:44:45::/:/bin/sh\n"), 44),
+    "a pipe": (lambda tar, _: tar.fifo("etc/passwd"), None),
+    "a device": (lambda tar, _: tar.device("etc/passwd", "char", 1, 5), None),
+    "a directory": (lambda tar, _: tar.directory("etc/passwd"), None),
+}
+
+
+@pytest.mark.parametrize("name", PASSWD)
+def test_users_are_looked_up_in_the_image_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/passwd").write_text("app:x:666:666::/:/bin/sh\n")
+    tar = TarBuilder()
+    make, uid = PASSWD[name]
+    make(tar, tmp_path / "outside")
+    layout = write_layout(tmp_path / "layout", build_image([tar], config={"User": "app", "Cmd": ["x"]}))
+    done = try_ocifast(
+        "compile", f"oci:{layout}:app", tmp_path / "out.tar", "--config", tmp_path / "boot.json", "--json"
+    )
+    if uid is None:
+        assert done.returncode == 1
+        assert b"'app' is not in the image's /etc/passwd" in done.stderr
+    else:
+        assert json.loads((tmp_path / "boot.json").read_text())["user"]["uid"] == uid
 
 
 @pytest.mark.parametrize("form", ["dir", "tar", "cpio", "erofs", "ext4", "squashfs"])
