@@ -18,11 +18,6 @@ from ocifast.errors import FileError, RegistryError
 from ocifast.reference import Reference
 from ocifast.sources.registry.options import RegistryOptions
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["Endpoint", "pull_endpoints", "push_endpoint"]
 
 _LIMIT = 1 << 20
@@ -154,6 +149,10 @@ def _read(path: Path) -> list[_Rule]:
         # Most such files hold other things only, and a TOML parser takes its time.
         if b"[[registry" not in raw:
             return []
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
         tables = tomllib.loads(raw.decode("utf-8")).get("registry", [])
         return [_parse(table) for table in tables]
     except OSError as error:

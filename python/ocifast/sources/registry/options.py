@@ -49,8 +49,9 @@ class RegistryOptions:
         backoff: seconds before the second attempt; doubled each time, at most 30, with jitter.
         max_wait: longest wait in seconds that a server may ask for with Retry-After.
         parallel: requests at a time that carry blobs, per host.
-        range_threshold: blobs of at least this many bytes are fetched in parallel ranges where requests are to spare;
-            None never does.
+        range_threshold: blobs of at least this many bytes are fetched in parallel ranges where requests are to spare
+            and one connection is slow; None never does.
+        range_speed: bytes per second of one connection that need no help.
         helper_timeout: seconds for a credential helper's answer.
     """
 
@@ -69,6 +70,7 @@ class RegistryOptions:
     max_wait: float = 120.0
     parallel: int = 4
     range_threshold: int | None = 64 << 20
+    range_speed: float = 100e6
     helper_timeout: float = 30.0
 
 

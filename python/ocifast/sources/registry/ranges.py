@@ -8,6 +8,7 @@ turn and keeps its slot until then, so that all blobs together hold at most one 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 
 from ocifast.sources.registry.limiter import Slot
@@ -75,24 +76,46 @@ class _Piece:
 
 
 def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) -> Generator[bytes, None, None]:
-    """The bytes from `offset` on, in order, fetched in several requests at a time where that is possible.
+    """The bytes from `offset` on, in order, fetched in several requests at a time where that helps.
 
-    A server that answers the first request with the whole blob is read as it comes.
+    The first piece shows whether it does: a server that answers with the whole blob is read as it comes, and where one
+    connection is fast enough (`RegistryOptions.range_speed`) the rest is one more request.
 
     Raises:
         BlobNotFoundError, SizeMismatchError, NetworkError, RegistryError, AuthenticationError.
     """
     size = descriptor.size
+    first = min(offset + PIECE, size)
+    opened = open_range(origin, descriptor, offset, first)
+    if not opened.partial:
+        yield from stream(origin, descriptor, offset, size, slot, opened)
+        return
+    waited = 0.0
+    chunks = stream(origin, descriptor, offset, first, slot, opened)
+    while True:
+        began = time.monotonic()
+        chunk = next(chunks, None)
+        waited += time.monotonic() - began
+        if chunk is None:
+            break
+        yield chunk
+    if first - offset >= origin.client.options.range_speed * waited:
+        yield from stream(origin, descriptor, first, size, slot)
+    else:
+        yield from _in_pieces(origin, descriptor, first, slot)
+
+
+def _in_pieces(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) -> Generator[bytes, None, None]:
+    size = descriptor.size
     starts = range(offset, size, PIECE)
+    unassigned = iter(starts)
     ahead: dict[int, _Piece] = {}
-    unassigned = iter(starts[1:])
     # The reader's own connection is used by always leaving it one piece: the first of each round.
-    reserved: int | None = starts[0]
-    splits = True
+    reserved: int | None = None
 
     def fill() -> None:
         nonlocal reserved
-        while splits and (extra := origin.client.limiter.try_slot()) is not None:
+        while (extra := origin.client.limiter.try_slot()) is not None:
             start = next(unassigned, None)
             if start is not None and reserved is None:
                 reserved, start = start, next(unassigned, None)
@@ -103,27 +126,19 @@ def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: 
 
     try:
         for start in starts:
+            fill()
             piece = ahead.pop(start, None)
             if piece is not None:
                 slot.hand_over()
                 yield from piece.take()
                 slot.take_back()
-                fill()
                 continue
             if start == reserved:
                 reserved = None
             else:
-                # Nobody was free to take this one, and so it is the next that was not given out.
+                # No slot was to spare, and so it is the next one that was not given out.
                 next(unassigned, None)
-            end = min(start + PIECE, size)
-            opened = open_range(origin, descriptor, start, end)
-            if not opened.partial:
-                splits = False
-                yield from stream(origin, descriptor, start, size, slot, opened)
-                return
-            fill()
-            yield from stream(origin, descriptor, start, end, slot, opened)
+            yield from stream(origin, descriptor, start, min(start + PIECE, size), slot)
     finally:
-        splits = False
         for piece in ahead.values():
             piece.call_off()

@@ -11,9 +11,7 @@ behind httpx' public transport interface:
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
-import ssl
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,13 +24,14 @@ import httpx
 from ocifast.errors import NetworkError
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.options import RegistryOptions, is_loopback
+from ocifast.sources.registry.stream import Stream
 from ocifast.sources.registry.tls import Certificates
 
-__all__ = ["READ_SIZE", "Transport", "proxy_for"]
+__all__ = ["DIRECT", "Transport", "proxy_for"]
 
-READ_SIZE = 256 << 10
-"""Bytes asked for in one read of a socket. httpcore asks for 64 KiB; at a gigabyte a second its bookkeeping per read,
-all of it under the GIL, is then what a download costs."""
+DIRECT = 16 << 20
+"""Least bytes of a body that is read past the HTTP library; see `stream`. Its connection cannot be used again, and so
+the body must be worth one."""
 
 _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -74,80 +73,10 @@ def proxy_for(url: httpx.URL) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-class _Stream(httpcore.NetworkStream):
-    """A connection that reads more at a time than it is asked to, and that another thread can break off."""
-
-    def __init__(self, sock: socket.socket, open_streams: WeakSet[_Stream]) -> None:
-        self._socket = sock
-        self._open_streams = open_streams
-        open_streams.add(self)
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        try:
-            self._socket.settimeout(timeout)
-            return self._socket.recv(max(max_bytes, READ_SIZE))
-        except TimeoutError as error:
-            raise httpcore.ReadTimeout(error) from error
-        except OSError as error:
-            raise httpcore.ReadError(error) from error
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not buffer:
-            return
-        try:
-            self._socket.settimeout(timeout)
-            self._socket.sendall(buffer)
-        except TimeoutError as error:
-            raise httpcore.WriteTimeout(error) from error
-        except OSError as error:
-            raise httpcore.WriteError(error) from error
-
-    def close(self) -> None:
-        self._open_streams.discard(self)
-        self._socket.close()
-
-    def interrupt(self) -> None:
-        """Wakes a thread that waits for this connection; closing alone would not."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        try:
-            self._socket.settimeout(timeout)
-            secured = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
-        except TimeoutError as error:
-            self.close()
-            raise httpcore.ConnectTimeout(error) from error
-        except OSError as error:
-            self.close()
-            raise httpcore.ConnectError(error) from error
-        self._open_streams.discard(self)
-        return _Stream(secured, self._open_streams)
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "ssl_object":
-            return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
-        if info == "socket":
-            return self._socket
-        if info == "is_readable":
-            return self._is_readable()
-        return None
-
-    def _is_readable(self) -> bool:
-        """Whether the server closed the connection; asked of one that is idle."""
-        if self._socket.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
-
-
 class _Backend(httpcore.NetworkBackend):
     """Connects to the first address that answers; refuses private ones where only public ones may be."""
 
-    def __init__(self, public_only: bool, open_streams: WeakSet[_Stream]) -> None:
+    def __init__(self, public_only: bool, open_streams: WeakSet[Stream]) -> None:
         self._public_only = public_only
         self._open_streams = open_streams
 
@@ -173,22 +102,47 @@ class _Backend(httpcore.NetworkBackend):
                 failure = error
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return _Stream(sock, self._open_streams)
+            return Stream(sock, self._open_streams)
         if isinstance(failure, TimeoutError):
             raise httpcore.ConnectTimeout(failure) from failure
         raise httpcore.ConnectError(failure) from failure
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
+    def __init__(self, response: httpcore.Response, direct: tuple[Stream, int] | None, timeout: float | None) -> None:
         self._response = response
+        self._direct = direct
+        self._timeout = timeout
 
     def __iter__(self) -> Iterator[bytes]:
         with _translated():
-            yield from self._response.iter_stream()
+            if self._direct is None:
+                yield from self._response.iter_stream()
+            else:
+                stream, length = self._direct
+                yield from stream.take_body(length, self._timeout)
 
     def close(self) -> None:
         self._response.close()
+
+
+def _direct(request: httpx.Request, response: httpcore.Response) -> tuple[Stream, int] | None:
+    """The connection and the length of a body that can be read from it without the HTTP library."""
+    stream = response.extensions.get("network_stream")
+    fields = [(name.lower(), value) for name, value in response.headers]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    if (
+        request.method != "GET"
+        or response.status not in (200, 206)
+        or len(lengths) != 1
+        or not lengths[0].isdigit()
+        or any(name == b"transfer-encoding" for name, _ in fields)
+        or not isinstance(stream, Stream)
+        or not stream.stands_at_body
+    ):
+        return None
+    length = int(lengths[0])
+    return (stream, length) if length >= DIRECT else None
 
 
 class Transport(httpx.BaseTransport):
@@ -201,7 +155,7 @@ class Transport(httpx.BaseTransport):
         self._options = options
         self._certificates = Certificates(options.certificates)
         self._pools: dict[tuple[str, bool, str | None], httpcore.ConnectionPool] = {}
-        self._open_streams: WeakSet[_Stream] = WeakSet()
+        self._open_streams: WeakSet[Stream] = WeakSet()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -224,7 +178,7 @@ class Transport(httpx.BaseTransport):
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Body(response),
+            stream=_Body(response, _direct(request, response), request.extensions.get("timeout", {}).get("read")),
             extensions={"http_version": b"HTTP/1.1"},
         )
 

@@ -1,0 +1,157 @@
+"""One connection, as httpcore wants it and a little more.
+
+Between a socket and its reader httpcore and h11 copy every byte three times, under the GIL; for a big blob that is more
+than half of what its download costs. A large body of known length is therefore read straight from the socket. For that
+the library must not have taken bytes of it already: whatever follows the head of an answer is held back here until
+somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakSet
+
+import httpcore
+
+__all__ = ["Stream"]
+
+READ_SIZE = 256 << 10
+"""Bytes asked for in one read of a socket."""
+CHUNK = 64 << 10
+"""Least bytes of a chunk, but for the last one: TLS gives 16 KiB at a time and a slow network less, and what a chunk
+costs further on does not depend on its size."""
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class Stream(httpcore.NetworkStream):
+    """A connection that another thread can break off, and whose bodies can be read without the HTTP library."""
+
+    def __init__(self, sock: socket.socket, open_streams: WeakSet[Stream]) -> None:
+        """Args: `open_streams` holds this stream until it is closed."""
+        self._socket = sock
+        self._open_streams = open_streams
+        self._awaits_head = False
+        self._stands_at_body = False
+        self._tail = b""
+        self._held = b""
+        open_streams.add(self)
+
+    @property
+    def stands_at_body(self) -> bool:
+        """Whether exactly the head of the last answer was read: the next byte is the first one of its body."""
+        return self._stands_at_body
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Bytes of the connection, more than `max_bytes` if there are; at most to the end of an answer's head."""
+        data, self._held = self._held or self._receive(timeout), b""
+        self._stands_at_body = False
+        if not self._awaits_head:
+            return data
+        seen = self._tail + data
+        end = seen.find(_END_OF_HEAD)
+        if end < 0:
+            self._tail = seen[1 - len(_END_OF_HEAD) :]
+            return data
+        body = end + len(_END_OF_HEAD) - len(self._tail)
+        self._awaits_head, self._stands_at_body = False, True
+        self._held = data[body:]
+        return data[:body]
+
+    def take_body(self, length: int, timeout: float | None) -> Iterator[bytes]:
+        """The `length` bytes of a body; the connection is of no use to anybody else after.
+
+        Raises:
+            httpcore.ReadError, httpcore.ReadTimeout, httpcore.RemoteProtocolError: as reading it with httpcore would.
+        """
+        self._stands_at_body = False
+        pieces: list[bytes] = []
+        size = 0
+        while length > 0:
+            failure: Exception = httpcore.RemoteProtocolError("peer closed connection without complete message body")
+            try:
+                data, self._held = self._held or self._receive(timeout), b""
+            except (httpcore.ReadError, httpcore.ReadTimeout) as error:
+                data, failure = b"", error
+            if not data:
+                # What has come counts: a download goes on after it.
+                if pieces:
+                    yield b"".join(pieces)
+                raise failure
+            data = data[:length]
+            length -= len(data)
+            size += len(data)
+            pieces.append(data)
+            if size >= CHUNK or not length:
+                yield data if len(pieces) == 1 else b"".join(pieces)
+                pieces, size = [], 0
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Sends all of `buffer`."""
+        if not buffer:
+            return
+        self._awaits_head, self._stands_at_body, self._tail = True, False, b""
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(buffer)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(error) from error
+        except OSError as error:
+            raise httpcore.WriteError(error) from error
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._open_streams.discard(self)
+        self._socket.close()
+
+    def interrupt(self) -> None:
+        """Wakes a thread that waits for this connection; closing alone would not."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """The same connection under TLS; this object is of no use after."""
+        try:
+            self._socket.settimeout(timeout)
+            secured = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
+        except TimeoutError as error:
+            self.close()
+            raise httpcore.ConnectTimeout(error) from error
+        except OSError as error:
+            self.close()
+            raise httpcore.ConnectError(error) from error
+        self._open_streams.discard(self)
+        return Stream(secured, self._open_streams)
+
+    def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks for: `ssl_object`, `socket`, `is_readable`."""
+        if info == "ssl_object":
+            return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+        if info == "socket":
+            return self._socket
+        if info == "is_readable":
+            return self._is_readable()
+        return None
+
+    def _receive(self, timeout: float | None) -> bytes:
+        try:
+            self._socket.settimeout(timeout)
+            return self._socket.recv(READ_SIZE)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(error) from error
+        except OSError as error:
+            raise httpcore.ReadError(error) from error
+
+    def _is_readable(self) -> bool:
+        """Whether the server closed the connection, or sent what nobody asked for; asked of one that is idle."""
+        if self._held or self._socket.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
