@@ -136,10 +136,18 @@ def test_a_damaged_output_is_a_miss(kind: str, cache: Cache, tmp_path: Path, cap
     assert cache.outputs.get(key) is not None
 
 
+def test_a_link_of_the_right_length_is_no_output(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"elsewhere")
+    key = keep(cache, tmp_path / "out")
+    damage(cache.folder / "outputs" / key, "a link")
+    assert cache.outputs.get(key) is None
+
+
 def test_a_failed_copy_leaves_nothing(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(FileError):
         keep(cache, tmp_path / "missing")
     assert [name for name in files(cache) if not name.startswith("locks/")] == []
+    assert listing(cache.folder / "tmp") == []
     (tmp_path / "out").write_bytes(DATA)
     found = cache.outputs.get(keep(cache, tmp_path / "out"))
     assert found is not None

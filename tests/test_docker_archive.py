@@ -301,6 +301,9 @@ def wrong(kind: str) -> BuiltImage:
             return build_image([Layer(ONE, diff_id=DIFF_IDS[1])])
         case "cut gzip":
             return build_image([Layer(ONE, blob=Layer(ONE).blob[:-20])])
+        case "gzip that is none":
+            # The decoder gives up at once; whoever still feeds it must not wait for it.
+            return build_image([Layer(ONE, blob=b"\x1f\x8b" + bytes(range(256)) * 4096)])
         case "digest":
             return build_image([Layer(ONE, digest=DIFF_IDS[0])])
         case "index":
@@ -316,6 +319,7 @@ def wrong(kind: str) -> BuiltImage:
     [
         ("diff ID", DiffIdMismatchError),
         ("cut gzip", CompressionError),
+        ("gzip that is none", CompressionError),
         ("digest", DigestMismatchError),
         ("index", UsageError),
         ("diff ID count", DocumentError),

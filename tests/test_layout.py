@@ -21,7 +21,8 @@ from ocifast.errors import (
     SizeMismatchError,
     UsageError,
 )
-from ocifast.reference import parse_location
+from ocifast.reference import Reference, parse_location
+from ocifast.sources.layout import FolderFiles, LayoutSource
 from ocifast.sources.layout_destination import LayoutDestination
 from ocifast.sources.open import open_source
 from ocifast.spec import Descriptor, Document
@@ -124,6 +125,16 @@ def test_full_names_of_containerd(tmp_path: Path) -> None:
         assert read(f"oci:{tmp_path}:{tag}").raw == ONE.raw, tag
     assert isinstance(failure(f"oci:{tmp_path}:ghcr.io/app:1"), ImageNotFoundError)
     assert isinstance(failure(f"oci:{tmp_path}:app"), ImageNotFoundError)
+
+
+def test_a_registrys_reference_is_looked_up_by_its_full_name(tmp_path: Path) -> None:
+    write_layout(tmp_path, {"app": ONE, "docker.io/library/other:latest": TWO})
+    source = LayoutSource(FolderFiles(tmp_path, name="seed"), name="seed")
+    assert source.look_up(Reference.parse("app")) is None
+    found = source.look_up(Reference.parse("other"))
+    assert found is not None
+    assert found.raw == TWO.raw
+    assert source.look_up(Reference.parse(f"any.example/name@{ONE.digest}")) == Document(ONE.media_type, ONE.raw)
 
 
 def test_an_index_json_of_platforms_is_an_index_itself(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,8 +153,11 @@ class OutputStore:
             manifest = _read(folder / "manifest.json", entry.manifest, MANIFEST_LIMIT)
             config = _read(folder / "config.json", entry.config, CONFIG_LIMIT)
             output = folder / "output"
-            size = output.lstat().st_size
-            if output.is_symlink() or not output.is_file() or size != entry.size:
+            status = output.lstat()
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("the output is not a regular file")
+            if size != entry.size:
                 raise ValueError(f"the output has {size} bytes of {entry.size}")
             os.utime(folder)
         except (OSError, ValueError, RecursionError) as error:
