@@ -392,15 +392,18 @@ def _interruptible(work: Callable[[], T], stop: threading.Event) -> T:
             results.append(work())
         except BaseException as error:
             failures.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=run, name="ocifast-pack", daemon=True)
-    thread.start()
+    # Not `Thread.join`: interrupted once, it takes the thread for ended (bugs.python.org/issue45274).
+    done = threading.Event()
+    threading.Thread(target=run, name="ocifast-pack", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        while not done.wait(0.2):
+            pass
     except BaseException:
         stop.set()
-        thread.join(5)
+        done.wait(5)
         raise
     if failures:
         raise failures[0]

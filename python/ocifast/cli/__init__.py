@@ -37,12 +37,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name of each command: where it is, and its line in `ocifast --help`."""
 
-INTERRUPTED = 130
-TERMINATED = 128 + signal.SIGTERM
 
+class Stopped(BaseException):
+    """A signal asked us to stop: everything is cleaned up on the way out.
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: cleaned up after like an interrupt, with another exit status."""
+    Not a KeyboardInterrupt, which click answers with an empty line.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
 
 
 class Commands(click.Group):
@@ -99,11 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        0; 1 after an error, told in one line on standard error; 2 for a wrong command line; 130 when interrupted and
-        143 when terminated.
+        0; 1 after an error, told in one line on standard error; 2 for a wrong command line; 130 when interrupted,
+        143 when terminated, 129 when hung up.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # One that is ignored stays so (nohup, background jobs of a shell).
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     session: dict[str, Any] = {}
     try:
         status = cli.main(
@@ -126,15 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(FileError(f"{name}{error.strerror or error}"), session)
-    except Terminated:
-        return TERMINATED
-    except (KeyboardInterrupt, click.Abort, EOFError):
-        return INTERRUPTED
+    except Stopped as stopped:
+        return stopped.status
+    except (click.Abort, EOFError):
+        return 128 + signal.SIGINT
     return status if isinstance(status, int) else 0
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # Who asks a second time while we clean up is obeyed at once; the next run removes what is left.
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped(number)
 
 
 def _fail_usage(error: click.UsageError) -> int:

@@ -10,8 +10,8 @@ import click
 
 from ocifast.cli import options
 from ocifast.cli.display import format_size, progress_display, report, warn
-from ocifast.cli.registry import make_options, registry_options
-from ocifast.cli.rootfs import registry_hosts
+from ocifast.cli.registry import registry_options
+from ocifast.cli.rootfs import options_for
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
 from ocifast.packers import FORMATS, PackOptions
@@ -98,7 +98,7 @@ def command(
         platform,
         CompileOptions(
             pack=PackOptions(backend, compression, level, block_size, free_space, size, journal, owners),
-            registry=make_options(*registry_hosts(image), **registry),
+            registry=options_for(image, registry),
             seeds=tuple(str(seed) for seed in seeds),
             cache=not no_cache,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),

@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """List the files of IMAGE at PATH: mode, owner, group, size, time (UTC), path.
 
-    All layers are applied: what is shown is what a container sees. Links on the way to PATH are followed inside the
-    image.
+    All layers are applied: what is shown is what a container sees. Links on the way to PATH, and one to a directory at
+    its end, are followed inside the image.
     """
     with open_rootfs(image, platform, seeds, cache=not no_cache, quiet=quiet, registry=registry) as rootfs:
         entries = _chosen(rootfs, path, recursive)
@@ -66,7 +66,9 @@ def command(
 def _chosen(rootfs: Rootfs, path: str, recursive: bool) -> list[RootfsEntry]:
     start = rootfs.stat(path)
     if start.type != "directory":
-        return [start]
+        return [rootfs.stat(path, follow=False)]
+    # The way to it may have led through links: a directory has one name of its own, which its inode tells.
+    start = next(entry for entry in rootfs if entry.inode == start.inode)
     if recursive:
         return list(rootfs.walk(start.path))
     depth = start.path.rstrip("/").count("/") + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ocifast.cache import Cache, CachedSource
 from ocifast.cli.display import progress_display
@@ -16,13 +16,21 @@ from ocifast.reference import parse_location
 from ocifast.rootfs import Rootfs, flatten
 from ocifast.sources.open import open_source
 
-__all__ = ["open_rootfs", "registry_hosts"]
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["open_rootfs", "options_for"]
 
 
-def registry_hosts(image: str) -> tuple[str, ...]:
-    """The registry that an image is in, if it is in one."""
+def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | None:
+    """How the registry that an image is in is spoken to; None, and nothing loaded, when it is in none.
+
+    `registry` is what `registry_options` passed on.
+    """
     location = parse_location(image)
-    return (location.reference.host,) if location.transport == "docker" and location.reference is not None else ()
+    if location.transport != "docker" or location.reference is None:
+        return None
+    return make_options(location.reference.host, **registry)
 
 
 @contextmanager
@@ -40,7 +48,7 @@ def open_rootfs(
     `registry` is what `registry_options` passed on.
     """
     location = parse_location(image)
-    source = open_source(location, options=make_options(*registry_hosts(image), **registry), seeds=seeds)
+    source = open_source(location, options=options_for(image, registry), seeds=seeds)
     if cache and location.transport == "docker" and location.reference is not None:
         source = CachedSource(source, Cache().blobs, digest=location.reference.digest)
     try:
