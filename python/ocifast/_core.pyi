@@ -148,7 +148,10 @@ class Tree:
         """Writes a newc cpio to a file descriptor (a file or a pipe); returns the number of bytes and the losses.
 
         Args:
-            compression: "none", "gzip" with a level from 1 to 9, or "zstd" with one from 1 to 22.
+            fd: a file or a pipe.
+            compression: "none", "gzip" or "zstd".
+            level: 1 to 9 for gzip, 1 to 22 for zstd; 0 for the default.
+            clamp_mtime: seconds since 1970; later times become this.
         """
     def write_erofs(
         self,
@@ -184,9 +187,11 @@ class Tree:
         """Writes an ext4 filesystem to a descriptor of an empty regular file; returns its size and the losses.
 
         Args:
+            fd: an empty regular file.
             uuid: 16 bytes; the seed of the directories' hashes follows from it.
             created: seconds since 1970 that stand for the time of creation.
             free: bytes left free at least; ignored when there is a size.
             size: bytes of the whole image.
+            journal: whether it gets a journal.
+            clamp_mtime: seconds since 1970; later times become this.
         """
-

@@ -31,12 +31,23 @@ class Layered(Protocol):
     """What flattening takes of an image."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
     @property
-    def layers(self) -> tuple[Descriptor, ...]: ...
+    def layers(self) -> tuple[Descriptor, ...]:
+        """Descriptors of the layers, bottom layer first."""
+        ...
+
     @property
-    def diff_ids(self) -> tuple[str, ...]: ...
-    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob: ...
+    def diff_ids(self) -> tuple[str, ...]:
+        """Digests of the decompressed layers, one for each of `layers`."""
+        ...
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
+        """Opens a layer from byte `offset` on."""
+        ...
 
 
 class BlobWriter(Protocol):
@@ -47,7 +58,10 @@ class BlobWriter(Protocol):
     resume_offset: int
     """Bytes that an earlier try left at `path`."""
 
-    def write(self, chunk: bytes, /) -> object: ...
+    def write(self, chunk: bytes, /) -> object:
+        """Takes the next bytes."""
+        ...
+
     def commit(self) -> object:
         """All bytes are there and verified: keep them under their digest."""
         ...
@@ -216,7 +230,7 @@ class Rootfs:
         except OSError as error:
             raise FileError(f"cannot write {path}: {error.strerror}") from None
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 written = self.tree.write_tar(file.fileno(), clamp_mtime=clamp_mtime)
                 os.fsync(file.fileno())
             Path(beside).replace(path)
@@ -285,9 +299,7 @@ def flatten(
 class _Flattening:
     """One run: threads that bring blobs to the flattener, and a watch over what it has done with them."""
 
-    def __init__(
-        self, image: Layered, flattener: _core.Flattener, options: FlattenOptions, progress: Progress
-    ) -> None:
+    def __init__(self, image: Layered, flattener: _core.Flattener, options: FlattenOptions, progress: Progress) -> None:
         self.image = image
         self.flattener = flattener
         self.options = options

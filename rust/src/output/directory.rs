@@ -273,7 +273,9 @@ impl<'t> Writing<'t> {
     /// Owner first, for it clears setuid and capabilities; time last.
     fn metadata(&mut self, place: &Place<'_>, inode: &Inode, path: &[u8]) -> Result<()> {
         let Metadata { mode, uid, gid, mtime, xattrs } = &inode.metadata;
-        if self.owners {
+        // For chown the highest number means "leave it".
+        let possible = *uid != u32::MAX && *gid != u32::MAX;
+        if self.owners && possible {
             let (owner, group) = (Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)));
             let changed = match place {
                 Place::Open(descriptor) => fs::fchown(descriptor, owner, group),
