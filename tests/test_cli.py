@@ -75,6 +75,24 @@ def test_every_command_is_there_with_the_help_of_the_table() -> None:
     assert cli.get_command(context, "no-such-command") is None
 
 
+def test_every_command_and_option_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs/cli.md").read_text()
+    shared = page.partition("## Options that many commands share")[2].partition("\n## ")[0]
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+        for inner in commands:
+            path = name if inner is command else f"{name} {inner.name}"
+            section = page.partition(f"### `ocifast {path}`")[2].partition("\n### ")[0]
+            assert section, f"docs/cli.md has no section on {path}"
+            options = [option for one in inner.params if isinstance(one, click.Option) for option in one.opts]
+            assert [
+                option for option in options if option.startswith("--") and f"`{option}" not in section + shared
+            ] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

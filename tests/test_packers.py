@@ -360,6 +360,17 @@ def test_format_follows_the_suffix(output: str, expected: tuple[str, str | None]
     assert format_of(output) == expected
 
 
+def test_every_format_and_backend_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs/packers.md").read_text()
+    for name, backend in BACKENDS:
+        assert f"| `{name}` |" in page
+        assert f"`{backend}`" in page
+    for suffix in SUFFIXES:
+        assert f"`{suffix}`" in page
+    for option in vars(PackOptions()):
+        assert f"`--{option.replace('_', '-').replace('free-space', 'free')}`" in page
+
+
 def test_losses_are_grouped() -> None:
     lost = [("owner", b"a", "x"), ("xattr", b"b", "y"), *(("owner", b"c%d" % n, "x") for n in range(20))]
     assert summarize(lost) == [
