@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -479,3 +481,15 @@ def test_what_commands_refuse(
     assert seen.err.startswith("ocifast: error: ")
     assert message.replace("{}", registry.host) in seen.err
     assert seen.err.count("\n") == 1
+
+
+def test_memory_does_not_grow_with_the_image(registry: Registry, tmp_path: Path) -> None:
+    """Four layers of 48 MB there and back, each command in a process of its own."""
+    layout = write_layout(tmp_path / "origin", random_image(*[48_000_000] * 4))
+    name = f"{registry.host}/copy/big:1"
+    for arguments in (["push", f"oci:{layout}:app", name], ["pull", name, f"oci:{tmp_path}/pulled:app"]):
+        # The peak of this process would be that of the tests, too: the system counts from before exec.
+        peak = "re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]"
+        code = f"import re, sys; from ocifast.cli import main; assert main() == 0; print({peak}, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code, *arguments, "-q"], capture_output=True, check=True)
+        assert int(done.stderr) < 100 << 10

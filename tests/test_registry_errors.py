@@ -58,6 +58,21 @@ def test_refused_connection(fail: Fail) -> None:
     )
 
 
+def test_no_connection_in_time(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+
+    def connect(address: str, port: int, timeout: float | None) -> socket.socket:
+        asked.append(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(addresses, "connect", connect)
+    assert fail("127.0.0.1:5000/a:1") == (
+        "127.0.0.1:5000/a:1: cannot reach 127.0.0.1:5000: no connection in time; is it up, and is a proxy needed?"
+    )
+    # The first try and two more: a host that never answered is likelier a typing error than a fault.
+    assert asked == [15.0] * 3
+
+
 def test_untrusted_certificate(fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
     authority = Authority(tmp_path / "authority")
@@ -221,3 +236,13 @@ def test_a_registry_that_does_not_delete(capsys: pytest.CaptureFixture[str]) -> 
             f"ocifast: error: {server.host}/{name}: the registry does not allow deletion\n"
         )
         assert server.lines == [f"DELETE /v2/{name.replace('@', '/manifests/')}"]
+
+
+def test_inspecting_a_remote_image_fetches_no_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_faulty() as server:
+        image = random_image(1000, 2000)
+        name = server.put(image, "a:1")
+        assert main(["inspect", name, "--json"]) == 0
+        assert image.digest in capsys.readouterr().out
+        layers = {layer.digest for layer in image.layers}
+        assert not [line for line in server.lines if line.rpartition("/")[2] in layers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.support.faulty import Answer, FaultyRegistry, Request, error, serve_f
 from tests.support.images import as_json, build_image, digest_of
 from tests.support.pulls import QUICK, opened, quick, random_image
 from tests.support.registry import Registry
+from tests.support.tokens import serve_tokens
 
 DATA = bytes(range(256)) * 4000
 BLOB = Descriptor("application/octet-stream", digest_of(DATA), len(DATA))
@@ -158,6 +160,21 @@ def test_statuses_after_which_an_upload_goes_on(server: FaultyRegistry, status: 
         "POST /v2/a/blobs/uploads/",
         f"PUT {SESSION}1",
     ]
+
+
+def test_a_token_that_ends_between_two_requests_of_an_upload(server: FaultyRegistry, tmp_path: Path) -> None:
+    with serve_tokens(tmp_path / "roots.pem", anonymous={"a"}) as tokens:
+        ended: list[str] = []
+
+        def script(request: Request) -> Answer | None:
+            if request.method == "PUT" and not ended:
+                ended.append(tokens.issued.pop())
+            return tokens.guard(request)
+
+        server.script = script
+        put_blob(server)
+        assert server.blobs["a"] == {BLOB.digest: DATA}
+        assert len(tokens.requests) == 2
 
 
 def test_a_session_that_has_gone_is_replaced(server: FaultyRegistry) -> None:

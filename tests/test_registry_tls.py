@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from ocifast.errors import FileError, NetworkError
+from ocifast.sources.registry.tls import Certificates
 from ocifast.sources.registry.transport import proxy_for
 
 from tests.support.faulty import Answer, serve_faulty
@@ -41,6 +43,14 @@ def test_ssl_cert_file(authority: Authority, monkeypatch: pytest.MonkeyPatch, na
     with serve_faulty(tls=authority.server(*names)) as server:
         name = server.put(image, "a:1").replace("127.0.0.1", "registry.example")
         assert pull(name) == [image.layers[0].blob]
+
+
+def test_the_systems_certificates_are_trusted() -> None:
+    """Debian's ca-certificates, here; what they are is the system's affair."""
+    context = Certificates().context("registry.example")
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert len(context.get_ca_certs()) > 50
 
 
 def test_ssl_cert_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
