@@ -6,6 +6,8 @@ Every call releases the GIL while it works. Failures are raised as the classes o
 from os import PathLike
 from typing import final
 
+__all__: list[str]
+
 __version__: str
 """The version of the package (it stands in Cargo.toml)."""
 
