@@ -175,6 +175,60 @@ def test_refused(data: bytes, message: str, tmp_path: Path) -> None:
     assert refused(tmp_path, data).startswith(message)
 
 
+def patched(data: bytes, *changes: tuple[int, str, int]) -> bytes:
+    """The file with numbers changed: offset, format of `struct`, value."""
+    copy = bytearray(data)
+    for offset, form, value in changes:
+        struct.pack_into(f"<{form}", copy, offset, value)
+    return bytes(copy)
+
+
+PLAIN, WITH_SECTION = build_elf(), build_elf(sections=((1, b"x"),))
+# Offsets of gABI's Elf64_Ehdr, and of the first Elf64_Phdr behind it.
+EI_VERSION, VERSION, ENTRY, SHOFF, PHENTSIZE, PHNUM, SHENTSIZE = 6, 20, 24, 40, 54, 56, 58
+FLAGS, VADDR, FILESZ, MEMSZ, ALIGN = 68, 80, 96, 104, 112
+
+FIELDS: list[tuple[bytes, str]] = [
+    (patched(PLAIN, (EI_VERSION, "B", 2)), "its header has an unknown version or byte order"),
+    (patched(PLAIN, (VERSION, "I", 0)), "its header has an unknown version or byte order"),
+    (patched(PLAIN, (PHNUM, "H", 0)), "its program header table has 0 entries of 56 bytes"),
+    (patched(PLAIN + bytes(1 << 22), (PHNUM, "H", 0xFFFF)), "its program header table has 65535 entries of 56 bytes"),
+    (patched(PLAIN, (PHENTSIZE, "H", 57)), "its program header table has 1 entries of 57 bytes"),
+    (patched(PLAIN, (MEMSZ, "Q", 1)), "its segment at address 0x400000 is larger in the file than in memory"),
+    (patched(PLAIN, (VADDR, "Q", 1 << 63)), "its segment at address 0x8000000000000000 ends at address"),
+    (patched(PLAIN, (MEMSZ, "Q", 1 << 47)), "its segment at address 0x400000 ends at address 0x800000400000, beyond"),
+    (patched(PLAIN, (VADDR, "Q", 0x400001)), "its segment at address 0x400001 cannot be mapped"),
+    (patched(PLAIN, (VADDR, "Q", 0)), "its segment at address 0x0 lies in the first page of memory"),
+    (patched(PLAIN, (ALIGN, "Q", 3)), "its segment at address 0x400000 has the alignment 0x3"),
+    (patched(PLAIN, (ALIGN, "Q", 1 << 40)), "its segment at address 0x400000 has the alignment 0x10000000000"),
+    (build_elf(Segment(1, b"second")), "its segment at address 0x4000c0 overlaps the one before, or is out of order"),
+    (patched(PLAIN, (FILESZ, "Q", 0)), "it has no segment to load"),
+    (patched(PLAIN, (FLAGS, "I", 6)), "its entry point 0x400078 is not in executable code"),
+    (patched(PLAIN, (ENTRY, "Q", 0)), "its entry point 0x0 is not in executable code"),
+    (patched(PLAIN, (FILESZ, "Q", 1 << 40), (MEMSZ, "Q", 1 << 40)), "its segment 0 reaches to byte 1099511627776, but"),
+    (patched(WITH_SECTION, (SHENTSIZE, "H", 40)), "its section headers have 40 bytes"),
+    (patched(WITH_SECTION, (SHOFF, "Q", 200)), "its section header table reaches to byte "),
+    (build_elf(dynamic(*[(1, 1)] * (1 << 16))), "its dynamic section has 1048592 bytes"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), FIELDS, ids=[message[:50] for _, message in FIELDS])
+def test_refused_for_a_field(data: bytes, message: str, tmp_path: Path) -> None:
+    assert refused(tmp_path, data).startswith(message)
+
+
+def test_more_sections_than_are_looked_through(tmp_path: Path) -> None:
+    # The number of sections stands in the first header when it does not fit into the file's own.
+    data = arm(b"A" + aeabi(b"\x06\x0a"))
+    (start,) = struct.unpack_from("<I", data, 32)
+    for count, refusal in [(2, None), (0xFF01, "it has 65281 sections")]:
+        many = patched(data + bytes(40 << 16), (48, "H", 0), (start + 20, "I", count))
+        if refusal is None:
+            assert inspected(tmp_path, many).platform.variant == "v7"
+        else:
+            assert refused(tmp_path, many).startswith(refusal)
+
+
 def test_not_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
