@@ -120,12 +120,14 @@ def test_the_first_library_of_a_name_is_the_one_for_all(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_loaded_under_its_soname_is_not_loaded_again(tmp_path: Path) -> None:
+    # The program needs one library by two names; the file behind the first says that it is the second.
     real = library(tmp_path / "libreal.so.1")
-    (tmp_path / "libplain.so").symlink_to(real)
-    plain = library(tmp_path / "liba.so", str(real), f"-Wl,-rpath,{tmp_path}")
-    built = program(tmp_path / "x", str(plain), str(real), f"-Wl,-rpath,{tmp_path}")
+    alias = library(tmp_path / "libalias.so")
+    built = program(tmp_path / "x", str(alias), str(real), f"-Wl,-rpath,{tmp_path}")
+    alias.unlink()
+    shutil.copy(real, alias)
     assert sources(built) == ldd(built)
-    assert len(targets(built)) == 4
+    assert targets(built) == sorted([*LIBC, f"{tmp_path}/libalias.so"])
 
 
 def test_a_needed_path_is_taken_as_it_is(tmp_path: Path) -> None:
