@@ -6,7 +6,18 @@ Every call releases the GIL while it works. Failures are raised as the classes o
 from os import PathLike
 from typing import final
 
-__all__: list[str]
+__all__ = [
+    "CODES",
+    "Flattener",
+    "Hasher",
+    "Limits",
+    "Tree",
+    "__version__",
+    "check_digest",
+    "decompress",
+    "digest",
+    "write_layer",
+]
 
 __version__: str
 """The version of the package (it stands in Cargo.toml)."""
