@@ -84,7 +84,7 @@ def test_our_cpio_is_an_initial_root(kernel: Kernel, suffix: str, tmp_path: Path
     assert FINISHED in console
 
 
-@pytest.mark.parametrize(("kind", "options"), [("squashfs", "ro"), ("ext4", "rw")])
+@pytest.mark.parametrize(("kind", "options"), [("erofs", "ro"), ("squashfs", "ro"), ("ext4", "rw")])
 def test_our_image_is_a_root_disk(kernel: Kernel, kind: str, options: str, tmp_path: Path) -> None:
     initrd = pack([disk_initramfs(kernel, kind, options)], tmp_path / "initrd", "cpio").path
     write = "echo written > /new && read -r line < /new && echo $line\n" if options == "rw" else ""

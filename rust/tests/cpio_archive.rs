@@ -97,7 +97,7 @@ fn what_is_lost_is_said_once_for_each_file() -> Result<()> {
         "mtime fraction",
         "mtime late",
         "hardlink sym-too",
-        "link target",
+        "symlink target",
         "xattr xattrs",
         "xattr xattrs",
     ];

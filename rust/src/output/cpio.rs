@@ -165,7 +165,7 @@ impl Losses {
         }
         match &inode.kind {
             InodeKind::Symlink(target) if target.len() >= PATH_MAX => {
-                self.add("link", step, "Linux unpacks no link target over 4095 bytes");
+                self.add("symlink", step, "Linux unpacks no link target over 4095 bytes");
             }
             InodeKind::Symlink(_) if !step.first => {
                 self.add("hardlink", step, "Linux makes each name of a symbolic link a link of its own");
