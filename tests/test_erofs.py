@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,60 @@ def test_the_kernel_sees_the_tree(layer: type[TarBuilder], tmp_path: Path) -> No
     assert dump_mounted(packed.path, "erofs", tmp_path / "mount") == packed.dump
 
 
+COMPRESSED = [
+    PackOptions(backend="erofs", compression=name, level=level, block_size=size)
+    for name, level, size in [
+        ("lz4", None, None),
+        ("lz4", None, 4096),
+        ("lz4", None, 1 << 20),
+        ("zstd", None, None),
+        ("zstd", 1, 4096),
+        ("zstd", 19, 1 << 20),
+    ]
+]
+
+
+def contents() -> TarBuilder:
+    """Files that compress well, badly and in part, of sizes around those of blocks and clusters."""
+    tar = TarBuilder()
+    text = b" ".join(b"%d squared is %d" % (number, number * number) for number in range(60_000))
+    noise = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(60_000))
+    for size in [1, 3000, 4095, 4096, 4097, 8192, 16_385, 65_536, 131_071, 131_073, 1 << 20, (1 << 20) + 5000]:
+        tar.file(f"text{size}", text[:size]).file(f"noise{size}", noise[:size]).file(f"zero{size}", bytes(size))
+        tar.file(f"mixed{size}", text[: size // 2] + noise[: size - size // 2], xattrs={"user.a": b"1" * 30})
+    return tar.file("large", text + bytes(5_000_000) + noise + text, mtime=1_700_000_000)
+
+
+@pytest.mark.parametrize(
+    "options", COMPRESSED, ids=lambda options: f"{options.compression}-{options.level}-{options.block_size}"
+)
+def test_the_kernel_reads_what_is_compressed(options: PackOptions, tmp_path: Path) -> None:
+    layers = [everything().file("gone", b"gone"), contents(), attributes(), holes(), names().whiteout("gone")]
+    packed = pack(layers, tmp_path / "a.erofs", "erofs", options=options)
+    assert packed.losses == []
+    assert packed.path.stat().st_size < 13 << 20
+    assert dump_mounted(packed.path, "erofs", tmp_path / "mount") == packed.dump
+    if options.compression == "lz4":
+        check(packed.path)
+
+
+def test_compressed_files_are_read_from_any_place(tmp_path: Path) -> None:
+    """In small pieces from the end to the start, and with two readers at once."""
+    for options in COMPRESSED:
+        image = pack([contents()], tmp_path / "a.erofs", "erofs", options=options, with_dump=False).path
+        plain = pack([contents()], tmp_path / "b.erofs", "erofs", options=OURS, with_dump=False).path
+        with mounted(image, "erofs", tmp_path / "a") as ours, mounted(plain, "erofs", tmp_path / "b") as theirs:
+            expected = (theirs / "large").read_bytes()
+            with (ours / "large").open("rb", buffering=0) as file:
+                for offset in range(len(expected) - 10_000, 0, -777_777):
+                    file.seek(offset)
+                    assert file.read(10_000) == expected[offset : offset + 10_000]
+            with ThreadPoolExecutor() as pool:
+                assert all(read == expected for read in pool.map(Path.read_bytes, [ours / "large"] * 4))
+        image.unlink()
+        plain.unlink()
+
+
 def test_all_together_with_layers_that_replace_and_remove(tmp_path: Path) -> None:
     secret = b"a secret that an upper layer deletes " * 3000
     layers = [
@@ -227,4 +283,21 @@ def test_options_that_the_writer_lacks_are_refused() -> None:
 
 
 def test_the_core_writes_erofs_unless_something_else_is_asked_for() -> None:
-    assert choose_backend(load_format("erofs"), PackOptions())[0].name == "erofs"
+    for options in (PackOptions(), PackOptions(compression="none"), PackOptions(compression="lz4"), COMPRESSED[-1]):
+        assert choose_backend(load_format("erofs"), options)[0].name == "erofs"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (PackOptions(compression="gzip"), "erofs has no compression 'gzip'"),
+        (PackOptions(compression="lz4", level=3), "lz4 has no levels"),
+        (PackOptions(level=3), "none has no levels"),
+        (PackOptions(compression="zstd", level=23), "levels from 1 to 22, not 23"),
+        (PackOptions(compression="zstd", block_size=2 << 20), "4096 to 1048576 bytes, a power of two, not 2097152"),
+        (PackOptions(block_size=4096), "choose a compression"),
+    ],
+)
+def test_compression_that_erofs_has_not_is_refused(options: PackOptions, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        choose_backend(load_format("erofs"), options)

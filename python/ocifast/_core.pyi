@@ -185,6 +185,31 @@ class Tree:
             created: seconds since 1970, the image's time. Inodes with just this mtime need half the space of others.
             clamp_mtime: seconds since 1970; later times become this.
         """
+    def write_compressed_erofs(
+        self,
+        path: str | PathLike[str],
+        /,
+        *,
+        uuid: bytes,
+        created: int,
+        compression: str,
+        level: int | None = None,
+        cluster: int = 65536,
+        threads: int = 1,
+        clamp_mtime: int | None = None,
+    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+        """Writes a compressed erofs image, from any store; returns its size and the losses.
+
+        Args:
+            path: where the image goes; does not exist yet.
+            uuid: 16 bytes.
+            created: seconds since 1970, as for `write_erofs`.
+            compression: "lz4", which has no levels, or "zstd".
+            level: 1 to 22; None for 3.
+            cluster: most bytes of a physical cluster, a power of two from 4096 to 1048576.
+            threads: that compress; they change nothing in the image.
+            clamp_mtime: seconds since 1970; later times become this.
+        """
     def write_ext4(
         self,
         fd: int,

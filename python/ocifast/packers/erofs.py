@@ -15,12 +15,15 @@ from ocifast.packers.squashfs.settings import help_text
 from ocifast.packers.stage import make_readable, set_mtime, stage
 from ocifast.process import find_tool, run_tool
 
-__all__ = ["FORMAT", "image_uuid"]
+__all__ = ["CLUSTER_SIZE", "FORMAT", "image_uuid"]
 
 _SUPERBLOCK = struct.Struct("<IIIBBHQQ")
 """Linux, fs/erofs/erofs_fs.h, struct erofs_super_block, as far as the build time."""
 _OFFSET = 1024
 _MAGIC = 0xE0F5E1E2
+
+CLUSTER_SIZE = 64 << 10
+"""Bytes of a physical cluster of a compressed image at most, when none are chosen."""
 
 
 def image_uuid(digest: str) -> uuid.UUID:
@@ -38,7 +41,10 @@ class _ErofsBackend(Backend):
         return "1"
 
     def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options)
+        refuse_options(self.name, options, known=("compression", "level", "block_size"))
+        _check_compression(options)
+        if options.compression not in (None, "none"):
+            raise UsageError("a compressed image is written another way")
 
     def pack(self, packing: Packing) -> list[Loss]:
         assert packing.path is not None
@@ -46,6 +52,38 @@ class _ErofsBackend(Backend):
             packing.path,
             uuid=image_uuid(packing.digest).bytes,
             created=packing.created,
+            clamp_mtime=packing.clamp_mtime,
+        )
+        return summarize(losses)
+
+
+class _CompressedErofsBackend(Backend):
+    """The core's writer with compression, from a spool: what a later layer replaces need not be compressed."""
+
+    name = "erofs"
+    store = "spool"
+
+    def version(self) -> str | None:
+        return "1"
+
+    def check(self, options: PackOptions) -> None:
+        refuse_options(self.name, options, known=("compression", "level", "block_size"))
+        _check_compression(options)
+        if options.compression in (None, "none"):
+            raise UsageError("an image without compression is written another way")
+
+    def pack(self, packing: Packing) -> list[Loss]:
+        assert packing.path is not None
+        options = packing.options
+        assert options.compression is not None
+        _, losses = packing.tree.write_compressed_erofs(
+            packing.path,
+            uuid=image_uuid(packing.digest).bytes,
+            created=packing.created,
+            compression=options.compression,
+            level=options.level,
+            cluster=CLUSTER_SIZE if options.block_size is None else options.block_size,
+            threads=packing.threads,
             clamp_mtime=packing.clamp_mtime,
         )
         return summarize(losses)
@@ -73,19 +111,9 @@ class _MkfsErofs(Backend):
 
     def check(self, options: PackOptions) -> None:
         refuse_options(self.name, options, known=("compression", "level", "block_size"))
-        compression = options.compression
-        if compression not in (None, "none", "lz4", "zstd"):
-            raise UsageError(f"erofs has no compression {compression!r}; there are none, lz4 and zstd")
-        if compression not in (None, "none") and compression not in _compressors():
-            raise UsageError(f"the mkfs.erofs that is installed has no {compression}")
-        if options.level is not None and compression in (None, "none", "lz4"):
-            raise UsageError(f"{compression or 'none'} has no levels in erofs")
-        if options.block_size is not None and (
-            not 4096 <= options.block_size <= 1 << 20 or options.block_size & (options.block_size - 1)
-        ):
-            raise UsageError(
-                f"physical clusters of erofs have 4096 to 1048576 bytes, a power of two, not {options.block_size}"
-            )
+        _check_compression(options)
+        if options.compression not in (None, "none") and options.compression not in _compressors():
+            raise UsageError(f"the mkfs.erofs that is installed has no {options.compression}")
 
     def pack(self, packing: Packing) -> list[Loss]:
         assert packing.path is not None
@@ -138,6 +166,21 @@ def _takes_tar() -> bool:
     return "--tar=" in help_text("mkfs.erofs", "--help")
 
 
+def _check_compression(options: PackOptions) -> None:
+    """Raises UsageError for what erofs has not, whoever writes it."""
+    compression, level, size = options.compression or "none", options.level, options.block_size
+    if compression not in ("none", "lz4", "zstd"):
+        raise UsageError(f"erofs has no compression {compression!r}; there are none, lz4 and zstd")
+    if size is not None and (not 4096 <= size <= 1 << 20 or size & (size - 1)):
+        raise UsageError(f"physical clusters of erofs have 4096 to 1048576 bytes, a power of two, not {size}")
+    if size is not None and compression == "none":
+        raise UsageError("only a compressed erofs image has physical clusters; choose a compression as well")
+    if level is not None and compression != "zstd":
+        raise UsageError(f"{compression} has no levels in erofs")
+    if level is not None and not 1 <= level <= 22:
+        raise UsageError(f"zstd has levels from 1 to 22, not {level}")
+
+
 def _compressors() -> set[str]:
     """What this build was made with, as its help says it: in one line, or a line each."""
     return set(
@@ -172,4 +215,4 @@ def _read_back(path: Path, packing: Packing, inodes: set[int]) -> None:
             raise PackerError(f"mkfs.erofs left an image that fsck.erofs refuses: {error}", **error.context) from error
 
 
-FORMAT = Format("erofs", (_ErofsBackend(), _MkfsErofs()))
+FORMAT = Format("erofs", (_ErofsBackend(), _CompressedErofsBackend(), _MkfsErofs()))

@@ -233,6 +233,31 @@ impl Tree {
         written.map(|summary| (summary.bytes, losses(py, summary.losses))).map_err(|error| raise(py, error))
     }
 
+    #[pyo3(signature = (
+        path, /, *, uuid, created, compression, level = None, cluster = 65536, threads = 1, clamp_mtime = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
+    fn write_compressed_erofs(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        uuid: [u8; 16],
+        created: i64,
+        compression: &str,
+        level: Option<i32>,
+        cluster: usize,
+        threads: usize,
+        clamp_mtime: Option<i64>,
+    ) -> PyResult<(u64, Vec<LossRow>)> {
+        let build_time = Mtime { seconds: created, nanoseconds: 0 };
+        let options = erofs::Options { uuid, build_time, clamp_mtime };
+        let written = py.detach(|| {
+            let compression = erofs::Compression::parse(compression, level, cluster, threads)?;
+            erofs::write_compressed(&self.tree, self.kept.contents(), &path, &options, &compression)
+        });
+        written.map(|summary| (summary.bytes, losses(py, summary.losses))).map_err(|error| raise(py, error))
+    }
+
     #[pyo3(signature = (fd, /, *, uuid, created, free = None, size = None, journal = false, clamp_mtime = None))]
     #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
     fn write_ext4(

@@ -10,7 +10,7 @@ use ocifast_core::error::Result;
 use ocifast_core::limits::Limits;
 use ocifast_core::merge::{Ingested, Merge};
 use ocifast_core::output::dump;
-use ocifast_core::output::erofs::{ErofsStore, Options, Summary, finish};
+use ocifast_core::output::erofs::{Compression, ErofsStore, Options, Summary, finish, write_compressed};
 use ocifast_core::tree::Tree;
 use tempfile::TempDir;
 
@@ -140,6 +140,18 @@ pub fn options() -> Options {
 pub fn build(layers: &[Vec<Item>]) -> Built {
     let order: Vec<usize> = (0..layers.len()).collect();
     try_build(layers, &order, &options()).expect("an image")
+}
+
+/// An image of the same tree, compressed; the path is new.
+pub fn compress(built: &Built, compression: &Compression) -> (Vec<u8>, PathBuf) {
+    let path = built.folder.path().join("compressed.erofs");
+    // There may be one of another compression.
+    let _ = std::fs::remove_file(&path);
+    let summary = write_compressed(&built.tree, &*built.store, &path, &options(), compression).expect("an image");
+    let image = std::fs::read(&path).expect("the image");
+    assert_eq!((summary.bytes, summary.dead), (image.len() as u64, 0));
+    assert_eq!(summary.losses, built.summary.losses);
+    (image, path)
 }
 
 /// Builds an image whose layers are read in the order of `order`.

@@ -231,9 +231,76 @@ impl Image<'_> {
                     }
                 }
             }
+            1 => self.compressed(inode, &mut out),
             other => panic!("layout {other} of {}", inode.nid),
         }
         out
+    }
+
+    /// Data of compressed clusters, found as the kernel finds them: from the entry of every logical block back to the
+    /// first of its cluster, whose data end with the cluster's blocks, or stand behind the inode.
+    fn compressed(&mut self, inode: &Inode, out: &mut Vec<u8>) {
+        let header = inode.after.next_multiple_of(8);
+        let field = |offset, length| number(self.bytes, header + offset, length);
+        let (tail, advice, algorithm) = (field(2, 2), field(4, 2), field(6, 1));
+        assert_eq!((field(7, 1), advice & !8), (0, 2), "header of {}", inode.nid);
+        assert_eq!(advice & 8 > 0, tail > 0, "tail of {}", inode.nid);
+        let entries = header + 16;
+        let count = inode.size.div_ceil(BLOCK);
+        let behind = entries + 8 * count;
+        self.used.take(inode.after, behind - inode.after + tail, &format!("clusters of {}", inode.nid));
+        assert!(tail == 0 || behind % BLOCK + tail <= BLOCK, "the tail of {} crosses a block", inode.nid);
+        let entry = |block: u64| {
+            let at = entries + 8 * block;
+            assert_eq!(number(self.bytes, at + 2, 2), 0, "offset in a block of {}", inode.nid);
+            (number(self.bytes, at, 2), number(self.bytes, at + 4, 4))
+        };
+        let (mut block, mut total, mut taken) = (0, 0, Vec::new());
+        while block < count {
+            let (kind, address) = entry(block);
+            let mut next = block + 1;
+            if kind == 0 {
+                taken.push((address * BLOCK, BLOCK));
+                let length = BLOCK.min(inode.size - block * BLOCK);
+                out.extend_from_slice(&self.bytes[(address * BLOCK) as usize..][..length as usize]);
+            } else {
+                assert_eq!(kind, 1, "a cluster of {} begins in its middle", inode.nid);
+                while next < count && entry(next).0 == 2 {
+                    next += 1;
+                }
+                for rest in block + 1..next {
+                    let value = entry(rest).1;
+                    assert_eq!(value >> 16, next - rest, "distance to the next cluster of {}", inode.nid);
+                    let back = value & 0xffff;
+                    assert!(back == rest - block || rest == block + 1 && back & 0x800 > 0, "way back of {}", inode.nid);
+                }
+                let length = (inode.size - block * BLOCK).min((next - block) * BLOCK) as usize;
+                let (start, size) = if next == count && tail > 0 {
+                    (behind, tail)
+                } else {
+                    let blocks = entry(block + 1).1 & 0x7ff;
+                    assert!(blocks > 0 && blocks < next - block, "blocks of a cluster of {}", inode.nid);
+                    taken.push((address * BLOCK, blocks * BLOCK));
+                    (address * BLOCK, blocks * BLOCK)
+                };
+                let data = &self.bytes[start as usize..(start + size) as usize];
+                let padding = data.iter().position(|&byte| byte > 0).expect("data");
+                assert!((padding as u64) < BLOCK, "a block of zeros in {}", inode.nid);
+                let found = match algorithm {
+                    0 => lz4_flex::block::decompress(&data[padding..], length).expect("lz4"),
+                    3 => zstd::bulk::decompress(&data[padding..], length).expect("zstd"),
+                    other => panic!("algorithm {other}"),
+                };
+                assert_eq!(found.len(), length, "a cluster of {}", inode.nid);
+                out.extend_from_slice(&found);
+            }
+            block = next;
+        }
+        for (start, length) in taken {
+            total += length / BLOCK;
+            self.used.take(start, length, &format!("data of {}", inode.nid));
+        }
+        assert_eq!(total, inode.data, "blocks of {}", inode.nid);
     }
 
     /// Names, inodes and types of a directory, checked to be in the order that the kernel searches in.

@@ -26,6 +26,8 @@ pub const SYMLINK_MAX: usize = 4095;
 pub enum DataLayout {
     /// Blocks, one after the other.
     FlatPlain = 0,
+    /// A table with an entry for every block behind the inode.
+    CompressedFull = 1,
     /// Blocks, then the rest right behind the inode.
     FlatInline = 2,
     /// A table of chunk addresses behind the inode.

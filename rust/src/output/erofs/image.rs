@@ -1,15 +1,21 @@
 //! The image as a whole: space, metadata and superblock around the data that are there already.
 
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
+use super::codec::Compression;
+use super::compress::CompressedFiles;
 use super::copy::clear_range;
 use super::format::{BLOCK, SLOTS};
 use super::options::Options;
 use super::plan::Plan;
 use super::space::{Extent, Space};
 use super::store::ErofsStore;
-use super::superblock::{CHUNKED, Superblock};
+use super::superblock::Superblock;
 use super::writer::write_metadata;
+use crate::contents::Contents;
 use crate::error::{Error, Result};
 use crate::output::Loss;
 use crate::tree::{InodeKind, Tree};
@@ -33,23 +39,61 @@ pub struct Summary {
 pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summary> {
     let plan = Plan::new(tree, store, options)?;
     let packer = plan.packer();
-    // The root's block must be the first of all that have inodes, so it goes into the lowest gap. A root with so many
-    // attributes that it is a run of blocks would need a gap for itself: then the metadata stand behind the data.
-    let anywhere = packer.runs().first().is_none_or(|run| run.start > 0);
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
-    let wanted = if anywhere { u64::from(packer.blocks()) - together } else { 0 };
-
+    let wanted = if anywhere(&plan) { u64::from(packer.blocks()) - together } else { 0 };
     let (first, end) = store.data_area()?;
     let mut space = Space::new(first, end, live(tree, store))?;
     store.relocate(space.make_room(wanted))?;
-    let places = space.place(packer.blocks(), packer.runs(), anywhere)?;
+    complete(plan, store.image(), space, options, None)
+}
+
+/// Writes an image of `tree` to `path`, which does not exist yet, with contents from any store, compressed.
+///
+/// # Errors
+/// As [`finish`].
+pub fn write_compressed(
+    tree: &Tree,
+    contents: &dyn Contents,
+    path: &Path,
+    options: &Options,
+    compression: &Compression,
+) -> Result<Summary> {
+    let image = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let image = image.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))?;
+    let files = CompressedFiles::write(tree, contents, &image, 1, path, compression)?;
+    let plan = Plan::new(tree, &files, options)?;
+    // All that is there is wanted.
+    let space = Space::new(files.end(), files.end(), Vec::new())?;
+    complete(plan, &image, space, options, Some(*compression))
+}
+
+/// Whether metadata may go into gaps. The root's block must be the first of all that have inodes, so it goes into the
+/// lowest gap. A root with so many attributes that it is a run of blocks would need a gap for itself: then the metadata
+/// stand behind the data.
+fn anywhere(plan: &Plan<'_>) -> bool {
+    plan.packer().runs().first().is_none_or(|run| run.start > 0)
+}
+
+/// Metadata and superblock.
+fn complete(
+    plan: Plan<'_>,
+    image: &File,
+    mut space: Space,
+    options: &Options,
+    compression: Option<Compression>,
+) -> Result<Summary> {
+    let packer = plan.packer();
+    let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
     // One block before the root's: no inode has the number 0, which programs take for none.
     let meta_block = places.first().copied().unwrap_or(1) - 1;
-    write_metadata(&plan, store, &places, meta_block)?;
+    let bare_ends = write_metadata(&plan, image, &places, meta_block)?;
+    // fsck.erofs 1.5 looks for attributes behind every inode, and must not find the end of the image there.
+    if bare_ends.iter().any(|&block| u64::from(block) + 1 == space.end()) {
+        space.extend()?;
+    }
 
     let block = BLOCK as u64;
-    let image = store.image();
-    let failed = |error: std::io::Error| Error::io("cannot write the image", &error);
+    let failed = |error: io::Error| Error::io("cannot write the image", &error);
     let mut dead = 0;
     for gap in space.gaps() {
         clear_range(image, u64::from(gap.start) * block, u64::from(gap.length) * block).map_err(failed)?;
@@ -64,7 +108,8 @@ pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summ
         meta_block,
         xattr_block: if shared.size() > 0 { places[shared_run as usize] } else { 0 },
         uuid: options.uuid,
-        incompatible: if plan.chunked() { CHUNKED } else { 0 },
+        chunked: plan.chunked(),
+        compression,
     };
     let bytes = space.end() * block;
     image.set_len(bytes).map_err(failed)?;

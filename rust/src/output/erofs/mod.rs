@@ -3,8 +3,12 @@
 //! File data are in the image before the tree is known: [`ErofsStore`] is the store that layers are read into.
 //! [`finish`] then adds the metadata, and the superblock last.
 
+mod clusters;
+mod codec;
+mod compress;
 mod copy;
 mod directory;
+mod files;
 mod format;
 mod image;
 mod inode;
@@ -17,6 +21,7 @@ mod superblock;
 mod writer;
 mod xattr;
 
-pub use image::{Summary, finish};
+pub use codec::{Algorithm, Compression};
+pub use image::{Summary, finish, write_compressed};
 pub use options::Options;
 pub use store::ErofsStore;

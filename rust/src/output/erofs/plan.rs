@@ -1,11 +1,12 @@
 //! The plan of an image: for every inode its form, and its place among the metadata.
 
+use super::clusters::table_size;
 use super::directory::{Name, Shape, names};
+use super::files::{Files, Place};
 use super::format::{BLOCK, DataLayout, NULL_ADDRESS, SYMLINK_MAX, blocks};
 use super::inode::{Record, device, type_of};
 use super::layout::Packer;
 use super::options::Options;
-use super::store::ErofsStore;
 use super::xattr::{self, Shared};
 use crate::contents::Content;
 use crate::entry::Mtime;
@@ -35,6 +36,8 @@ pub enum Data {
         /// Number of chunks.
         count: u64,
     },
+    /// A table of compressed clusters, and so many bytes of the last.
+    Clusters(usize),
 }
 
 /// What an inode looks like; all but addresses.
@@ -51,7 +54,7 @@ pub struct Form {
 /// The inodes of a tree, and their places.
 pub struct Plan<'t> {
     tree: &'t Tree,
-    store: &'t ErofsStore,
+    files: &'t dyn Files,
     options: &'t Options,
     shared: Shared<'t>,
     /// By inode: its slot.
@@ -72,12 +75,12 @@ impl<'t> Plan<'t> {
     ///
     /// # Errors
     /// `output_unsupported` for what would make an image beyond the format's bounds.
-    pub fn new(tree: &'t Tree, store: &'t ErofsStore, options: &'t Options) -> Result<Self> {
+    pub fn new(tree: &'t Tree, files: &'t dyn Files, options: &'t Options) -> Result<Self> {
         let bound = tree.inode_bound();
         let firsts = || tree.walk().filter(|step| step.first);
         let mut plan = Plan {
             tree,
-            store,
+            files,
             options,
             shared: Shared::collect(firsts().map(|step| &tree.inode(step.inode).metadata)),
             slots: vec![NOWHERE; bound],
@@ -121,6 +124,7 @@ impl<'t> Plan<'t> {
             Data::Elsewhere | Data::Blocks(_) => 0,
             Data::Inline(length) => length,
             Data::Chunks { count, .. } => 4 * count as usize,
+            Data::Clusters(tail) => table_size(form.head, form.record.size) + tail,
         };
         // The root comes first and so gets the first slot of all.
         self.slots[id.index()] = self.packer.piece(form.head + behind)?;
@@ -157,7 +161,17 @@ impl<'t> Plan<'t> {
         let data = match &inode.kind {
             InodeKind::File(content) => {
                 record.size = content.size;
-                self.file_data(content, &mut record)?
+                match self.files.place(id, content) {
+                    Place::Flat { start, tail } => {
+                        record.data = start;
+                        if tail > 0 { Data::Inline(tail) } else { Data::Elsewhere }
+                    }
+                    Place::Sparse { content, .. } => chunks(&content)?,
+                    Place::Compressed(clusters) => {
+                        record.data = clusters.blocks();
+                        Data::Clusters(clusters.tail)
+                    }
+                }
             }
             InodeKind::Directory(children) => {
                 let shape = Shape::of(self.names(id, children));
@@ -180,13 +194,17 @@ impl<'t> Plan<'t> {
             }
             InodeKind::Fifo => Data::Elsewhere,
         };
+        let behind = match data {
+            Data::Inline(length) => length,
+            Data::Clusters(tail) if tail > 0 => table_size(record.length(build_time) + attributes, record.size) + tail,
+            _ => 0,
+        };
+        if behind > 0 && !fits(&record, behind) {
+            return Err(Error::new(Code::OutputUnsupported, "its metadata grew after its content was stored"));
+        }
         match data {
-            Data::Inline(length) => {
-                if !fits(&record, length) {
-                    return Err(Error::new(Code::OutputUnsupported, "its metadata grew after its content was stored"));
-                }
-                record.layout = DataLayout::FlatInline;
-            }
+            Data::Inline(_) => record.layout = DataLayout::FlatInline,
+            Data::Clusters(_) => record.layout = DataLayout::CompressedFull,
             Data::Chunks { bits, .. } => {
                 record.layout = DataLayout::ChunkBased;
                 record.data = bits;
@@ -196,21 +214,16 @@ impl<'t> Plan<'t> {
         Ok(Form { record, head: record.length(build_time) + attributes, data })
     }
 
-    fn file_data(&self, content: &Content, record: &mut Record) -> Result<Data> {
-        if content.extents.is_some() {
-            return chunks(content);
-        }
-        let (start, count) = self.store.extent(content);
-        record.data = if count > 0 { start as u32 } else { 0 };
-        let tail = self.store.tail(content);
-        Ok(if tail > 0 { Data::Inline(tail) } else { Data::Elsewhere })
-    }
-
     /// All names of a directory that the image has.
     pub fn names(&self, directory: InodeId, children: &'t Children) -> impl Iterator<Item = Name<'t>> + use<'t> {
         let tree = self.tree;
         let parent = self.parents[directory.index()];
         names(children, directory, parent, move |child| unholdable(&tree.inode(child).kind).is_none())
+    }
+
+    /// Where the data of files are.
+    pub fn files(&self) -> &'t dyn Files {
+        self.files
     }
 
     /// The tree.

@@ -207,6 +207,15 @@ impl Space {
         self.gaps.by_start.iter().map(|(&start, &length)| Extent { start, length })
     }
 
+    /// Adds an empty block at the end.
+    ///
+    /// # Errors
+    /// As [`Space::place`].
+    pub fn extend(&mut self) -> Result<()> {
+        self.end += 1;
+        narrow(self.end).map(|_| ())
+    }
+
     /// Blocks of the image.
     pub fn end(&self) -> u64 {
         self.end

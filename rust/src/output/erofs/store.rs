@@ -4,6 +4,7 @@
 //! that the layout is a function of the layers alone. The rest of a file that is not a whole block waits in a spool
 //! file, and goes right behind the file's inode when the metadata are written.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -11,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::copy::copy_range;
+use super::files::{Files, Place};
 use super::format::{BLOCK, EXTENDED, blocks};
 use super::space::Move;
 use super::xattr;
 use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs, unnamed_file};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::tree::InodeId;
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;
@@ -148,7 +151,7 @@ impl ErofsStore {
     }
 
     /// Bytes of the content that wait for their inode.
-    pub(super) fn tail(&self, content: &Content) -> usize {
+    fn tail(&self, content: &Content) -> usize {
         match Position::of(content).tail {
             Some(_) => (content.size % BLOCK as u64) as usize,
             None => 0,
@@ -156,7 +159,7 @@ impl ErofsStore {
     }
 
     /// Reads part of the tail.
-    pub(super) fn read_tail(&self, content: &Content, from: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read_tail_part(&self, content: &Content, from: u64, buffer: &mut [u8]) -> Result<()> {
         let (Some(file), Some(tail)) = (self.tails[content.layer as usize].get(), Position::of(content).tail) else {
             unreachable!("a content without a tail was asked for it");
         };
@@ -209,6 +212,21 @@ impl Store for Arc<ErofsStore> {
     }
 }
 
+impl Files for ErofsStore {
+    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> Place<'a> {
+        let (start, count) = self.extent(content);
+        let start = if count > 0 { start as u32 } else { 0 };
+        match &content.extents {
+            Some(_) => Place::Sparse { start, content: Cow::Borrowed(content) },
+            None => Place::Flat { start, tail: self.tail(content) },
+        }
+    }
+
+    fn read_tail(&self, _: InodeId, content: &Content, buffer: &mut [u8]) -> Result<()> {
+        self.read_tail_part(content, 0, buffer)
+    }
+}
+
 impl Contents for ErofsStore {
     /// Reads the content back, before the image is completed and after it.
     fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -228,7 +246,7 @@ impl Contents for ErofsStore {
                 read_blocks(position, head)?;
             }
             if !rest.is_empty() {
-                self.read_tail(content, position.max(inside) - inside, rest)?;
+                self.read_tail_part(content, position.max(inside) - inside, rest)?;
             }
             Ok(())
         })

@@ -1,5 +1,6 @@
 //! The superblock: what a kernel reads first, and what is written last.
 
+use super::codec::Compression;
 use super::format::BLOCK;
 use crate::entry::Mtime;
 
@@ -11,8 +12,13 @@ const MAGIC: u32 = 0xE0F5_E1E2;
 /// Compatible features: the checksum; times are modification times.
 const COMPATIBLE: u32 = 1 | 2;
 
-/// Incompatible feature: some file is a table of chunks.
-pub const CHUNKED: u32 = 4;
+/// Incompatible features: some file is a table of chunks; clusters end with their data, and have a size and settings of
+/// their own; the last one may be behind its inode.
+const CHUNKED: u32 = 4;
+const COMPRESSED: u32 = 1 | 2 | 16;
+
+/// Bytes of the superblock, without what follows it.
+const LENGTH: usize = 128;
 
 /// What the superblock says.
 #[derive(Clone, Debug)]
@@ -31,8 +37,10 @@ pub struct Superblock {
     pub xattr_block: u32,
     /// Identity of the image.
     pub uuid: [u8; 16],
-    /// Features that a kernel must know to read the image.
-    pub incompatible: u32,
+    /// Whether some file is a table of chunks.
+    pub chunked: bool,
+    /// How contents are compressed.
+    pub compression: Option<Compression>,
 }
 
 impl Superblock {
@@ -53,7 +61,16 @@ impl Superblock {
         field(&mut out, &self.xattr_block.to_le_bytes());
         field(&mut out, &self.uuid);
         field(&mut out, &[0; 16]);
-        field(&mut out, &self.incompatible.to_le_bytes());
+        let chunked = if self.chunked { CHUNKED } else { 0 };
+        let compressed = if self.compression.is_some() { COMPRESSED } else { 0 };
+        field(&mut out, &(chunked | compressed).to_le_bytes());
+        if let Some(compression) = &self.compression {
+            field(&mut out, &(1u16 << compression.number()).to_le_bytes());
+            out.resize(OFFSET + LENGTH, 0);
+            let settings = compression.settings();
+            field(&mut out, &(settings.len() as u16).to_le_bytes());
+            field(&mut out, &settings);
+        }
         out.resize(BLOCK, 0);
         // The kernel's CRC32C is not inverted at its end.
         let checksum = !crc32c::crc32c(&out[OFFSET..]);

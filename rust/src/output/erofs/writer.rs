@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::directory;
+use super::files::Place;
 use super::format::{BLOCK, SLOT, SLOTS};
 use super::inode::type_of;
 use super::plan::{Data, Form, Plan, chunk_addresses};
-use super::store::ErofsStore;
 use crate::error::{Error, Result};
 use crate::tree::{InodeId, InodeKind};
 
@@ -57,19 +57,20 @@ impl Blocks<'_> {
 }
 
 /// Writes all metadata of `plan` but the superblock. `places` has the block of the image for every block of metadata,
-/// `nid_base` the block from which node numbers count.
+/// `nid_base` the block from which node numbers count. Returns the blocks of the image that end with an inode that has
+/// nothing behind it.
 ///
 /// # Errors
 /// `io_error`.
-pub fn write_metadata(plan: &Plan<'_>, store: &ErofsStore, places: &[u32], nid_base: u32) -> Result<()> {
-    let mut blocks =
-        Blocks { image: store.image(), places, buffer: Vec::with_capacity(BUFFER + BLOCK), start: 0, failed: None };
+pub fn write_metadata(plan: &Plan<'_>, image: &File, places: &[u32], nid_base: u32) -> Result<Vec<u32>> {
+    let mut blocks = Blocks { image, places, buffer: Vec::with_capacity(BUFFER + BLOCK), start: 0, failed: None };
     let nid = |id: InodeId| {
         let slot = plan.slot(id).unwrap_or_default();
         let block = places[(slot / SLOTS) as usize] - nid_base;
         let nid = u64::from(block) * u64::from(SLOTS) + u64::from(slot % SLOTS);
         (nid, type_of(&plan.tree().inode(id).kind).1)
     };
+    let mut bare_ends = Vec::new();
     for (slot, what) in in_order(plan) {
         blocks.seek(u64::from(slot) * SLOT as u64);
         let Some(id) = what else {
@@ -78,7 +79,11 @@ pub fn write_metadata(plan: &Plan<'_>, store: &ErofsStore, places: &[u32], nid_b
         };
         let form = plan.form(id)?;
         if plan.slot(id) == Some(slot) {
-            write_inode(plan, store, id, form, &nid, &mut blocks)?;
+            let end = slot as usize * SLOT + form.head;
+            if form.record.xattr_count == 0 && end % BLOCK == 0 {
+                bare_ends.push(places[end / BLOCK - 1]);
+            }
+            write_inode(plan, id, form, &nid, &mut blocks)?;
         } else {
             write_data(plan, id, &nid, &mut blocks);
         }
@@ -88,7 +93,7 @@ pub fn write_metadata(plan: &Plan<'_>, store: &ErofsStore, places: &[u32], nid_b
     }
     blocks.seek((places.len() * BLOCK) as u64);
     blocks.flush();
-    blocks.failed.map_or(Ok(()), Err)
+    blocks.failed.map_or(Ok(bare_ends), Err)
 }
 
 /// What is to be written, by slots: inodes, data of inodes, and (as `None`) the shared attributes.
@@ -109,7 +114,6 @@ fn in_order(plan: &Plan<'_>) -> Vec<(u32, Option<InodeId>)> {
 
 fn write_inode(
     plan: &Plan<'_>,
-    store: &ErofsStore,
     id: InodeId,
     form: Form,
     nid: &impl Fn(InodeId) -> (u64, u8),
@@ -125,15 +129,25 @@ fn write_inode(
     plan.shared().0.body(&inode.metadata, &mut out, |_, _| {});
     blocks.write(&out);
     match (form.data, &inode.kind) {
-        (Data::Inline(length), InodeKind::File(content)) => {
-            out.resize(length, 0);
-            store.read_tail(content, 0, &mut out)?;
-            blocks.write(&out);
-        }
-        (Data::Chunks { bits, count }, InodeKind::File(content)) => {
-            let start = store.extent(content).0 as u32;
-            for address in chunk_addresses(content, bits, count, start) {
-                blocks.write(&address.to_le_bytes());
+        (data, InodeKind::File(content)) => {
+            let tail = match (data, plan.files().place(id, content)) {
+                (Data::Inline(tail), _) => tail,
+                (Data::Chunks { bits, count }, Place::Sparse { start, content }) => {
+                    for address in chunk_addresses(&content, bits, count, start) {
+                        blocks.write(&address.to_le_bytes());
+                    }
+                    0
+                }
+                (Data::Clusters(tail), Place::Compressed(clusters)) => {
+                    clusters.write(form.head, |bytes| blocks.write(bytes));
+                    tail
+                }
+                _ => 0,
+            };
+            if tail > 0 {
+                out.resize(tail, 0);
+                plan.files().read_tail(id, content, &mut out)?;
+                blocks.write(&out);
             }
         }
         (Data::Inline(_), InodeKind::Directory(children)) => {

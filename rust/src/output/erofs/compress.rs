@@ -1,0 +1,408 @@
+//! Compressed contents of an image: read from any store, compressed by several threads, written in the tree's order.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::clusters::{Clusters, Extent, table_size};
+use super::codec::{Cluster, Codec, Compression};
+use super::files::{Files, Place};
+use super::format::{BLOCK, EXTENDED, blocks};
+use super::xattr;
+use crate::contents::{self, Content, Contents, unnamed_file};
+use crate::entry::Metadata;
+use crate::error::{Code, Error, Result};
+use crate::tree::{InodeId, InodeKind, Tree};
+
+/// Pieces that one thread has before it: one in work, one to go on with.
+const AHEAD: usize = 2;
+
+/// Bytes collected before they are written.
+const BUFFER: usize = 1 << 20;
+
+/// No file.
+const NONE: u32 = u32::MAX;
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    start: u32,
+    /// Its clusters among all.
+    first: u32,
+    count: u32,
+    tail_offset: u64,
+    tail: u16,
+    flat: bool,
+}
+
+/// The contents of an image.
+pub struct CompressedFiles {
+    algorithm: u8,
+    /// By inode: its file.
+    numbers: Vec<u32>,
+    files: Vec<Kept>,
+    extents: Vec<Extent>,
+    tails: File,
+    end: u64,
+}
+
+impl CompressedFiles {
+    /// Compresses the contents of `tree` into `image`, from block `first` on. An unnamed file is made beside `path`.
+    ///
+    /// # Errors
+    /// `io_error`; `output_unsupported` for an image beyond the format's bounds.
+    pub fn write(
+        tree: &Tree,
+        contents: &dyn Contents,
+        image: &File,
+        first: u64,
+        path: &Path,
+        compression: &Compression,
+    ) -> Result<Self> {
+        let folder = path.parent().unwrap_or(path);
+        let files = CompressedFiles {
+            algorithm: compression.number(),
+            numbers: vec![NONE; tree.inode_bound()],
+            files: Vec::new(),
+            extents: Vec::new(),
+            tails: unnamed_file(folder, "compressed-tails")?,
+            end: first,
+        };
+        let mut writer =
+            Writer { image, files, pending: Vec::new(), tail_pending: Vec::new(), tail_written: 0, current: None };
+        std::thread::scope(|scope| {
+            let mut workers = Vec::new();
+            for _ in 0..compression.threads {
+                let (jobs, todo) = sync_channel(AHEAD);
+                let (results, done) = sync_channel(AHEAD);
+                let codec = Codec::new(compression)?;
+                std::thread::Builder::new()
+                    .name("compress".to_owned())
+                    .spawn_scoped(scope, move || work(codec, &todo, &results))
+                    .map_err(|error| Error::io("cannot start a thread", &error))?;
+                workers.push(Worker { jobs, done });
+            }
+            let mut pipeline = Pipeline { workers, sent: 0, received: 0 };
+            for step in tree.walk().filter(|step| step.first) {
+                let inode = tree.inode(step.inode);
+                if let InodeKind::File(content) = &inode.kind {
+                    let file = Source { id: step.inode, content, metadata: &inode.metadata };
+                    feed(&file, contents, compression, &mut pipeline, &mut writer)
+                        .map_err(|error| error.at_entry(&step.path, 0))?;
+                }
+            }
+            while pipeline.receive(&mut writer)? {}
+            Ok::<_, Error>(())
+        })?;
+        writer.finish()
+    }
+
+    /// First block after the data.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn kept(&self, id: InodeId) -> Option<&Kept> {
+        self.files.get(self.numbers[id.index()] as usize)
+    }
+}
+
+impl Files for CompressedFiles {
+    fn place<'a>(&'a self, id: InodeId, content: &'a Content) -> Place<'a> {
+        let kept = self.kept(id);
+        if let Some(content) = whole_blocks(content) {
+            return Place::Sparse { start: kept.map_or(0, |kept| kept.start), content: Cow::Owned(content) };
+        }
+        match kept {
+            // An empty file.
+            None => Place::Flat { start: 0, tail: 0 },
+            Some(kept) if kept.flat => Place::Flat { start: kept.start, tail: usize::from(kept.tail) },
+            Some(kept) => Place::Compressed(Clusters {
+                start: kept.start,
+                extents: &self.extents[kept.first as usize..(kept.first + kept.count) as usize],
+                tail: usize::from(kept.tail),
+                algorithm: self.algorithm,
+            }),
+        }
+    }
+
+    fn read_tail(&self, id: InodeId, _: &Content, buffer: &mut [u8]) -> Result<()> {
+        let offset = self.kept(id).map_or(0, |kept| kept.tail_offset);
+        self.tails.read_exact_at(buffer, offset).map_err(|error| Error::io("cannot read the spool file", &error))
+    }
+}
+
+/// A sparse content with all blocks that have data in its extents; `None` when that is every block.
+fn whole_blocks(content: &Content) -> Option<Content> {
+    content.extents.as_ref()?;
+    let block = BLOCK as u64;
+    let mut extents: Vec<contents::Extent> = Vec::new();
+    for run in content.runs().filter(|run| run.length > 0) {
+        let from = run.offset / block * block;
+        let to = (run.offset + run.length).next_multiple_of(block).min(content.size);
+        match extents.last_mut() {
+            Some(last) if last.offset + last.length >= from => last.length = to - last.offset,
+            _ => extents.push(contents::Extent { offset: from, length: to - from }),
+        }
+    }
+    let all = matches!(extents[..], [only] if only.length == content.size);
+    (!all && content.size > 0).then(|| Content { extents: Some(extents.into()), ..content.clone() })
+}
+
+/// A file on its way.
+struct Source<'a> {
+    id: InodeId,
+    content: &'a Content,
+    metadata: &'a Metadata,
+}
+
+/// A piece of a file, for a thread to compress.
+struct Job {
+    file: Part,
+    bytes: Vec<u8>,
+    /// Whether it may be compressed at all.
+    compress: bool,
+}
+
+/// What the writer must know of a piece.
+#[derive(Clone, Copy)]
+struct Part {
+    id: InodeId,
+    first: bool,
+    last: bool,
+    /// Bytes of its end that can stand behind the inode when they are compressed, and when the file is not.
+    room: usize,
+    flat_room: usize,
+}
+
+struct Done {
+    file: Part,
+    bytes: Vec<u8>,
+    clusters: Vec<Cluster>,
+}
+
+fn work(mut codec: Codec, todo: &Receiver<Job>, results: &SyncSender<Result<Done>>) {
+    while let Ok(Job { file, bytes, compress }) = todo.recv() {
+        let mut clusters = Vec::new();
+        let result = if compress {
+            codec.squeeze(&bytes, file.room, &mut clusters)
+        } else {
+            clusters.push(Cluster { length: bytes.len(), compressed: None });
+            Ok(())
+        };
+        if results.send(result.map(|()| Done { file, bytes, clusters })).is_err() {
+            return;
+        }
+    }
+}
+
+struct Worker {
+    jobs: SyncSender<Job>,
+    done: Receiver<Result<Done>>,
+}
+
+/// Hands pieces out in turn, and takes them back in the same order.
+struct Pipeline {
+    workers: Vec<Worker>,
+    sent: usize,
+    received: usize,
+}
+
+impl Pipeline {
+    fn send(&mut self, job: Job, writer: &mut Writer<'_>) -> Result<()> {
+        if self.sent - self.received >= AHEAD * self.workers.len() {
+            self.receive(writer)?;
+        }
+        let worker = &self.workers[self.sent % self.workers.len()];
+        self.sent += 1;
+        worker.jobs.send(job).map_err(|_| Error::new(Code::Io, "a thread that compresses has ended"))
+    }
+
+    /// Writes the next result; whether there was one.
+    fn receive(&mut self, writer: &mut Writer<'_>) -> Result<bool> {
+        if self.received == self.sent {
+            return Ok(false);
+        }
+        let worker = &self.workers[self.received % self.workers.len()];
+        self.received += 1;
+        let done = worker.done.recv().map_err(|_| Error::new(Code::Io, "a thread that compresses has ended"))??;
+        writer.take(done)?;
+        Ok(true)
+    }
+}
+
+/// Sends a file, piece by piece.
+fn feed(
+    file: &Source<'_>,
+    contents: &dyn Contents,
+    compression: &Compression,
+    pipeline: &mut Pipeline,
+    writer: &mut Writer<'_>,
+) -> Result<()> {
+    let content = file.content;
+    let behind = EXTENDED + xattr::bound(file.metadata);
+    let sparse = whole_blocks(content);
+    // A sparse file is a table of holes and data, and these are not compressed.
+    let runs: Vec<contents::Extent> = match &sparse {
+        Some(sparse) => sparse.runs().collect(),
+        None => vec![contents::Extent { offset: 0, length: content.size }],
+    };
+    let length: u64 = runs.iter().map(|run| run.length).sum();
+    if length == 0 {
+        return Ok(());
+    }
+    let room = BLOCK.saturating_sub(behind + table_size(behind, content.size));
+    let mut left = length;
+    for run in runs {
+        let (mut offset, end) = (run.offset, run.offset + run.length);
+        while offset < end {
+            let mut bytes = vec![0; (compression.piece() as u64).min(end - offset) as usize];
+            let read = contents.read_at(content, offset, &mut bytes)?;
+            if read < bytes.len() {
+                return Err(Error::new(Code::Io, "the content is shorter than it should be"));
+            }
+            offset += read as u64;
+            let last = left == read as u64;
+            let part = Part {
+                id: file.id,
+                first: left == length,
+                last,
+                room: if last { room } else { 0 },
+                flat_room: if last && sparse.is_none() { BLOCK.saturating_sub(behind) } else { 0 },
+            };
+            left -= read as u64;
+            pipeline.send(Job { file: part, bytes, compress: sparse.is_none() }, writer)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts what comes back into the image.
+struct Writer<'a> {
+    image: &'a File,
+    files: CompressedFiles,
+    pending: Vec<u8>,
+    tail_pending: Vec<u8>,
+    tail_written: u64,
+    current: Option<Kept>,
+}
+
+impl Writer<'_> {
+    fn take(&mut self, done: Done) -> Result<()> {
+        let Done { file, bytes, clusters } = done;
+        if file.first {
+            let start = u32::try_from(self.files.end).map_err(|_| too_large())?;
+            let first = u32::try_from(self.files.extents.len()).map_err(|_| too_large())?;
+            self.current = Some(Kept { start, first, count: 0, tail_offset: 0, tail: 0, flat: true });
+        }
+        let Some(mut kept) = self.current.take() else {
+            unreachable!("a piece of a file that has not begun");
+        };
+        let mut at = 0;
+        for Cluster { length, compressed } in clusters {
+            let plain = &bytes[at..at + length];
+            at += length;
+            // Only the last cluster of the last piece can stand behind the inode.
+            let (room, flat_room) = if at == bytes.len() { (file.room, file.flat_room) } else { (0, 0) };
+            match compressed {
+                Some(compressed) if worthwhile(&kept, plain, &compressed, flat_room) => {
+                    self.compressed(&mut kept, length, &compressed, room)?;
+                }
+                _ => self.plain(&mut kept, plain, flat_room)?,
+            }
+        }
+        if !file.last {
+            self.current = Some(kept);
+            return Ok(());
+        }
+        if kept.flat {
+            self.files.extents.truncate(kept.first as usize);
+        }
+        kept.count = self.files.extents.len() as u32 - kept.first;
+        self.files.numbers[file.id.index()] = self.files.files.len() as u32;
+        self.files.files.push(kept);
+        Ok(())
+    }
+
+    fn compressed(&mut self, kept: &mut Kept, length: usize, data: &[u8], room: usize) -> Result<()> {
+        let physical = if data.len() <= room {
+            self.set_tail_aside(kept, data)?;
+            0
+        } else {
+            // The kernel looks for the data at the end of the cluster.
+            let padding = data.len().next_multiple_of(BLOCK) - data.len();
+            self.pending.resize(self.pending.len() + padding, 0);
+            self.append(data)?
+        };
+        kept.flat = false;
+        self.files.extents.push(Extent { logical: blocks(length as u64) as u16, physical, compressed: true });
+        Ok(())
+    }
+
+    fn plain(&mut self, kept: &mut Kept, data: &[u8], flat_room: usize) -> Result<()> {
+        let tail = data.len() % BLOCK;
+        let aside = if kept.flat && 0 < tail && tail <= flat_room { tail } else { 0 };
+        let (whole, rest) = data.split_at(data.len() - aside);
+        if !rest.is_empty() {
+            self.set_tail_aside(kept, rest)?;
+        }
+        let physical = self.append(whole)?;
+        self.files.extents.push(Extent { logical: blocks(data.len() as u64) as u16, physical, compressed: false });
+        Ok(())
+    }
+
+    /// Adds data to the blocks, the last of which it fills with zeros; how many blocks that were.
+    fn append(&mut self, data: &[u8]) -> Result<u16> {
+        let before = self.pending.len() / BLOCK;
+        self.pending.extend_from_slice(data);
+        self.pending.resize(self.pending.len().next_multiple_of(BLOCK), 0);
+        let count = self.pending.len() / BLOCK - before;
+        self.files.end += count as u64;
+        if self.pending.len() >= BUFFER {
+            self.flush()?;
+        }
+        Ok(count as u16)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let offset = self.files.end * BLOCK as u64 - self.pending.len() as u64;
+        self.image.write_all_at(&self.pending, offset).map_err(|error| Error::io("cannot write the image", &error))?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn set_tail_aside(&mut self, kept: &mut Kept, data: &[u8]) -> Result<()> {
+        kept.tail_offset = self.tail_written + self.tail_pending.len() as u64;
+        kept.tail = data.len() as u16;
+        self.tail_pending.extend_from_slice(data);
+        if self.tail_pending.len() >= BUFFER { self.flush_tails() } else { Ok(()) }
+    }
+
+    fn flush_tails(&mut self) -> Result<()> {
+        self.files
+            .tails
+            .write_all_at(&self.tail_pending, self.tail_written)
+            .map_err(|error| Error::io("cannot write the spool file", &error))?;
+        self.tail_written += self.tail_pending.len() as u64;
+        self.tail_pending.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<CompressedFiles> {
+        self.flush()?;
+        self.flush_tails()?;
+        Ok(self.files)
+    }
+}
+
+/// A small file that stands behind its inode anyway is compressed only when that saves an eighth of it.
+fn worthwhile(kept: &Kept, plain: &[u8], compressed: &[u8], flat_room: usize) -> bool {
+    let behind_anyway = kept.flat && plain.len() <= flat_room;
+    !behind_anyway || compressed.len() + table_size(0, plain.len() as u64) < plain.len() / 8 * 7
+}
+
+fn too_large() -> Error {
+    Error::new(Code::OutputUnsupported, "an erofs image cannot be larger than 16 TiB")
+}
