@@ -291,7 +291,14 @@ class _Run:
     def _flatten(self, image: Image, backend: Backend, folder: Path) -> Rootfs:
         limits = _core.Limits(entries=self.options.max_entries, layer_bytes=self.options.max_layer_bytes)
         options = FlattenOptions(jobs=self.options.downloads, decoders=self.threads, limits=limits, blobs=self.layers)
-        return flatten(image, store=backend.store, folder=folder, options=options, progress=self._layer_progress)
+        return flatten(
+            image,
+            store=backend.store,
+            folder=folder,
+            options=options,
+            progress=self.progress,
+            cancelled=self.cancelled,
+        )
 
     def _pack(
         self, image: Image, backend: Backend, rootfs: Rootfs, made: Path | None, folder: Path
@@ -345,11 +352,6 @@ class _Run:
         if self.cancelled():
             raise CancelledError(f"{self.plan.image}: the compilation was stopped")
         self.progress(Event(phase, done=done, total=total))
-
-    def _layer_progress(self, event: Event) -> None:
-        if self.cancelled():
-            raise CancelledError(f"{self.plan.image}: the compilation was stopped")
-        self.progress(event)
 
 
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)

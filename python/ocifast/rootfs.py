@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -259,6 +259,7 @@ def flatten(
     folder: str | os.PathLike[str] | None = None,
     options: FlattenOptions | None = None,
     progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Rootfs:
     """Downloads, verifies, decodes and merges all layers, side by side.
 
@@ -269,6 +270,7 @@ def flatten(
             which `Rootfs.close` removes.
         options: how.
         progress: gets the LAYER_ACQUIRE events.
+        cancelled: asked several times a second while layers arrive.
 
     Returns:
         The tree, complete and verified.
@@ -290,7 +292,7 @@ def flatten(
             flattener = _core.Flattener(
                 layers, store=store, folder=folder, limits=options.limits, decoders=options.decoders
             )
-            tree = _Flattening(image, flattener, options, progress).run()
+            tree = _Flattening(image, flattener, options, progress, cancelled).run()
         except OcifastError as error:
             raise error.about(image.name) from error.__cause__
         return Rootfs(tree, name=image.name, resources=resources.pop_all())
@@ -299,7 +301,15 @@ def flatten(
 class _Flattening:
     """One run: threads that bring blobs to the flattener, and a watch over what it has done with them."""
 
-    def __init__(self, image: Layered, flattener: _core.Flattener, options: FlattenOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        image: Layered,
+        flattener: _core.Flattener,
+        options: FlattenOptions,
+        progress: Progress,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.cancelled = cancelled
         self.image = image
         self.flattener = flattener
         self.options = options
@@ -334,8 +344,10 @@ class _Flattening:
         """Waits for all; returns the failure that is the cause of the others, if any."""
         pending = set(futures)
         while pending:
-            timeout = None if self.progress is silent else _POLL_SECONDS
+            timeout = None if self.progress is silent and self.cancelled is None else _POLL_SECONDS
             done, pending = wait(pending, timeout=timeout, return_when=FIRST_EXCEPTION)
+            if self.cancelled is not None and self.cancelled():
+                raise CancelledError(f"{self.image.name}: the work was stopped")
             self.watch_applied()
             failures = [failure for future in done if (failure := future.exception()) is not None]
             # "Cancelled" only says that another layer failed: that one is read to its end, and tells why.
