@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ocifast.errors import DocumentError, PlatformError
 from ocifast.runnable import Runnable
 
 from tests.support.archives import Opened
-from tests.support.elf import build_elf, gnu_property
+from tests.support.elf import SHT_ARM_ATTRIBUTES, build_elf, gnu_property
 from tests.support.images import Layer, build_image, build_index, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.oracle import umoci_unpack
@@ -168,6 +169,19 @@ def test_a_base_for_no_higher_or_another_machine(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="is for linux/arm64, not for linux/amd64"):
         Runnable(v3, base=f"oci:{foreign}:app").write(tmp_path / "b.tar")
     assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_base_for_a_higher_level_raises_the_platform(tmp_path: Path) -> None:
+    attributes = b"A" + struct.pack("<I", 17) + b"aeabi\0" + b"\1" + struct.pack("<I", 7) + b"\x06\x04"
+    program = tmp_path / "v5"
+    sections = ((SHT_ARM_ATTRIBUTES, attributes),)
+    program.write_bytes(build_elf(machine=40, bits=32, flags=0x05000000, sections=sections))
+    assert str(Runnable(program).write(tmp_path / "a.tar").images[0].platform) == "linux/arm/v5"
+    children = [build_image([system()], platform=platform) for platform in ("linux/amd64", "linux/arm/v7")]
+    layout = write_layout(tmp_path / "base", {"app": build_index(children)})
+    (image,) = Runnable(program, base=f"oci:{layout}:app").write(tmp_path / "b.tar").images
+    assert str(image.platform) == "linux/arm/v7"
+    assert Opened(tmp_path / "b.tar").config["variant"] == "v7"
 
 
 def test_a_base_in_a_registry_is_named_and_its_layers_are_mounted(
