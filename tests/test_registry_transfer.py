@@ -346,9 +346,15 @@ class TestRanges:
             (layer,) = layers_of(source)
             with pytest.raises(RegistryError, match="DENIED"):
                 fetch(source, layer)
+            # The threads that fetch ahead end with their next chunk.
+            limiter = source._origins[0].client.limiter
+            deadline = time.monotonic() + 20
+            while limiter._taken and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert limiter._taken == set()
             server.script = lambda request: None
-            for _ in range(5):
-                assert fetch(source, layer) == image.layers[0].blob
+            assert fetch(source, layer) == image.layers[0].blob
+            assert limiter._taken == set()
 
     def test_memory_is_bounded_by_the_slots(self, server: FaultyRegistry) -> None:
         """A reader that takes one chunk and waits: no more is fetched than one piece for each slot."""
