@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,3 +250,30 @@ def test_inspecting_a_remote_image_fetches_no_layer(capsys: pytest.CaptureFixtur
         assert image.digest in capsys.readouterr().out
         layers = {layer.digest for layer in image.layers}
         assert not [line for line in server.lines if line.rpartition("/")[2] in layers]
+
+
+def test_an_interrupt_ends_a_download_that_waits_and_leaves_nothing(tmp_path: Path) -> None:
+    """The server is silent in the middle of a blob; nothing but the interrupt ends this before a minute is over."""
+    stalling, over = threading.Event(), threading.Event()
+
+    def script(request: Request) -> Answer | None:
+        if "/blobs/" in request.path:
+            stalling.set()
+            over.wait(120)
+        return None
+
+    with serve_faulty(script) as server:
+        name = server.put(random_image(1000), "a:1")
+        code = "import sys; from ocifast.cli import main; sys.exit(main())"
+        words = [sys.executable, "-c", code, "pull", name, f"oci:{tmp_path}/out"]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            assert stalling.wait(60)
+            process.send_signal(signal.SIGINT)
+            out, told = process.communicate(timeout=30)
+        finally:
+            over.set()
+            process.kill()
+            process.communicate()
+    assert (process.returncode, out, told) == (130, b"", b"")
+    assert not (tmp_path / "out").exists()
