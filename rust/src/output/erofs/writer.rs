@@ -80,7 +80,7 @@ pub fn write_metadata(plan: &Plan<'_>, image: &File, places: &[u32], nid_base: u
         let form = plan.form(id)?;
         if plan.slot(id) == Some(slot) {
             let end = slot as usize * SLOT + form.head;
-            if form.record.xattr_count == 0 && end % BLOCK == 0 {
+            if form.record.xattr_count == 0 && end.is_multiple_of(BLOCK) {
                 bare_ends.push(places[end / BLOCK - 1]);
             }
             write_inode(plan, id, form, &nid, &mut blocks)?;
