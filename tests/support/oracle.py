@@ -6,6 +6,7 @@ programs check each other. All of it needs root: owners, devices and `trusted.*`
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -175,7 +176,13 @@ def without_mtime(dump: str, *paths: str) -> str:
 def _read(full: bytes, path: bytes) -> Node:
     status = os.lstat(full)
     kind = TYPES[stat.S_IFMT(status.st_mode)]
-    names = sorted(os.fsencode(name) for name in os.listxattr(full, follow_symlinks=False))
+    try:
+        names = sorted(os.fsencode(name) for name in os.listxattr(full, follow_symlinks=False))
+    except OSError as error:
+        # What squashfs says of an image without any attribute.
+        if error.errno != errno.ENOTSUP:
+            raise
+        names = []
     node = Node(
         path=path,
         type=kind,
