@@ -13,8 +13,9 @@ from pathlib import Path
 
 import click
 import pytest
-from ocifast.cli import COMMANDS, cli
+from ocifast.cli import COMMANDS, cli, main
 from ocifast.cli.options import SIZE
+from ocifast.errors import RegistryError
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
@@ -131,6 +132,7 @@ def test_no_command_shows_the_help() -> None:
         (["compile", "{layout}", "-", "-f", "ext4"], "ext4 cannot be written to standard output; tar and cpio can"),
         (["compile", "Not/A:reference:", "{tmp}/out"], "Not/A:reference:"),
         (["ls", "{layout}", "/nowhere"], "nowhere"),
+        (["ls", "{layout}", "/no\nwhere\x1b[2J"], "no"),
         (["cat", "{layout}", "/etc"], "not a regular file"),
         (["cat", "{layout}", "/pipe"], "not a regular file"),
         (["compile", "{layout}", "{tmp}/out", "--config", "{tmp}/no/where.json"], "there is no folder"),
@@ -143,9 +145,21 @@ def test_an_error_is_one_line_and_status_1(layout: str, tmp_path: Path, argument
     assert done.stdout == b""
     line = done.stderr.decode()
     assert line.startswith("ocifast: error: ")
+    assert line.rstrip("\n").isprintable()
     assert message in line
     assert line.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layout"]
+
+
+def test_no_message_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a registry says gets into messages."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RegistryError("it said:\n  \x1b]0;title\x07 \udcff\u202e\t!")
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert main([]) == 1
+    assert capsys.readouterr().err == "ocifast: error: it said: \\x1b]0;title\\x07 \\xff\\u202e !\n"
 
 
 def test_an_error_as_json(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def no_negative_time(text: str) -> str:
 
 def plain(folder: Path, *, deep: bool = True) -> str:
     """A layout with nothing that any backend stumbles over, and names that are hard to list."""
-    layer = TarBuilder().directory("./", mode=0o755, mtime=50).directory("d/", mode=0o1777, mtime=60, uid=7, gid=8)
+    layer = TarBuilder().directory("./", mode=0o751, mtime=50).directory("d/", mode=0o1777, mtime=60, uid=7, gid=8)
     layer.file("d/sp ace", b"x" * 70_000, mode=0o4755, mtime=70, uid=1000, gid=1001)
     layer.hard_link("d/second", "d/sp ace").file('d/quo"te\\', b"y", mode=0, mtime=71)
     layer.file("d/line\nfeed", b"z" * 10, mtime=72).file(b"d/\xff\xfe", b"", mtime=73)
@@ -101,7 +101,7 @@ def test_hard_names_owners_modes_and_devices(tmp_path: Path, name: str, backend:
     if backend == "sqfstar" and not SQFSTAR.exact():
         # What the loss says: this release stamps the root itself.
         assert [(loss.kind, loss.paths) for loss in done.losses] == [("mtime", (b"",))]
-        expected = expected.replace("/ directory 0755 0 0 50.", "/ directory 0755 0 0 80.")
+        expected = expected.replace("/ directory 0751 0 0 50.", "/ directory 0751 0 0 80.")
     else:
         assert done.losses == ()
     assert seen == expected
@@ -133,6 +133,27 @@ def test_squashfs_options_mean_the_same_for_every_backend(
     default = {"zstd": 3, "gzip": 9}.get(compression) if level is None else level
     shown = re.search(r"compression-level (\d+)", said)
     assert (None if shown is None else int(shown[1])) in (default, None)
+
+
+@pytest.mark.parametrize(
+    ("created", "clamp", "expected"),
+    [
+        ("2001-09-09T03:46:40.5+02:00", None, 1_000_000_000),
+        ("2001-09-09T01:46:40Z", 900_000_000, 900_000_000),
+        ("yesterday", None, 0),
+        (None, None, 0),
+    ],
+)
+@pytest.mark.parametrize("backend", ["tar2sqfs", "mksquashfs"])
+def test_the_time_of_the_image_is_that_of_the_config(
+    tmp_path: Path, backend: str, created: str | None, clamp: int | None, expected: int
+) -> None:
+    layer = TarBuilder().directory("./", mtime=5).file("a", b"1", mtime=5)
+    image = build_image([layer], edit_config=lambda config: config.update({"created": created} if created else {}))
+    location = f"oci:{write_layout(tmp_path / 'layout', image)}:app"
+    options = CompileOptions(cache=False, pack=PackOptions(backend=backend), clamp_mtime=clamp)
+    compile(location, tmp_path / "image", format="squashfs", options=options)
+    assert run("unsquashfs", "-mkfs-time", tmp_path / "image").decode().strip() == str(expected)
 
 
 @pytest.mark.parametrize("backend", ["sqfstar", "mksquashfs"])

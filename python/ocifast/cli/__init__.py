@@ -162,4 +162,6 @@ def _fail(error: OcifastError, session: dict[str, Any]) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    from ocifast.cli.display import printable
+
+    return printable(" ".join(text.split()))

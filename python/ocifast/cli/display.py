@@ -15,7 +15,7 @@ from ocifast.progress import Event, LayerState, Phase, Progress, silent
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["format_size", "progress_display", "report", "warn"]
+__all__ = ["format_size", "printable", "progress_display", "report", "warn"]
 
 _WORDS = {
     LayerState.WAITING: "waiting",
@@ -50,7 +50,16 @@ def report(data: dict[str, Any], *, as_json: bool, text: str | Callable[[], str]
 
 def warn(message: str) -> None:
     """Tells something on standard error, in one line, as errors are told."""
-    click.echo(f"ocifast: warning: {' '.join(message.split())}", err=True)
+    click.echo(f"ocifast: warning: {printable(' '.join(message.split()))}", err=True)
+
+
+def printable(text: str) -> str:
+    """Text from an image or a registry as a terminal can show it: in one line, and nothing in it that steers.
+
+    Control characters and bytes that are no UTF-8 (as surrogate escapes) become backslash escapes.
+    """
+    raw = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in raw)
 
 
 def format_size(size: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ocifast.cli import options
-from ocifast.cli.display import report
+from ocifast.cli.display import printable, report
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import open_rootfs
 from ocifast.rootfs import Rootfs, RootfsEntry
@@ -79,13 +79,7 @@ def _line(entry: RootfsEntry) -> str:
     mode = stat.filemode(_TYPES[entry.type] | entry.mode)
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.mtime_ns // 10**9))
     target = f" -> {entry.target}" if entry.type == "symlink" else ""
-    return f"{mode} {entry.uid:>5} {entry.gid:>5} {entry.size:>12} {when} {_shown(entry.path + target)}"
-
-
-def _shown(text: str) -> str:
-    """A name as it can be shown on a terminal: control characters and bytes that are no UTF-8 as escapes."""
-    raw = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in raw)
+    return f"{mode} {entry.uid:>5} {entry.gid:>5} {entry.size:>12} {when} {printable(entry.path + target)}"
 
 
 def _json(entry: RootfsEntry) -> dict[str, Any]:
