@@ -217,3 +217,17 @@ impl Entries {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+
+    #[test]
+    fn equal_hashes_on_both_sides_of_a_border_are_marked() {
+        let root = Tree::new().root();
+        let names = [2, 4, 4, 4, 6, 8].map(|hash| ((hash, 0), &b"name"[..], root));
+        let index = Index { names: names.to_vec(), leaves: vec![0, 2, 3, 4, 5] };
+        assert_eq!(index.bounds(), [2, 4 | 1, 4 | 1, 6, 8]);
+    }
+}
