@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ocifast import _core, errors
+from ocifast.errors import OcifastError
 
+from tests.support.images import build_image, build_index, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.registry import Registry
+from tests.support.run import run, tool
 from tests.test_floors import PYTHON, RUST, Steps
 
 ROOT = Path(__file__).parent.parent
@@ -77,3 +86,94 @@ def test_every_public_name_is_there() -> None:
     package = importlib.import_module("ocifast")
     assert [name for name in package.__all__ if not hasattr(package, name)] == []
     assert sorted(package.__all__, key=str.lower) == package.__all__ or sorted(package.__all__) == package.__all__
+
+
+def test_every_public_name_has_its_row() -> None:
+    rows = [name for row in table_rows(text("docs/python.md"), "name") for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(rows) == sorted(importlib.import_module("ocifast").__all__)
+
+
+def test_every_error_has_its_row() -> None:
+    """Rows for the classes that are raised; those that only group others have none."""
+
+    def subclasses(cls: type[OcifastError]) -> Iterator[type[OcifastError]]:
+        yield cls
+        for sub in cls.__subclasses__():
+            yield from subclasses(sub)
+
+    grouping = {"OcifastError", "SourceError", "VerificationError", "LayerError", "OutputError"}
+    named = {(cls.code, cls.__name__) for cls in subclasses(OcifastError) if cls.__name__ not in grouping}
+    public = {pair for pair in named if pair[1] in errors.__all__}
+    rows = {(row[0].strip("`"), row[1].strip("`")) for row in table_rows(text("docs/errors.md"), "code")}
+    assert rows == public
+    assert set(_core.CODES) <= {code for code, _ in rows}
+
+
+def test_every_document_can_be_found_from_the_first_page() -> None:
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        document = waiting.pop()
+        if document not in seen:
+            seen.add(document)
+            targets = re.findall(r"\]\(([^)#]+\.md)", document.read_text())
+            waiting += [(document.parent / target).resolve() for target in targets if "://" not in target]
+    assert sorted(set(DOCS.glob("*.md")) - seen) == []
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """The examples of all documents in one language, each with where it stands."""
+    found = []
+    for document in DOCUMENTS:
+        pieces = re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+        found += [(f"{document.relative_to(ROOT)}-{number}", piece) for number, piece in enumerate(pieces)]
+    return found
+
+
+@pytest.fixture(scope="session")
+def public_names(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The public names that the examples use, and where the tests have something of that name."""
+    folder = tmp_path_factory.mktemp("examples")
+    tar = TarBuilder().file("etc/os-release", b"ID=example\n").file("bin/app", b"x" * 5000, mode=0o755)
+    config = {"Entrypoint": ["/bin/app"]}
+    platforms = [build_image([tar], config=config, platform=name) for name in ("linux/amd64", "linux/arm64")]
+    index = build_index(platforms)
+    write_layout(folder / "layout", platforms[0])
+    names = {
+        "docker.io/library/python:3.13-slim": registry.put(index, "examples/python:3.13-slim"),
+        "ghcr.io/org/app:1.2": registry.put(index, "examples/app:1.2"),
+        "ghcr.io/org/app:nosuch": f"{registry.host}/examples/app:nosuch",
+        "ghcr.io/org/hello:1": f"{registry.host}/examples/hello:1",
+        "ghcr.io/me/hello:1": f"{registry.host}/examples/hello:1",
+        "oci:layout:app": f"oci:{folder}/layout:app",
+    }
+    for name in ("hello", "hello-amd64"):
+        shutil.copy(tool("busybox"), folder / name)
+        names[f"./{name}"] = f"{folder}/{name}"
+    source = folder / "hello.c"
+    source.write_text("int main(void) { return 0; }\n")
+    run("aarch64-linux-gnu-gcc", "-static", "-o", folder / "hello-arm64", source)
+    names["./hello-arm64"] = f"{folder}/hello-arm64"
+    return names
+
+
+def localized(example: str, names: dict[str, str]) -> str:
+    """The example with public names replaced, longest first."""
+    for name in sorted(names, key=len, reverse=True):
+        example = example.replace(name, names[name])
+    return example
+
+
+@pytest.mark.parametrize(("place", "example"), blocks("python"), ids=[place for place, _ in blocks("python")])
+def test_python_examples_run(tmp_path: Path, public_names: dict[str, str], place: str, example: str) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(localized(example, public_names))
+    run(sys.executable, "-W", "error", script, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("place", "example"), blocks("console"), ids=[place for place, _ in blocks("console")])
+def test_commands_in_examples_run(tmp_path: Path, public_names: dict[str, str], place: str, example: str) -> None:
+    commands = [line[2:] for line in localized(example, public_names).splitlines() if line.startswith("$ ")]
+    assert commands
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in commands:
+        run("bash", "-euo", "pipefail", "-c", command, cwd=tmp_path, env={"PATH": path})
