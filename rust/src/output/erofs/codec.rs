@@ -15,7 +15,7 @@ const PIECE_MIN: usize = 16 << 10;
 /// How contents are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// LZ4, read by every kernel since Linux 5.4, these clusters since 5.13.
+    /// LZ4, read since Linux 5.17 as it is used here: large clusters, and the last one behind its inode.
     Lz4,
     /// Zstandard, read since Linux 6.10.
     Zstd {
