@@ -6,7 +6,6 @@ import itertools
 import socket
 import threading
 from pathlib import Path
-from weakref import WeakSet
 
 import httpcore
 import httpx
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocifast.sources.registry import transport
-from ocifast.sources.registry.stream import CHUNK, Stream
+from ocifast.sources.registry.stream import CHUNK, OpenStreams, Stream
 from ocifast.sources.registry.transport import Transport
 
 from tests.support.faulty import serve_faulty
@@ -41,7 +40,7 @@ class Pieces:
 
 def stream_of(*pieces: bytes) -> Stream:
     """A stream that has sent a request and is about to read the answer in these pieces."""
-    stream = Stream(Pieces(list(pieces)), WeakSet())  # type: ignore[arg-type]
+    stream = Stream(Pieces(list(pieces)), OpenStreams())  # type: ignore[arg-type]
     stream.write(b"GET / HTTP/1.1\r\n\r\n")
     return stream
 
@@ -169,3 +168,30 @@ def test_under_tls(authority: Authority) -> None:
         assert pull(name, quick(certificates=(authority.folder,))) == [layer.blob for layer in image.layers]
         # The manifest, too, was read directly: one connection each.
         assert server.connections == 3
+
+
+def test_closing_waits_for_the_thread_that_reads() -> None:
+    """The number of a socket that is closed under a reader would be given to the next connection."""
+    ours, theirs = socket.socketpair()
+    stream = Stream(ours, OpenStreams())
+    read: list[bytes] = []
+    thread = threading.Thread(target=lambda: read.append(stream.read(1)))
+    thread.start()
+    while not stream._in_use.locked():
+        pass
+    stream.close()
+    # The reader has let go before the socket was closed, woken by the end of the stream.
+    thread.join(10)
+    assert read == [b""]
+    assert ours.fileno() == -1
+    theirs.close()
+
+
+def test_no_connection_after_the_end() -> None:
+    ours, theirs = socket.socketpair()
+    streams = OpenStreams()
+    streams.close()
+    with pytest.raises(httpcore.ConnectError):
+        Stream(ours, streams)
+    assert ours.fileno() == -1
+    theirs.close()

@@ -12,13 +12,14 @@ import contextlib
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
 import httpcore
 
-__all__ = ["Stream"]
+__all__ = ["OpenStreams", "Stream"]
 
 READ_SIZE = 256 << 10
 """Bytes asked for in one read of a socket."""
@@ -28,18 +29,58 @@ costs further on does not depend on its size."""
 _END_OF_HEAD = b"\r\n\r\n"
 
 
-class Stream(httpcore.NetworkStream):
-    """A connection that another thread can break off, and whose bodies can be read without the HTTP library."""
+class OpenStreams:
+    """The connections of one transport, so that it can break them off."""
 
-    def __init__(self, sock: socket.socket, open_streams: WeakSet[Stream]) -> None:
-        """Args: `open_streams` holds this stream until it is closed."""
+    def __init__(self) -> None:
+        self._streams: WeakSet[Stream] = WeakSet()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def add(self, stream: Stream) -> bool:
+        """Notes a connection; False when it comes too late."""
+        with self._lock:
+            if not self._closed:
+                self._streams.add(stream)
+            return not self._closed
+
+    def discard(self, stream: Stream) -> None:
+        """Forgets a connection that is closed."""
+        with self._lock:
+            self._streams.discard(stream)
+
+    def close(self) -> None:
+        """Wakes all threads that wait for one of the connections, and lets no other one be made."""
+        with self._lock:
+            self._closed = True
+            streams = list(self._streams)
+        for stream in streams:
+            stream.interrupt()
+
+
+class Stream(httpcore.NetworkStream):
+    """A connection that another thread can break off, and whose bodies can be read without the HTTP library.
+
+    A socket must not be closed while another thread waits for it: its number would be given to the next connection, and
+    that thread would go on to read from it. So closing wakes the thread and waits until it has let go.
+    """
+
+    def __init__(self, sock: socket.socket, open_streams: OpenStreams) -> None:
+        """Makes one of a connected socket, which is closed when `open_streams` takes no more.
+
+        Raises:
+            httpcore.ConnectError: it takes no more.
+        """
         self._socket = sock
+        self._in_use = threading.Lock()
         self._open_streams = open_streams
         self._awaits_head = False
         self._stands_at_body = False
         self._tail = b""
         self._held = b""
-        open_streams.add(self)
+        if not open_streams.add(self):
+            sock.close()
+            raise httpcore.ConnectError("the transport was closed")
 
     @property
     def stands_at_body(self) -> bool:
@@ -96,8 +137,9 @@ class Stream(httpcore.NetworkStream):
             return
         self._awaits_head, self._stands_at_body, self._tail = True, False, b""
         try:
-            self._socket.settimeout(timeout)
-            self._socket.sendall(buffer)
+            with self._in_use:
+                self._socket.settimeout(timeout)
+                self._socket.sendall(buffer)
         except TimeoutError as error:
             raise httpcore.WriteTimeout(error) from error
         except OSError as error:
@@ -106,10 +148,16 @@ class Stream(httpcore.NetworkStream):
     def close(self) -> None:
         """Closes the connection."""
         self._open_streams.discard(self)
-        self._socket.close()
+        if not self._in_use.acquire(blocking=False):
+            self.interrupt()
+            self._in_use.acquire()
+        try:
+            self._socket.close()
+        finally:
+            self._in_use.release()
 
     def interrupt(self) -> None:
-        """Wakes a thread that waits for this connection; closing alone would not."""
+        """Wakes a thread that waits for this connection."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -141,8 +189,9 @@ class Stream(httpcore.NetworkStream):
 
     def _receive(self, timeout: float | None) -> bytes:
         try:
-            self._socket.settimeout(timeout)
-            return self._socket.recv(READ_SIZE)
+            with self._in_use:
+                self._socket.settimeout(timeout)
+                return self._socket.recv(READ_SIZE)
         except TimeoutError as error:
             raise httpcore.ReadTimeout(error) from error
         except OSError as error:

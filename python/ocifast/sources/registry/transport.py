@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
-from weakref import WeakSet
 
 import httpcore
 import httpx
@@ -24,7 +23,7 @@ import httpx
 from ocifast.errors import NetworkError
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.options import RegistryOptions, is_loopback
-from ocifast.sources.registry.stream import Stream
+from ocifast.sources.registry.stream import OpenStreams, Stream
 from ocifast.sources.registry.tls import Certificates
 
 __all__ = ["DIRECT", "Transport", "proxy_for"]
@@ -76,7 +75,7 @@ def proxy_for(url: httpx.URL) -> str | None:
 class _Backend(httpcore.NetworkBackend):
     """Connects to the first address that answers; refuses private ones where only public ones may be."""
 
-    def __init__(self, public_only: bool, open_streams: WeakSet[Stream]) -> None:
+    def __init__(self, public_only: bool, open_streams: OpenStreams) -> None:
         self._public_only = public_only
         self._open_streams = open_streams
 
@@ -155,7 +154,7 @@ class Transport(httpx.BaseTransport):
         self._options = options
         self._certificates = Certificates(options.certificates)
         self._pools: dict[tuple[str, bool, str | None], httpcore.ConnectionPool] = {}
-        self._open_streams: WeakSet[Stream] = WeakSet()
+        self._open_streams = OpenStreams()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -184,8 +183,7 @@ class Transport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Closes all connections; threads that wait for one of them get an error at once."""
-        for stream in list(self._open_streams):
-            stream.interrupt()
+        self._open_streams.close()
         with self._lock:
             pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
