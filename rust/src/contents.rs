@@ -16,6 +16,8 @@ pub struct Extent {
     pub offset: u64,
     /// Number of bytes.
     pub length: u64,
+    /// Bytes of data before it in the file, which is where it stands in the store.
+    pub stored: u64,
 }
 
 /// The content of one regular file: where a store keeps it. Plain data, meaningless without its store.
@@ -35,7 +37,7 @@ impl Content {
     /// The data runs: the whole file where it is not sparse, none where it is empty.
     pub fn runs(&self) -> impl Iterator<Item = Extent> + '_ {
         let whole = match self.extents {
-            None if self.size > 0 => Some(Extent { offset: 0, length: self.size }),
+            None if self.size > 0 => Some(Extent { offset: 0, length: self.size, stored: 0 }),
             _ => None,
         };
         whole.into_iter().chain(self.extents.iter().flat_map(|extents| extents.iter().copied()))
@@ -90,20 +92,18 @@ pub fn read_runs(
 ) -> Result<usize> {
     let wanted = content.size.saturating_sub(offset).min(buffer.len() as u64);
     let buffer = &mut buffer[..wanted as usize];
-    if content.extents.is_none() {
+    let Some(extents) = &content.extents else {
         raw(offset, buffer)?;
         return Ok(buffer.len());
-    }
+    };
     buffer.fill(0);
     let end = offset + wanted;
-    let mut stored = 0;
-    for run in content.runs() {
+    // A file of a million extents is read piece by piece: the first that matters is looked up, not walked to.
+    let first = extents.partition_point(|run| run.offset + run.length <= offset);
+    for run in extents[first..].iter().take_while(|run| run.offset < end) {
         let (from, to) = (run.offset.max(offset), (run.offset + run.length).min(end));
-        if from < to {
-            let part = &mut buffer[(from - offset) as usize..(to - offset) as usize];
-            raw(stored + (from - run.offset), part)?;
-        }
-        stored += run.length;
+        let part = &mut buffer[(from - offset) as usize..(to - offset) as usize];
+        raw(run.stored + (from - run.offset), part)?;
     }
     Ok(buffer.len())
 }
@@ -125,7 +125,7 @@ impl Extents {
         }
         match self.runs.last_mut() {
             Some(last) if last.offset + last.length == self.offset => last.length += length,
-            _ => self.runs.push(Extent { offset: self.offset, length }),
+            _ => self.runs.push(Extent { offset: self.offset, length, stored: self.stored }),
         }
         self.offset += length;
         self.stored += length;

@@ -78,9 +78,15 @@ impl Maker {
 
     /// A sparse file of `size` bytes with data at the given offsets.
     pub fn sparse(&mut self, path: impl AsRef<[u8]>, size: u64, runs: &[(u64, &[u8])]) -> &mut Self {
-        let extents = runs.iter().map(|(offset, bytes)| Extent { offset: *offset, length: bytes.len() as u64 });
+        let mut stored = 0;
+        let extents = runs.iter().map(|(offset, bytes)| {
+            let length = bytes.len() as u64;
+            stored += length;
+            Extent { offset: *offset, length, stored: stored - length }
+        });
+        let extents = extents.collect();
         let bytes: Vec<u8> = runs.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
-        self.content(path, size, Some(extents.collect()), &bytes)
+        self.content(path, size, Some(extents), &bytes)
     }
 
     fn content(

@@ -139,12 +139,14 @@ fn whole_blocks(content: &Content) -> Option<Content> {
     content.extents.as_ref()?;
     let block = BLOCK as u64;
     let mut extents: Vec<contents::Extent> = Vec::new();
+    // These name blocks of the file; nothing is read through them.
+    let stored = 0;
     for run in content.runs().filter(|run| run.length > 0) {
         let from = run.offset / block * block;
         let to = (run.offset + run.length).next_multiple_of(block).min(content.size);
         match extents.last_mut() {
             Some(last) if last.offset + last.length >= from => last.length = to - last.offset,
-            _ => extents.push(contents::Extent { offset: from, length: to - from }),
+            _ => extents.push(contents::Extent { offset: from, length: to - from, stored }),
         }
     }
     let all = matches!(extents[..], [only] if only.length == content.size);
@@ -247,7 +249,7 @@ fn feed(
     // A sparse file is a table of holes and data, and these are not compressed.
     let runs: Vec<contents::Extent> = match &sparse {
         Some(sparse) => sparse.runs().collect(),
-        None => vec![contents::Extent { offset: 0, length: content.size }],
+        None => vec![contents::Extent { offset: 0, length: content.size, stored: 0 }],
     };
     let length: u64 = runs.iter().map(|run| run.length).sum();
     if length == 0 {

@@ -336,7 +336,8 @@ mod tests {
     use crate::contents::Extent;
 
     fn sparse(size: u64, extents: &[(u64, u64)]) -> Content {
-        let extents = extents.iter().map(|&(offset, length)| Extent { offset: offset * 4096, length: length * 4096 });
+        let extents =
+            extents.iter().map(|&(offset, length)| Extent { offset: offset * 4096, length: length * 4096, stored: 0 });
         Content { layer: 0, position: 0, size, extents: Some(extents.collect()) }
     }
 

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn runs_become_whole_blocks() {
         let ranges = |size, runs: &[(u64, u64)]| {
-            let extents = runs.iter().map(|&(offset, length)| Extent { offset, length }).collect();
+            let extents = runs.iter().map(|&(offset, length)| Extent { offset, length, stored: 0 }).collect();
             let content = Content { layer: 0, position: 0, size, extents: Some(extents) };
             data_blocks(&content).collect::<Vec<_>>()
         };
