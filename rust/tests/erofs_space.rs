@@ -48,6 +48,14 @@ fn metadata_fill_what_little_is_deleted() {
 }
 
 #[test]
+fn what_little_stays_dead_is_cleared() {
+    let lower = vec![Item::file("gone", secret(80_000)), Item::file("large", bytes(1, 10_000_000))];
+    let built = build(&[lower, vec![Item::whiteout(".", "gone")]]);
+    check(&built);
+    assert!(built.summary.dead > 10 * 4096, "{}", built.summary.dead);
+}
+
+#[test]
 fn files_move_down_when_more_is_deleted() {
     let gone = |index| index % 3 != 0;
     let built = build(&[files(600, 40_960, gone), without(600, gone)]);
