@@ -12,6 +12,7 @@ mod files;
 mod format;
 mod image;
 mod inode;
+mod intake;
 mod layout;
 mod options;
 mod plan;

@@ -1,0 +1,238 @@
+//! The data of one layer on their way into the image.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::format::{BLOCK, EXTENDED};
+use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
+use super::xattr;
+use crate::contents::{Content, Extents, LayerStore, Store, unnamed_file};
+use crate::entry::Metadata;
+use crate::error::{Code, Error, Result};
+
+/// Bytes collected before they are written.
+const BUFFER: usize = 1 << 20;
+
+/// A chunk of data of this size is not collected but written at once.
+const DIRECT: usize = 1 << 16;
+
+impl Store for Arc<ErofsStore> {
+    fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>> {
+        Ok(Box::new(ErofsLayer {
+            store: Arc::clone(self),
+            index,
+            base: None,
+            ahead: None,
+            pending: Vec::with_capacity(BUFFER + BLOCK),
+            written: 0,
+            tails: self.tails(index)?,
+            tail_pending: Vec::new(),
+            tail_written: 0,
+            size: 0,
+            room: 0,
+            start: 0,
+            hole: 0,
+            extents: Extents::default(),
+        }))
+    }
+}
+
+/// Takes the contents of one layer.
+struct ErofsLayer {
+    store: Arc<ErofsStore>,
+    index: u32,
+    /// First block in the image, once it is known here and everything before is in the image.
+    base: Option<u64>,
+    /// Takes blocks, at offsets counted from the layer's first, until the base is known.
+    ahead: Option<File>,
+    /// Bytes not yet written. Files start at blocks, so only its last block can be incomplete.
+    pending: Vec<u8>,
+    /// Blocks of this layer written.
+    written: u64,
+    tails: File,
+    tail_pending: Vec<u8>,
+    tail_written: u64,
+    /// Apparent size of the current file.
+    size: u64,
+    /// Longest tail that surely fits behind its inode.
+    room: usize,
+    /// First block of the current file.
+    start: u64,
+    /// Bytes of a hole that has not ended yet.
+    hole: u64,
+    extents: Extents,
+}
+
+impl ErofsLayer {
+    /// Writes the whole blocks of `pending`.
+    fn flush(&mut self) -> Result<()> {
+        let whole = self.pending.len() / BLOCK * BLOCK;
+        if whole > 0 {
+            let pending = std::mem::take(&mut self.pending);
+            self.write(&pending[..whole])?;
+            self.pending = pending;
+            self.pending.copy_within(whole.., 0);
+            self.pending.truncate(self.pending.len() - whole);
+        }
+        Ok(())
+    }
+
+    /// Writes whole blocks, to the image when this layer's place in it is known.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.base.is_none() {
+            let known = self.store.base(self.index);
+            if let Some(base) = known {
+                self.enter(base)?;
+            }
+        }
+        let block = BLOCK as u64;
+        match (self.base, &self.ahead) {
+            (Some(base), _) => {
+                let offset = (base + self.written) * block;
+                self.store.image().write_all_at(bytes, offset).map_err(|error| image_error(&error))?;
+            }
+            (None, Some(ahead)) => write_ahead(ahead, bytes, self.written * block)?,
+            (None, None) => {
+                let ahead = unnamed_file(self.store.folder(), &format!("ahead-{}", self.index))?;
+                write_ahead(&ahead, bytes, self.written * block)?;
+                self.ahead = Some(ahead);
+            }
+        }
+        self.written += bytes.len() as u64 / block;
+        Ok(())
+    }
+
+    /// The base is known: what was written ahead goes into the image.
+    fn enter(&mut self, base: u64) -> Result<()> {
+        if let Some(ahead) = self.ahead.take() {
+            self.store.take_in(&ahead, base, self.written)?;
+        }
+        self.base = Some(base);
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extents.data(bytes.len() as u64);
+        let mut bytes = bytes;
+        if bytes.len() >= DIRECT {
+            // Complete the open block, then hand the caller's own bytes to the system.
+            let open = self.pending.len() % BLOCK;
+            let (first, rest) = bytes.split_at(if open > 0 { BLOCK - open } else { 0 });
+            self.pending.extend_from_slice(first);
+            self.flush()?;
+            let (whole, rest) = rest.split_at(rest.len() / BLOCK * BLOCK);
+            self.write(whole)?;
+            bytes = rest;
+        }
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn append_zeros(&mut self, mut length: u64) -> Result<()> {
+        while length > 0 {
+            let part = length.min(BLOCK as u64);
+            self.append(&[0; BLOCK][..part as usize])?;
+            length -= part;
+        }
+        Ok(())
+    }
+
+    /// A hole has ended. Its whole blocks are left out; the rest of it are zeros in the blocks of its neighbours.
+    fn end_hole(&mut self) -> Result<()> {
+        let (from, to) = (self.extents.size(), self.extents.size() + self.hole);
+        self.hole = 0;
+        let block = BLOCK as u64;
+        let first = from.next_multiple_of(block);
+        let last = if to == self.size { to } else { to / block * block };
+        if first >= last {
+            return self.append_zeros(to - from);
+        }
+        self.append_zeros(first - from)?;
+        self.extents.hole(last - first);
+        self.append_zeros(to - last)
+    }
+
+    /// Takes the last `length` bytes from `pending` to the spool of tails and returns their offset there.
+    fn set_tail_aside(&mut self, length: usize) -> Result<u64> {
+        let from = self.pending.len() - length;
+        let offset = self.tail_written + self.tail_pending.len() as u64;
+        self.tail_pending.extend_from_slice(&self.pending[from..]);
+        let padded = self.tail_pending.len().next_multiple_of(TAIL_UNIT as usize);
+        self.tail_pending.resize(padded, 0);
+        self.pending.truncate(from);
+        if self.tail_pending.len() >= BUFFER {
+            self.flush_tails()?;
+        }
+        Ok(offset)
+    }
+
+    fn flush_tails(&mut self) -> Result<()> {
+        self.tails
+            .write_all_at(&self.tail_pending, self.tail_written)
+            .map_err(|error| Error::io("cannot write the spool file", &error))?;
+        self.tail_written += self.tail_pending.len() as u64;
+        self.tail_pending.clear();
+        Ok(())
+    }
+}
+
+fn write_ahead(ahead: &File, bytes: &[u8], offset: u64) -> Result<()> {
+    ahead.write_all_at(bytes, offset).map_err(|error| Error::io("cannot write the spool file", &error))
+}
+
+impl LayerStore for ErofsLayer {
+    fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
+        self.size = size;
+        self.room = BLOCK.saturating_sub(EXTENDED + xattr::bound(metadata));
+        self.start = self.written + (self.pending.len() / BLOCK) as u64;
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.hole > 0 && !bytes.is_empty() {
+            self.end_hole()?;
+        }
+        self.append(bytes)
+    }
+
+    fn hole(&mut self, length: u64) -> Result<()> {
+        self.hole += length;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Content> {
+        if self.hole > 0 {
+            self.end_hole()?;
+        }
+        let size = self.extents.size();
+        let extents = self.extents.take();
+        let open = self.pending.len() % BLOCK;
+        let mut tail = None;
+        if extents.is_none() && 0 < open && open <= self.room {
+            tail = Some(self.set_tail_aside(open)?);
+        } else if open > 0 {
+            self.pending.resize(self.pending.len() + BLOCK - open, 0);
+        }
+        let block = u32::try_from(self.start).ok();
+        let position = block.and_then(|block| Position { block, tail }.encode());
+        let Some(position) = position else {
+            return Err(Error::new(Code::OutputUnsupported, "the layer is too large for an erofs image (16 TiB)"));
+        };
+        Ok(Content { layer: self.index, position, size, extents })
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        self.flush_tails()?;
+        (self.pending, self.tail_pending) = (Vec::new(), Vec::new());
+        let (ready, place) = self.store.complete(self.index, self.written, &mut self.ahead);
+        if let Some(base) = place {
+            self.enter(base)?;
+        }
+        for (ahead, base, count) in ready {
+            self.store.take_in(&ahead, base, count)?;
+        }
+        Ok(())
+    }
+}
