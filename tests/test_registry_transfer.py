@@ -347,7 +347,7 @@ class TestRanges:
             with pytest.raises(RegistryError, match="DENIED"):
                 fetch(source, layer)
             # The threads that fetch ahead end with their next chunk.
-            limiter = source._origins[0].client.limiter
+            limiter = source._origins[0].client.limiter.downloads
             deadline = time.monotonic() + 20
             while limiter._taken and time.monotonic() < deadline:
                 time.sleep(0.01)

@@ -67,7 +67,7 @@ class RegistryBlob:
         if start >= size:
             return
         threshold = origin.client.options.range_threshold
-        with origin.client.limiter.slot() as slot:
+        with origin.client.limiter.downloads.slot() as slot:
             if threshold is None or size - start < threshold:
                 yield from stream(origin, self._descriptor, start, size, slot)
             else:

@@ -88,11 +88,11 @@ class RegistryDestination:
 
     def put_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         """Sends a blob. Unless `chunks` is an iterator, an upload that breaks goes on from where it broke."""
-        with self.client.limiter.slot():
-            with self._lock:
-                session = self._sessions.pop(descriptor.digest, None)
-            session = session or self._uploader.start()
-            if session is not None:
+        with self._lock:
+            session = self._sessions.pop(descriptor.digest, None)
+        session = session or self._uploader.start()
+        if session is not None:
+            with self.client.limiter.uploads.slot():
                 self._uploader.put(session, descriptor, chunks)
 
     def put_document(self, document: Document, *, root: bool) -> None:

@@ -1,7 +1,8 @@
 """One limiter per host, shared by all requests of this process.
 
-It has two parts: slots for the requests that carry blobs, handed out in the order they were asked for, and one pause
-that a server's `429 Too Many Requests` sets for everybody.
+It has slots for the requests that carry blobs, handed out in the order they were asked for, and one pause that a
+server's `429 Too Many Requests` sets for everybody. Downloads and uploads have slots of their own: what is uploaded may
+come from the same host, and an upload that waited for a download's slot while it holds one would wait for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from types import TracebackType
 from weakref import WeakValueDictionary
 
-__all__ = ["Limiter", "Slot", "limiter_for"]
+__all__ = ["Limiter", "Slot", "Slots", "limiter_for"]
 
 STALLED = 1.0
 """Seconds after which a slot whose reader takes nothing does not count."""
@@ -26,8 +27,8 @@ class Slot:
     of slots for ever. So a slot says when its reader has the word, and stops counting when the reader keeps silent.
     """
 
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self._handed: float | None = None
 
     def hand_over(self) -> None:
@@ -45,7 +46,7 @@ class Slot:
 
     def release(self) -> None:
         """Gives the slot back; may be called twice."""
-        self._limiter.release(self)
+        self._slots.release(self)
 
     def __enter__(self) -> Slot:
         return self
@@ -56,15 +57,20 @@ class Slot:
         self.release()
 
 
-class Limiter:
-    """Slots and pause of one host."""
+class Slots:
+    """How many blobs may move at a time in one direction."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self) -> None:
+        self._most = 0
         self._taken: set[Slot] = set()
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
-        self._resume_at = 0.0
+
+    def widen(self, most: int) -> None:
+        """Allows at least so many at a time: of those who share a host, the one that wants most has its way."""
+        with self._changed:
+            self._most = max(self._most, most)
+            self._changed.notify_all()
 
     def slot(self) -> Slot:
         """Waits for a slot, first come, first served."""
@@ -84,7 +90,7 @@ class Limiter:
     def try_slot(self) -> Slot | None:
         """A slot if one is free and nobody waits for it."""
         with self._changed:
-            if self._queue or len(self._taken) >= self._slots:
+            if self._queue or len(self._taken) >= self._most:
                 return None
             slot = Slot(self)
             self._taken.add(slot)
@@ -96,9 +102,30 @@ class Limiter:
             self._taken.discard(slot)
             self._changed.notify_all()
 
+    def _is_free(self) -> bool:
+        if len(self._taken) < self._most:
+            return True
+        now = time.monotonic()
+        return sum(not slot.is_stalled(now) for slot in self._taken) < self._most
+
+
+class Limiter:
+    """Slots and pause of one host.
+
+    Attributes:
+        downloads: slots for blobs that are read.
+        uploads: slots for blobs that are sent.
+    """
+
+    def __init__(self) -> None:
+        self.downloads = Slots()
+        self.uploads = Slots()
+        self._lock = threading.Lock()
+        self._resume_at = 0.0
+
     def pause(self, seconds: float) -> None:
         """Nobody starts a request before so many seconds have passed."""
-        with self._changed:
+        with self._lock:
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
     def wait(self, stop: threading.Event) -> None:
@@ -106,21 +133,17 @@ class Limiter:
         while (left := self._resume_at - time.monotonic()) > 0 and not stop.wait(left):
             pass
 
-    def _is_free(self) -> bool:
-        if len(self._taken) < self._slots:
-            return True
-        now = time.monotonic()
-        return sum(not slot.is_stalled(now) for slot in self._taken) < self._slots
 
-
-_limiters: WeakValueDictionary[tuple[str, int], Limiter] = WeakValueDictionary()
+_limiters: WeakValueDictionary[str, Limiter] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
 def limiter_for(host: str, slots: int) -> Limiter:
-    """The limiter of `HOST[:PORT]`; the same for all who ask while anybody uses it."""
+    """The limiter of `HOST[:PORT]`, with at least so many slots; the same for all who ask while anybody uses it."""
     with _lock:
-        limiter = _limiters.get((host, slots))
+        limiter = _limiters.get(host)
         if limiter is None:
-            limiter = _limiters[host, slots] = Limiter(slots)
+            limiter = _limiters[host] = Limiter()
+        limiter.downloads.widen(slots)
+        limiter.uploads.widen(slots)
         return limiter

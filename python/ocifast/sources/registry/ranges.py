@@ -115,7 +115,7 @@ def _in_pieces(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) 
 
     def fill() -> None:
         nonlocal reserved
-        while (extra := origin.client.limiter.try_slot()) is not None:
+        while (extra := origin.client.limiter.downloads.try_slot()) is not None:
             start = next(unassigned, None)
             if start is not None and reserved is None:
                 reserved, start = start, next(unassigned, None)
