@@ -161,7 +161,7 @@ def _database(files: Files, path: str, columns: int) -> list[list[str]]:
                 raise DocumentError(f"{path} of the image is longer than {_DATABASE_LIMIT} bytes")
     except PathNotFoundError:
         return []
-    lines = data.decode(errors="surrogateescape").split("\n")
+    lines = data.decode(errors="backslashreplace").split("\n")
     return [fields for line in lines if len(fields := line.split(":")) >= columns and not line.startswith("#")]
 
 
