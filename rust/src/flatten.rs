@@ -4,7 +4,7 @@
 //! ahead costs a copy; so a lower layer that has something to do takes the core before a higher one (`Turns`).
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -99,6 +99,8 @@ struct Shared {
     progress: Vec<Progress>,
     failures: Mutex<Vec<Option<Error>>>,
     failing: AtomicBool,
+    /// Entries of all layers so far.
+    entries: AtomicU64,
     limits: Limits,
     turns: Turns,
 }
@@ -177,6 +179,7 @@ impl Flattener {
             progress: layers.iter().map(|_| Progress::default()).collect(),
             failures: Mutex::new(layers.iter().map(|_| None).collect()),
             failing: AtomicBool::new(false),
+            entries: AtomicU64::new(0),
             turns: Turns::new(decoders),
             layers,
             limits,
@@ -216,15 +219,14 @@ impl Flattener {
     /// `size_mismatch` as soon as there are too many; `cancelled` after a failure elsewhere or `abort`.
     pub fn write(&self, layer: usize, chunk: &[u8]) -> Result<()> {
         let mut feed = self.feed(layer)?;
-        let written = feed.write(chunk, &self.shared.progress[layer]);
-        match (written, self.shared.wanted(layer)) {
-            (Ok(()), true) => {
-                *lock(&self.slots[layer]) = Slot::Running(Some(feed));
-                Ok(())
-            }
-            (Ok(()), false) => Err(cancelled()),
-            (Err(error), _) => Err(self.failed(layer, error)),
+        feed.write(chunk, &self.shared.progress[layer]).map_err(|error| self.failed(layer, error))?;
+        // Under the slot's lock: `abort` says stop first and then empties the slots.
+        let mut slot = lock(&self.slots[layer]);
+        if !self.shared.wanted(layer) {
+            return Err(cancelled());
         }
+        *slot = Slot::Running(Some(feed));
+        Ok(())
     }
 
     /// The blob of a layer is complete.
@@ -280,8 +282,12 @@ impl Flattener {
     /// Calls all work off: whoever is blocked gets `cancelled`. Safe at any time, from any thread, more than once.
     pub fn abort(&self) {
         self.shared.turns.stop();
+        self.drop_feeds();
+    }
+
+    /// Nothing more comes: a layer that is not complete breaks off, one that was never begun will not begin.
+    fn drop_feeds(&self) {
         for slot in &self.slots {
-            // Dropping a feed before its end breaks the layer's stream.
             if let Slot::Running(feed) = &mut *lock(slot) {
                 *feed = None;
             }
@@ -296,10 +302,7 @@ impl Flattener {
     /// # Errors
     /// The failure of the lowest layer that has one; `cancelled` when a layer was never fed.
     pub fn finish(&self) -> Result<(Tree, Notices)> {
-        for told in &self.told {
-            // A layer that nobody has begun will not come any more.
-            *lock(told) = None;
-        }
+        self.drop_feeds();
         for worker in std::mem::take(&mut *lock(&self.workers)) {
             if let Err(panic) = worker.join() {
                 std::panic::resume_unwind(panic);
@@ -342,6 +345,15 @@ fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched,
     let mut layer_store = store.layer(index)?;
     let turn = LayerTurn { turns: &shared.turns, layer: index };
     let tell = |what| told.send(what).map_err(|_| cancelled());
+    // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
+    let count = |batch: &[Ingested]| {
+        let entries = shared.entries.fetch_add(batch.len() as u64, Ordering::Relaxed) + batch.len() as u64;
+        if entries > shared.limits.entries {
+            let message = format!("the image has more than {} entries", shared.limits.entries);
+            return Err(Error::new(Code::LimitExceeded, message));
+        }
+        Ok(())
+    };
     layer::ingest(
         fetched,
         &shared.layers[layer],
@@ -349,7 +361,7 @@ fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched,
         &turn,
         &mut *layer_store,
         &shared.progress[layer],
-        &mut |batch| tell(Told::Entries(batch)),
+        &mut |batch| count(&batch).and_then(|()| tell(Told::Entries(batch))),
     )?;
     tell(Told::Complete)
 }
@@ -371,7 +383,7 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
         let applied = if layer == 0 {
             merge.lowest_layer(entries)
         } else {
-            entries.collect::<Result<Vec<_>>>().and_then(|batches| merge.upper_layer(batches.concat()))
+            entries.collect::<Result<Vec<_>>>().and_then(|batches| merge.upper_layer(batches))
         };
         if let Err(error) = applied {
             // The layer's thread stops at its next batch, because nobody hears it.

@@ -4,7 +4,7 @@
 /// The bounds for one image. `Default` is generous enough for every image seen in the wild.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries over all layers.
+    /// Entries over all layers, with the directories that only their paths name.
     pub entries: u64,
     /// Decompressed bytes of one layer.
     pub layer_bytes: u64,
@@ -29,7 +29,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            entries: 20_000_000,
+            entries: 5_000_000,
             layer_bytes: 1 << 41,
             ratio: 2000,
             path_bytes: 64 << 10,

@@ -4,7 +4,7 @@
 //! made; then the entries, in their order. So a whiteout never touches its own layer, wherever it stands in the
 //! archive.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
@@ -14,7 +14,7 @@ use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 use crate::path::{self, Components};
-use crate::tree::{InodeId, InodeKind, Missing, Tree};
+use crate::tree::{InodeId, InodeKind, SYMLINKS_MAX, Tree};
 use crate::whiteout::{self, Whiteout};
 
 /// An entry whose data, if it has any, are in the store.
@@ -39,6 +39,38 @@ enum Fate<'a> {
 
 type SharedXattrs = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
 
+/// What a layer says of paths that its whiteouts go through.
+#[derive(Default)]
+struct News<'a> {
+    /// Paths that the layer has a directory at, sorted.
+    directories: Vec<Components<'a>>,
+    hidden: HashSet<Components<'a>, FxBuildHasher>,
+    opaque: HashSet<Components<'a>, FxBuildHasher>,
+}
+
+impl News<'_> {
+    /// Whether a whiteout's directory is still the lower layers' one. Where they have a symbolic link on its path and
+    /// the layer puts a directory in the link's place, or hides it, the whiteout means the new directory, which has
+    /// nothing of theirs; what the link led to is none of its business.
+    fn leaves(&self, tree: &Tree, directory: &[&[u8]]) -> bool {
+        let mut at = tree.root();
+        for (index, name) in directory.iter().enumerate() {
+            let path = &directory[..=index];
+            match tree.child(at, name) {
+                Some(child) if tree.inode(child).children().is_some() => at = child,
+                Some(child) if matches!(tree.inode(child).kind, InodeKind::Symlink(_)) => {
+                    let replaced = self.directories.binary_search_by(|known| known.as_slice().cmp(path)).is_ok();
+                    let above =
+                        |length: usize| self.opaque.contains(&path[..length]) || self.hidden.contains(&path[..length]);
+                    return !(replaced || self.hidden.contains(path) || (0..path.len()).any(above));
+                }
+                _ => return true,
+            }
+        }
+        true
+    }
+}
+
 /// A tree on its way.
 #[derive(Debug, Default)]
 pub struct Merge {
@@ -61,6 +93,8 @@ struct LateLink {
     directory: InodeId,
     name: Vec<u8>,
     target: Vec<u8>,
+    /// What had the target's name in the lower layers; it counts only if nothing takes that name.
+    hidden: Option<InodeId>,
     /// The entry's path and offset, for messages.
     path: Vec<u8>,
     offset: u64,
@@ -94,10 +128,10 @@ impl Merge {
     ///
     /// # Errors
     /// As [`Merge::lowest_layer`].
-    pub fn upper_layer(&mut self, entries: Vec<Ingested>) -> Result<()> {
+    pub fn upper_layer(&mut self, batches: Vec<Vec<Ingested>>) -> Result<()> {
         // The file that a link names may lose that very name to a whiteout of the same layer (`ln t h; rm t`).
         let mut targets = Vec::new();
-        for (index, Ingested { entry, .. }) in entries.iter().enumerate() {
+        for (index, Ingested { entry, .. }) in batches.iter().flatten().enumerate() {
             if let Kind::HardLink { target } = &entry.kind {
                 let found = path::clean(target, &self.limits).and_then(|target| self.tree.find(&target, false));
                 if let Ok(Some(inode)) = found {
@@ -105,11 +139,9 @@ impl Merge {
                 }
             }
         }
-        for Ingested { entry, .. } in &entries {
-            self.hide(entry).map_err(|error| error.at_entry(&entry.path, entry.offset))?;
-        }
+        self.hide(&batches)?;
         let mut targets = targets.into_iter().peekable();
-        for (index, ingested) in entries.into_iter().enumerate() {
+        for (index, ingested) in batches.into_iter().flatten().enumerate() {
             let hidden = targets.next_if(|(link, _)| *link == index).map(|(_, inode)| inode);
             self.apply(ingested, hidden)?;
         }
@@ -141,20 +173,46 @@ impl Merge {
         })
     }
 
-    /// Takes from the lower layers' tree what a whiteout hides.
-    fn hide(&mut self, entry: &Entry) -> Result<()> {
-        match self.fate(&entry.path)? {
-            Fate::Whiteout { parent, name } => {
-                if let Some(parent) = self.tree.find(&parent, true)? {
-                    self.tree.unlink(parent, name);
-                }
+    /// Takes from the lower layers' tree what the whiteouts of a layer hide: first all of them are looked up, in the
+    /// tree as it was, then it is done.
+    fn hide(&mut self, batches: &[Vec<Ingested>]) -> Result<()> {
+        let mut news = News::default();
+        let mut whiteouts = Vec::new();
+        for Ingested { entry, .. } in batches.iter().flatten() {
+            let named = |error: Error| error.at_entry(&entry.path, entry.offset);
+            match self.fate(&entry.path).map_err(named)? {
+                Fate::Whiteout { parent, name } => whiteouts.push((parent, Some(name), entry)),
+                Fate::Opaque { directory } => whiteouts.push((directory, None, entry)),
+                Fate::Kept(path) if entry.kind == Kind::Directory => news.directories.push(path),
+                Fate::Kept(_) | Fate::Bookkeeping => {}
             }
-            Fate::Opaque { directory } => {
-                if let Some(directory) = self.tree.find(&directory, true)? {
-                    self.tree.clear(directory);
+        }
+        if whiteouts.is_empty() {
+            return Ok(());
+        }
+        news.directories.sort_unstable();
+        for (parent, name, _) in &whiteouts {
+            let mut path = parent.clone();
+            match name {
+                Some(name) => {
+                    path.push(name);
+                    news.hidden.insert(path);
                 }
+                None => drop(news.opaque.insert(path)),
             }
-            Fate::Kept(_) | Fate::Bookkeeping => {}
+        }
+        let mut found = Vec::new();
+        for (parent, name, entry) in &whiteouts {
+            let hides = news.leaves(&self.tree, parent);
+            let directory = if hides { self.tree.find(parent, true) } else { Ok(None) };
+            let directory = directory.map_err(|error| error.at_entry(&entry.path, entry.offset))?;
+            found.extend(directory.map(|directory| (directory, *name)));
+        }
+        for (directory, name) in found {
+            match name {
+                Some(name) => drop(self.tree.unlink(directory, name)),
+                None => self.tree.clear(directory),
+            }
         }
         Ok(())
     }
@@ -163,11 +221,12 @@ impl Merge {
         *self.notices.entry(what).or_default() += 1;
     }
 
-    fn apply(&mut self, ingested: Ingested, hidden_target: Option<InodeId>) -> Result<()> {
+    fn apply(&mut self, ingested: Ingested, hidden: Option<InodeId>) -> Result<()> {
         let Ingested { entry, content } = ingested;
         let Entry { path, kind, metadata, offset } = entry;
         self.entries += 1;
-        if self.entries > self.limits.entries {
+        // Directories that only paths name count as well: one path may name thousands.
+        if self.entries.max(self.tree.inode_bound() as u64) > self.limits.entries {
             let message = format!("the image has more than {} entries", self.limits.entries);
             return Err(Error::new(Code::LimitExceeded, message).at_entry(&path, offset));
         }
@@ -181,7 +240,7 @@ impl Merge {
                     let new = match kind {
                         Kind::HardLink { target } => {
                             return self
-                                .hard_link(parent, name, target, hidden_target, (&path, offset))
+                                .hard_link(parent, name, target, hidden, (&path, offset))
                                 .map_err(|error| error.at_entry(&path, offset));
                         }
                         Kind::Directory => InodeKind::Directory(BTreeMap::new()),
@@ -235,11 +294,11 @@ impl Merge {
     }
 
     fn parent(&mut self, parent: &[&[u8]]) -> Result<InodeId> {
-        let found = self.tree.resolve(parent, true, Missing::Create)?;
-        match found {
-            Some(directory) if self.tree.inode(directory).children().is_some() => Ok(directory),
-            _ => Err(Error::new(Code::EntryRefused, "a parent of the path is not a directory")),
+        let directory = self.tree.make_directories(parent, self.limits.depth)?;
+        if self.tree.inode(directory).children().is_none() {
+            return Err(Error::new(Code::EntryRefused, "a parent of the path is not a directory"));
         }
+        Ok(directory)
     }
 
     /// Puts a new inode at a name. A directory over a directory keeps the children that are there.
@@ -262,12 +321,12 @@ impl Merge {
         parent: &[&[u8]],
         name: &[u8],
         target: Vec<u8>,
-        hidden_target: Option<InodeId>,
+        hidden: Option<InodeId>,
         (path, offset): (&[u8], u64),
     ) -> Result<()> {
         let directory = self.parent(parent)?;
         let components = path::clean(&target, &self.limits)?;
-        let found = self.tree.find(&components, false)?.or(hidden_target);
+        let found = self.tree.find(&components, false)?;
         // A place held for a late link is no file yet: this link waits with it.
         if let Some(inode) = found.filter(|id| !self.held.contains(id)) {
             return self.link_to(directory, name, inode, &target);
@@ -276,7 +335,7 @@ impl Merge {
         self.tree.link(directory, name, placeholder);
         self.held.insert(placeholder);
         let (name, path) = (name.to_vec(), path.to_vec());
-        self.links.push(LateLink { placeholder, directory, name, target, path, offset });
+        self.links.push(LateLink { placeholder, directory, name, target, hidden, path, offset });
         Ok(())
     }
 
@@ -291,31 +350,56 @@ impl Merge {
         Ok(())
     }
 
-    /// Settles the links whose target came after them, in as many rounds as they hang on each other.
+    /// Settles the links whose target came after them.
     fn late_links(&mut self) -> Result<()> {
-        let mut waiting = std::mem::take(&mut self.links);
-        // A later entry of the layer took the link's place, or a directory above it went away: nothing to settle.
-        waiting.retain(|late| self.tree.inode(late.placeholder).nlink > 0);
-        while !waiting.is_empty() {
-            let mut still = Vec::new();
-            let before = waiting.len();
-            for late in waiting {
-                let named = |error: Error| error.at_entry(&late.path, late.offset);
-                let target = path::clean(&late.target, &self.limits).map_err(named)?;
-                let found = self.tree.find(&target, false).map_err(named)?;
-                match found.filter(|id| !self.held.contains(id)) {
-                    Some(inode) => self.link_to(late.directory, &late.name, inode, &late.target).map_err(named)?,
-                    None => still.push(late),
-                }
+        let mut missing = std::mem::take(&mut self.links);
+        // Where a later entry took a link's place, or a directory above it went away, there is nothing to settle.
+        missing.retain(|late| self.tree.inode(late.placeholder).nlink > 0);
+        // A link to a link may turn a missing path into one that is there; as often as links may follow each other.
+        for _ in 0..SYMLINKS_MAX {
+            let before = missing.len();
+            missing = self.settle(missing, false)?;
+            if missing.len() == before {
+                missing = self.settle(missing, true)?;
             }
-            if still.len() == before {
-                let late = &still[0];
-                let message = format!("a hard link to \"{}\", which is not in the image", late.target.escape_ascii());
-                return Err(Error::new(Code::EntryRefused, message).at_entry(&late.path, late.offset));
+            if missing.is_empty() || missing.len() == before {
+                break;
             }
-            waiting = still;
         }
         self.held.clear();
-        Ok(())
+        match missing.first() {
+            None => Ok(()),
+            Some(late) => {
+                let message = format!("a hard link to \"{}\", which is not in the image", late.target.escape_ascii());
+                Err(Error::new(Code::EntryRefused, message).at_entry(&late.path, late.offset))
+            }
+        }
+    }
+
+    /// Tries each link, and again those that waited for it. Returns those whose target is missing, or waits for one
+    /// that is. `lower` takes for a missing target what a whiteout of this layer has hidden.
+    fn settle(&mut self, links: Vec<LateLink>, lower: bool) -> Result<Vec<LateLink>> {
+        let mut missing = Vec::new();
+        let mut behind: HashMap<InodeId, Vec<LateLink>, FxBuildHasher> = HashMap::default();
+        let mut ready = VecDeque::from(links);
+        while let Some(late) = ready.pop_front() {
+            let named = |error: Error| error.at_entry(&late.path, late.offset);
+            let target = path::clean(&late.target, &self.limits).map_err(named)?;
+            let found = self.tree.find(&target, false).map_err(named)?;
+            match found.or(late.hidden.filter(|_| lower)) {
+                Some(inode) if self.held.contains(&inode) => behind.entry(inode).or_default().push(late),
+                Some(inode) => {
+                    self.link_to(late.directory, &late.name, inode, &late.target).map_err(named)?;
+                    self.held.remove(&late.placeholder);
+                    ready.extend(behind.remove(&late.placeholder).unwrap_or_default());
+                }
+                None => missing.push(late),
+            }
+        }
+        let mut waiting: Vec<LateLink> = behind.into_values().flatten().collect();
+        // In the order of the archive, so that the one that is named is always the same.
+        waiting.append(&mut missing);
+        waiting.sort_by_key(|late| late.placeholder);
+        Ok(waiting)
     }
 }

@@ -85,15 +85,6 @@ pub struct Step {
     pub first: bool,
 }
 
-/// How a resolution treats what is not there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// It is the answer: `None`.
-    Report,
-    /// It becomes a directory, 0755, owner 0:0, time 0.
-    Create,
-}
-
 /// The tree.
 #[derive(Debug)]
 pub struct Tree {
@@ -209,24 +200,18 @@ impl Tree {
         }
     }
 
-    /// Follows a clean path from the root, links and all, and never leaves it: `..` of the root is the root.
-    ///
-    /// `follow_last` says whether a link at the end is followed as well. `Ok(None)` when something is missing and
-    /// `missing` says to report it.
-    pub(crate) fn resolve(
-        &mut self,
-        components: &[&[u8]],
-        follow_last: bool,
-        missing: Missing,
-    ) -> Result<Option<InodeId>> {
-        if missing == Missing::Report {
-            return self.find(components, follow_last);
-        }
+    /// Follows a clean path from the root, links and all, and never leaves it: `..` of the root is the root. What is
+    /// missing becomes a directory, 0755, owner 0:0, time 0, at most `depth` of them below each other.
+    pub(crate) fn make_directories(&mut self, components: &[&[u8]], depth: usize) -> Result<InodeId> {
         let mut walk = Resolution::new(components);
         while let Some((name, last)) = walk.next() {
             let directory = walk.directory();
             let child = match self.child(directory, &name) {
                 Some(child) => child,
+                None if walk.stack.len() > depth => {
+                    let message = format!("the path leads deeper than {depth} directories");
+                    return Err(Error::new(Code::LimitExceeded, message));
+                }
                 None if self.inode(directory).children().is_some() => {
                     let made = implicit_directory();
                     let id = self.add(made.metadata, made.kind)?;
@@ -235,14 +220,15 @@ impl Tree {
                 }
                 None => return Err(not_a_directory()),
             };
-            if !walk.enter(self.inode(child), child, last, follow_last)? {
+            if !walk.enter(self.inode(child), child, last, true)? {
                 return Err(not_a_directory());
             }
         }
-        Ok(Some(walk.directory()))
+        Ok(walk.directory())
     }
 
-    /// As `resolve`, for a tree that is only read.
+    /// Follows a clean path as `make_directories` does, in a tree that is only read; `None` when something is missing.
+    /// `follow_last` says whether a link at the end is followed as well.
     pub(crate) fn find(&self, components: &[&[u8]], follow_last: bool) -> Result<Option<InodeId>> {
         let mut walk = Resolution::new(components);
         while let Some((name, last)) = walk.next() {

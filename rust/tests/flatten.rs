@@ -247,3 +247,34 @@ fn abort_frees_a_writer_that_waits() {
     });
     assert_eq!(flattener.finish().expect_err("called off").code, Code::Cancelled);
 }
+
+#[test]
+fn entries_are_counted_before_they_wait() {
+    let many: Vec<String> = (0..3000).map(|index| format!("f{index}")).collect();
+    let files: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let layers = [layer(&archive(&[("a", b"")])), layer(&archive(&files))];
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(Arc::new(SpoolStore::new(folder.path(), 2)));
+    let descriptors = layers.iter().map(|layer| layer.descriptor.clone()).collect();
+    let limits = Limits { entries: 1000, ..Limits::default() };
+    let flattener = Flattener::new(descriptors, store, limits, 2).expect("started");
+    flattener.write(1, &layers[1].blob).expect("taken");
+    // Whether this end still hears of it depends on how far the decoder is.
+    let _ = flattener.close_layer(1);
+    // Nothing of the lower layer has come, and nothing is wanted once the other one has failed.
+    let began = std::time::Instant::now();
+    while flattener.write(0, b"").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(60), "the entries are counted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let error = flattener.finish().expect_err("limited");
+    assert_eq!(error.code, Code::LimitExceeded);
+}
+
+#[test]
+fn a_layer_that_is_begun_and_not_closed_breaks_off() {
+    let layers = three();
+    let run = start(&layers, 2);
+    run.flattener.write(0, &layers[0].blob[..10]).expect("taken");
+    assert_eq!(run.flattener.finish().expect_err("incomplete").code, Code::Cancelled);
+}

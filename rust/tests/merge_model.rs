@@ -95,6 +95,21 @@ impl Model {
         })
     }
 
+    /// Whether the first link on a path has made way for something of this layer.
+    fn led_astray(&self, directory: &Path, lines: &[Line]) -> bool {
+        let prefixes = (1..=directory.len()).map(|length| directory[..length].to_vec());
+        let link = prefixes.into_iter().find(|prefix| !self.is_directory(prefix));
+        let Some(link) = link.filter(|link| matches!(self.nodes.get(link), Some(Node::Symlink(..)))) else {
+            return false;
+        };
+        lines.iter().any(|line| match line.what {
+            What::Directory => line.path == link,
+            What::Whiteout => link.starts_with(&line.path),
+            What::Opaque => link.starts_with(&line.path) && line.path != link,
+            _ => false,
+        })
+    }
+
     fn remove(&mut self, path: &Path) {
         self.nodes.retain(|known, _| !known.starts_with(path));
     }
@@ -136,27 +151,27 @@ impl Model {
     fn layer(&mut self, lines: &[Line], first: usize) -> Result<(), Refused> {
         let below = self.clone();
         for line in lines {
-            let mut parent = line.path.clone();
-            let name = parent.pop();
-            match line.what {
-                What::Whiteout => {
-                    let real = self.real(&parent, true)?;
-                    if let (Some(mut real), Some(name)) = (real.filter(|real| self.is_directory(real)), name) {
+            let (directory, name) = match line.what {
+                What::Whiteout => (line.path[..line.path.len() - 1].to_vec(), line.path.last()),
+                What::Opaque => (line.path.clone(), None),
+                _ => continue,
+            };
+            if below.led_astray(&directory, lines) {
+                continue;
+            }
+            let real = below.real(&directory, true)?;
+            if let Some(mut real) = real.filter(|real| below.is_directory(real)) {
+                match name {
+                    Some(name) => {
                         real.push(name);
                         self.remove(&real);
                     }
+                    None => self.nodes.retain(|known, _| !(known.starts_with(&real) && *known != real)),
                 }
-                What::Opaque => {
-                    let real = self.real(&line.path, true)?;
-                    if let Some(real) = real.filter(|real| self.is_directory(real)) {
-                        self.nodes.retain(|known, _| !(known.starts_with(&real) && *known != real));
-                    }
-                }
-                _ => {}
             }
         }
         for (index, line) in lines.iter().enumerate() {
-            self.line(line, first + index, &below)?;
+            self.line(line, first + index)?;
         }
         loop {
             let waiting: Vec<(Path, Path)> = (self.nodes.iter())
@@ -176,6 +191,20 @@ impl Model {
                     }
                 }
             }
+            if !settled {
+                // The file may have lost this very name to a whiteout of the same layer.
+                for (path, target) in &waiting {
+                    if self.get(target)?.is_none()
+                        && let Some(node) = below.get(target).unwrap_or(None)
+                    {
+                        if matches!(node, Node::Directory(_)) {
+                            return Err(Refused);
+                        }
+                        self.nodes.insert(path.clone(), node);
+                        settled = true;
+                    }
+                }
+            }
             match (waiting.is_empty(), settled) {
                 (true, _) => return Ok(()),
                 (false, false) => return Err(Refused),
@@ -184,7 +213,7 @@ impl Model {
         }
     }
 
-    fn line(&mut self, line: &Line, serial: usize, below: &Model) -> Result<(), Refused> {
+    fn line(&mut self, line: &Line, serial: usize) -> Result<(), Refused> {
         let new = match &line.what {
             What::Whiteout | What::Opaque => return Ok(()),
             What::File => Node::File(serial),
@@ -200,23 +229,16 @@ impl Model {
         let mut real = self.parent(&line.path)?;
         real.push(line.path[line.path.len() - 1]);
         let new = match new {
-            Node::Waiting(serial, target) => {
-                let found = match self.get(&target)? {
-                    // The file may have lost this very name to a whiteout of the same layer.
-                    None => below.get(&target).unwrap_or(None),
-                    found => found,
-                };
-                match found {
-                    Some(Node::Directory(_)) => return Err(Refused),
-                    Some(node @ (Node::File(_) | Node::Symlink(..) | Node::Fifo(_))) => {
-                        if self.nodes.get(&real) == Some(&node) {
-                            return Ok(());
-                        }
-                        node
+            Node::Waiting(serial, target) => match self.get(&target)? {
+                Some(Node::Directory(_)) => return Err(Refused),
+                Some(node @ (Node::File(_) | Node::Symlink(..) | Node::Fifo(_))) => {
+                    if self.nodes.get(&real) == Some(&node) {
+                        return Ok(());
                     }
-                    Some(Node::Waiting(..)) | None => Node::Waiting(serial, target),
+                    node
                 }
-            }
+                Some(Node::Waiting(..)) | None => Node::Waiting(serial, target),
+            },
             new => new,
         };
         if let (Node::Directory(_), Some(Node::Directory(_))) = (&new, self.nodes.get(&real)) {
@@ -319,7 +341,7 @@ fn check(layers: &[Vec<Line>]) -> Result<(), TestCaseError> {
     for (index, layer) in layers.iter().enumerate() {
         let entries: Vec<Ingested> = layer.iter().enumerate().map(|(at, line)| ingested(line, serial + at)).collect();
         let expected = model.layer(layer, serial);
-        let applied = if index == 0 { merge.lowest_layer([Ok(entries)]) } else { merge.upper_layer(entries) };
+        let applied = if index == 0 { merge.lowest_layer([Ok(entries)]) } else { merge.upper_layer(vec![entries]) };
         match (&expected, &applied) {
             (Ok(()), Ok(())) => {}
             (Err(Refused), Err(error)) => {
@@ -376,7 +398,7 @@ proptest! {
             merge.lowest_layer([Ok(low)]).ok()?;
             // The serial number belongs to the line, wherever it stands.
             let serial = |line: &Line| lower.len() + entries.iter().position(|known| std::ptr::eq(known, line)).unwrap_or(0);
-            merge.upper_layer(upper.into_iter().map(|line| ingested(line, serial(line))).collect()).ok()?;
+            merge.upper_layer(vec![upper.into_iter().map(|line| ingested(line, serial(line))).collect()]).ok()?;
             Some(lines(&merge.finish().0))
         };
         let before = flatten(whiteouts.iter().chain(&entries).collect());

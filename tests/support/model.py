@@ -114,21 +114,72 @@ class Model:
 
     def apply(self, members: Sequence[Member]) -> None:
         """One layer: what it hides of the lower ones first, then what it brings."""
-        lower = dict(self.names)
-        for member in members:
-            if member.kind == "whiteout":
-                parent = self.resolve(member.path[:-1], follow_last=True, create=False)
-                if parent is not None:
-                    self.remove((*parent, member.path[-1]))
-            elif member.kind == "opaque":
-                directory = self.resolve(member.path, follow_last=True, create=False)
-                if directory is not None:
-                    self.remove(directory, itself=False)
+        before = Model()
+        before.names = dict(self.names)
         for member in members:
             if member.kind not in ("whiteout", "opaque"):
-                self._put(member, lower)
+                continue
+            directory = member.path if member.kind == "opaque" else member.path[:-1]
+            if before.led_astray(directory, members):
+                continue
+            found = before.resolve(directory, follow_last=True, create=False)
+            if found is not None and member.kind == "opaque":
+                self.remove(found, itself=False)
+            elif found is not None:
+                self.remove((*found, member.path[-1]))
+        late: list[tuple[Path, Inode, Member]] = []
+        for member in members:
+            if member.kind not in ("whiteout", "opaque"):
+                self._put(member, late)
+        self._settle(late, before)
 
-    def _put(self, member: Member, lower: dict[Path, Inode]) -> None:
+    def led_astray(self, directory: Path, members: Sequence[Member]) -> bool:
+        """Whether the first link on a path has made way for something of the layer."""
+        for length in range(1, len(directory) + 1):
+            path = directory[:length]
+            there = self.names.get(path)
+            if there is not None and there.kind == "directory":
+                continue
+            if there is None or there.kind != "symlink":
+                return False
+            return any(
+                (member.kind == "directory" and member.path == path)
+                or (member.kind == "whiteout" and path[: len(member.path)] == member.path)
+                or (member.kind == "opaque" and path[: len(member.path)] == member.path and path != member.path)
+                for member in members
+            )
+        return False
+
+    def _settle(self, late: list[tuple[Path, Inode, Member]], before: Model) -> None:
+        """Links whose target came after them, or was hidden by a whiteout of their own layer and by nothing replaced."""
+        waiting = [(path, inode, member) for path, inode, member in late if self.names.get(path) is inode]
+        while waiting:
+            for tree in (self, before):
+                ready = []
+                for path, inode, member in waiting:
+                    mine = self._find(self, member)
+                    if any(mine is held for _, held, _ in waiting) or (tree is before and mine is not None):
+                        continue
+                    target = mine if tree is self else self._find(before, member)
+                    if target is not None:
+                        ready.append((path, inode, target))
+                if ready:
+                    break
+            if not ready:
+                raise RefusedError
+            for path, _, target in ready:
+                if target.kind == "directory":
+                    raise RefusedError
+                self.names[path] = target
+            settled = {id(inode) for _, inode, _ in ready}
+            waiting = [item for item in waiting if id(item[1]) not in settled]
+
+    @staticmethod
+    def _find(tree: Model, member: Member) -> Inode | None:
+        found = tree.resolve(tuple(member.target.split(b"/")), follow_last=False, create=False)
+        return tree.names.get(found) if found is not None else None
+
+    def _put(self, member: Member, late: list[tuple[Path, Inode, Member]]) -> None:
         parent = self.resolve(member.path[:-1], follow_last=True, create=True)
         assert parent is not None
         if self.names[parent].kind != "directory":
@@ -136,7 +187,12 @@ class Model:
         path = (*parent, member.path[-1])
         there = self.names.get(path)
         if member.kind == "link":
-            inode = self._target(member, lower)
+            inode = self._find(self, member)
+            if inode is None or any(inode is held for _, held, _ in late):
+                inode = Inode("fifo", 0)
+                late.append((path, inode, member))
+            elif inode.kind == "directory":
+                raise RefusedError
             if inode is not there:
                 self.remove(path)
                 self.names[path] = inode
@@ -145,20 +201,6 @@ class Model:
         else:
             self.remove(path)
             self.names[path] = Inode(member.kind, member.mode, member.target, member.data)
-
-    def _target(self, member: Member, lower: dict[Path, Inode]) -> Inode:
-        wanted = tuple(member.target.split(b"/"))
-        found = self.resolve(wanted, follow_last=False, create=False)
-        inode = self.names.get(found) if found is not None else None
-        if inode is None:
-            # Hidden by a whiteout of its own layer: the link still means the lower layer's file.
-            before = Model()
-            before.names = lower
-            found = before.resolve(wanted, follow_last=False, create=False)
-            inode = lower.get(found) if found is not None else None
-        if inode is None or inode.kind == "directory":
-            raise RefusedError
-        return inode
 
     def dump(self) -> str:
         """The canonical text of the tree."""

@@ -181,7 +181,7 @@ pub fn try_build(layers: &[Vec<Item>], order: &[usize], options: &Options) -> Re
     }
     let mut merge = Merge::new(Limits::default());
     for (index, layer) in ingested.into_iter().enumerate() {
-        if index == 0 { merge.lowest_layer([Ok(layer)])? } else { merge.upper_layer(layer)? }
+        if index == 0 { merge.lowest_layer([Ok(layer)])? } else { merge.upper_layer(vec![layer])? }
     }
     let (tree, _) = merge.finish();
     let summary = finish(&tree, &store, options)?;

@@ -1,0 +1,147 @@
+//! Cases of the merge that a random layer rarely meets, each with the tree that must come out.
+
+use ocifast_core::contents::Content;
+use ocifast_core::entry::{Entry, Kind, Metadata};
+use ocifast_core::error::{Code, Error};
+use ocifast_core::limits::Limits;
+use ocifast_core::merge::{Ingested, Merge};
+use ocifast_core::tree::{InodeKind, Tree};
+
+/// An entry from a line: `path/` a directory, `path -> target` a symbolic link, `path = target` a hard link, `path`
+/// alone a file whose content is known by `serial`.
+fn entry(line: &str, serial: u64) -> Ingested {
+    let (path, kind) = if let Some((path, target)) = line.split_once(" -> ") {
+        (path, Kind::Symlink { target: target.into() })
+    } else if let Some((path, target)) = line.split_once(" = ") {
+        (path, Kind::HardLink { target: target.into() })
+    } else if line.ends_with('/') {
+        (line, Kind::Directory)
+    } else {
+        (line, Kind::File { size: 1 })
+    };
+    let content =
+        matches!(kind, Kind::File { .. }).then(|| Content { layer: 0, position: serial, size: 1, extents: None });
+    Ingested { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content }
+}
+
+fn merge(layers: &[&[&str]], limits: Limits) -> Result<Tree, Error> {
+    let mut merge = Merge::new(limits);
+    let mut serial = 0;
+    for (index, layer) in layers.iter().enumerate() {
+        let entries = layer.iter().map(|line| {
+            serial += 1;
+            entry(line, serial)
+        });
+        let entries = entries.collect();
+        if index == 0 { merge.lowest_layer([Ok(entries)])? } else { merge.upper_layer(vec![entries])? }
+    }
+    Ok(merge.finish().0)
+}
+
+/// Names of all but directories; files with the number of the line that brought them.
+fn names(tree: &Tree) -> Vec<String> {
+    let line = |step: ocifast_core::tree::Step| {
+        let path = String::from_utf8(step.path).expect("ASCII");
+        match &tree.inode(step.inode).kind {
+            InodeKind::File(content) => Some(format!("{path} {}", content.position)),
+            InodeKind::Symlink(target) => Some(format!("{path} -> {}", target.escape_ascii())),
+            _ => None,
+        }
+    };
+    tree.walk().filter_map(line).collect()
+}
+
+type Layers = &'static [&'static [&'static str]];
+
+#[test]
+fn trees() {
+    let table: &[(&str, Layers, &[&str])] = &[
+        (
+            "an opaque directory in a link's place leaves alone what the link led to",
+            &[&["usr/lib/libc", "lib -> usr/lib"], &["lib/", "lib/.wh..wh..opq", "lib/new"]],
+            &["lib/new 5", "usr/lib/libc 1"],
+        ),
+        ("a whiteout in such a directory too", &[&["b/x", "a -> b"], &["a/", "a/.wh.x"]], &["b/x 1"]),
+        (
+            "a whiteout behind a link that is hidden itself, first",
+            &[&["b/x", "a -> b"], &[".wh.a", "a/.wh.x"]],
+            &["b/x 1"],
+        ),
+        (
+            "a whiteout behind a link that is hidden itself, last",
+            &[&["b/x", "a -> b"], &["a/.wh.x", ".wh.a"]],
+            &["b/x 1"],
+        ),
+        (
+            "a whiteout behind a link in a directory that is opaque",
+            &[&["b/x", "d/a -> ../b"], &["d/.wh..wh..opq", "d/a/.wh.x", "d/a/y"]],
+            &["b/x 1", "d/a/y 5"],
+        ),
+        ("a whiteout behind a link that stays", &[&["b/x", "b/y", "a -> b"], &["a/.wh.x"]], &["a -> b", "b/y 2"]),
+        ("a whiteout that goes round in links", &[&["a -> a"], &["a/", "a/.wh..wh..opq", "a/x"]], &["a/x 4"]),
+        (
+            "a link takes the file that its own layer brings, not the hidden one",
+            &[&["d/x"], &["a = d/x", "d/", "d/.wh..wh..opq", "d/x"]],
+            &["a 5", "d/x 5"],
+        ),
+        ("a link takes the hidden file where nothing replaces it", &[&["t"], &[".wh.t", "h = t"]], &["h 1"]),
+        ("links on links on a hidden file", &[&["t"], &["i = h", "h = t", ".wh.t"]], &["h 1", "i 1"]),
+        ("a chain of late links", &[&["c = b", "b = a", "a"]], &["a 3", "b 3", "c 3"]),
+        (
+            "a late link through a late link to a link",
+            &[&["x = l/f", "l = s", "s -> d", "d/f"]],
+            &["d/f 4", "l -> d", "s -> d", "x 4"],
+        ),
+        ("a late link's place in a directory that moved", &[&["l -> d", "l/x = t", "l/", "t"]], &["d/x 4", "t 4"]),
+        ("a link over its own file", &[&["a", "a = a"]], &["a 1"]),
+    ];
+    for (what, layers, expected) in table {
+        let tree = merge(layers, Limits::default()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(names(&tree), *expected, "{what}");
+    }
+}
+
+#[test]
+fn refused() {
+    let table: &[(&str, Layers)] = &[
+        ("links to each other", &[&["a = b", "b = a"]]),
+        ("a link to nothing", &[&["a = b"]]),
+        ("a link to a directory", &[&["d/", "a = d"]]),
+        ("a link to a hidden directory", &[&["d/"], &[".wh.d", "a = d"]]),
+        ("a path behind a file", &[&["f", "f/x"]]),
+        ("a path round in links", &[&["a -> b", "b -> a", "a/x"]]),
+    ];
+    for (what, layers) in table {
+        let error = merge(layers, Limits::default()).expect_err(what);
+        assert_eq!(error.code, Code::EntryRefused, "{what}");
+    }
+}
+
+/// Work grows with the number of links, in whatever order they hang on each other.
+#[test]
+fn a_long_chain_of_late_links() {
+    let count = 100_000;
+    let mut layer: Vec<String> = (0..count).map(|index| format!("h{index} = h{}", index + 1)).collect();
+    layer.push(format!("h{count}"));
+    let lines: Vec<&str> = layer.iter().map(String::as_str).collect();
+    let tree = merge(&[&lines], Limits::default()).expect("merged");
+    assert_eq!(tree.names(), count + 2);
+}
+
+#[test]
+fn directories_that_only_paths_name_count() {
+    let limits = Limits { entries: 100, ..Limits::default() };
+    let deep = |first: usize| format!("{first}/{}f", "a/".repeat(60));
+    let (one, two) = (deep(1), deep(2));
+    assert!(merge(&[&[&one, "a"]], limits.clone()).is_ok());
+    let error = merge(&[&[&one, &two, "a"]], limits).expect_err("limited");
+    assert_eq!(error.code, Code::LimitExceeded);
+}
+
+#[test]
+fn links_lead_no_deeper_than_paths_may() {
+    let limits = Limits { depth: 50, ..Limits::default() };
+    let target = format!("l -> {}", "a/".repeat(60));
+    let error = merge(&[&[&target, "l/x"]], limits).expect_err("limited");
+    assert_eq!(error.code, Code::LimitExceeded);
+}
