@@ -151,7 +151,7 @@ class Model:
         return False
 
     def _settle(self, late: list[tuple[Path, Inode, Member]], before: Model) -> None:
-        """Links whose target came after them, or was hidden by a whiteout of their own layer and by nothing replaced."""
+        """Links whose target came after them, or was hidden by a whiteout of their own layer and not replaced."""
         waiting = [(path, inode, member) for path, inode, member in late if self.names.get(path) is inode]
         while waiting:
             for tree in (self, before):
