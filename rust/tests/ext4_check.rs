@@ -225,6 +225,19 @@ fn what_cannot_be_held_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_size_of_less_than_a_block_is_too_small() -> Result<()> {
+    for bytes in [0, 1, 4095, 4096] {
+        let (error, size) = refused(Maker::new(), &options(Size::Total(bytes)));
+        assert_eq!((error.code, size), (Code::OutputUnsupported, 0));
+        let least = error.message.split(' ').find_map(|word| word.parse::<u64>().ok()).expect("a number");
+        let message = format!("the tree needs an ext4 image of at least {least} bytes, not {bytes}");
+        assert_eq!(error.message, message);
+        make(Maker::new(), &options(Size::Total(least)))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_size_too_small_names_the_least_that_is_enough() -> Result<()> {
     let (error, size) = refused(rich(), &options(Size::Total(2 << 20)));
     assert_eq!((error.code, size), (Code::OutputUnsupported, 0));

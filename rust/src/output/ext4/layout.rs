@@ -82,6 +82,9 @@ impl Geometry {
     /// Lays out `blocks` blocks with room for `inodes` inodes; `None` when the metadata alone do not fit.
     pub fn new(blocks: u64, inodes: u64) -> Option<Geometry> {
         let count = blocks.div_ceil(GROUP_BLOCKS);
+        if count == 0 {
+            return None;
+        }
         let inodes_per_group = inodes.div_ceil(count).next_multiple_of(INODES_PER_BLOCK);
         if inodes_per_group > GROUP_INODES {
             return None;
