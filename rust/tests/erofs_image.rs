@@ -243,6 +243,16 @@ fn more_attributes_than_an_inode_can_have() {
 }
 
 #[test]
+fn attributes_that_cannot_be_held_do_not_count() {
+    let file = Item::file("a", bytes(1, 3400)).xattr("user.big", bytes(2, 1500));
+    let file = (0..300).fold(file, |file, index| file.xattr(&format!("bad.{index}"), "1"));
+    let built = build(&[vec![file]]);
+    fsck(&built.path);
+    let names: Vec<Vec<u8>> = read(&built.image()).inodes["/a"].xattrs.keys().cloned().collect();
+    assert_eq!((names, built.summary.losses.len()), (vec![b"user.big".to_vec()], 300));
+}
+
+#[test]
 fn holes() {
     use Part::{Data, Hole};
     let data = |blocks: usize| Data(bytes(blocks as u64, blocks * 4096));

@@ -109,7 +109,8 @@ impl<'t> Shared<'t> {
         const LISTED: u32 = u32::MAX;
         let mut shared = Shared::default();
         for metadata in inodes {
-            let few = metadata.xattrs.as_ref().is_some_and(|set| set.len() <= REFERENCES_MAX);
+            // Counted as [`bound`] does, whose room the body must not outgrow.
+            let few = held(metadata).count() <= REFERENCES_MAX;
             for attribute in held(metadata) {
                 let uses = shared.ids.entry(attribute).or_insert(0);
                 let large = few && attribute.size() > SHARED_ALWAYS;
