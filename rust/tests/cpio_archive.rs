@@ -114,6 +114,23 @@ fn what_is_lost_is_said_once_for_each_file() -> Result<()> {
 }
 
 #[test]
+fn data_stand_at_the_last_name_that_linux_unpacks() -> Result<()> {
+    let mut maker = Maker::new();
+    let folder = "d/".repeat(2046);
+    let [lon1, lon2, lon3] = ["lon1", "lon2", "lon3"].map(|name| format!("{folder}{name}"));
+    maker.file("a", b"one").link("b", "a").link(&lon3, "a");
+    maker.file(&lon1, b"two").link(&lon2, &lon1);
+    let (tree, memory) = maker.finish()?;
+    let (archive, _) = write_cpio(&tree, &memory, Vec::new(), None)?;
+    let lines = listing(&archive);
+    let files = lines.iter().filter(|line| line.split(' ').nth(1) == Some("100644"));
+    let data: Vec<&str> = files.map(|line| line.rsplit(' ').next().expect("data")).collect();
+    // The names of the second file are all too long: GNU cpio unpacks them.
+    assert_eq!(data, ["", "one", "", "two", ""]);
+    Ok(())
+}
+
+#[test]
 fn four_gibibytes_are_refused_before_anything_is_written() -> Result<()> {
     let mut maker = Maker::new();
     maker.file("a", b"data").sparse("z", 1 << 32, &[]);

@@ -1,7 +1,8 @@
 //! A tree as a cpio archive in the "newc" form, which Linux unpacks into an initial root file system.
 //!
 //! Kernel documentation, "initramfs buffer format" (driver-api/early-userspace/buffer-format). All names of a file with
-//! several share an inode number and have no data but the last: GNU cpio waits for it, Linux takes it either way.
+//! several share an inode number and have no data but the last that Linux unpacks: GNU cpio waits for it, Linux takes it
+//! either way.
 
 use std::io::Write;
 
@@ -35,27 +36,23 @@ pub fn write_cpio<W: Write>(
     check(tree)?;
     let mut archive = Archive { out, written: 0 };
     let mut losses = Losses(Vec::new());
-    let mut linked: FxHashMap<InodeId, Linked> = FxHashMap::default();
+    let mut linked = linked(tree);
     let mut buffer = vec![0; CHUNK];
     let mut next = 1u32;
-    for step in tree.walk() {
+    for (index, step) in tree.walk().enumerate() {
         let inode = tree.inode(step.inode);
-        let mut last = true;
-        let number = if inode.nlink > 1 {
-            let known = linked.entry(step.inode).or_insert(Linked { number: next, names: inode.nlink });
-            known.names -= 1;
-            last = known.names == 0;
-            known.number
-        } else {
-            next
-        };
+        let (mut number, mut has_data) = (next, true);
+        if let Some(known) = linked.get_mut(&step.inode) {
+            number = *known.number.get_or_insert(next);
+            has_data = known.data_at == index;
+        }
         next += u32::from(step.first);
         losses.of(inode, &step);
         let mtime = losses.seconds(clamped(inode.metadata.mtime, clamp), &step);
         let name = name(&step.path);
         let mut header = Header::new(inode, number, mtime);
         match &inode.kind {
-            InodeKind::File(content) if last => {
+            InodeKind::File(content) if has_data => {
                 header.size = content.size as u32;
                 archive.member(&header, &name)?;
                 copy_content(contents, content, &mut buffer, |bytes| archive.put(bytes))?;
@@ -75,11 +72,28 @@ pub fn write_cpio<W: Write>(
     Ok((archive.out, losses.0))
 }
 
-/// A file with several names, on the way.
+/// A file with several names.
 struct Linked {
-    number: u32,
-    /// Names still to come.
-    names: u32,
+    number: Option<u32>,
+    /// Which step of the walk has the data: the last of those that Linux unpacks, or of all when it unpacks none.
+    data_at: usize,
+    unpacked: bool,
+}
+
+fn linked(tree: &Tree) -> FxHashMap<InodeId, Linked> {
+    let mut linked: FxHashMap<InodeId, Linked> = FxHashMap::default();
+    for (index, step) in tree.walk().enumerate().filter(|(_, step)| tree.inode(step.inode).nlink > 1) {
+        let unpacked = is_unpacked(&step.path);
+        let known = linked.entry(step.inode).or_insert(Linked { number: None, data_at: index, unpacked });
+        if unpacked || !known.unpacked {
+            (known.data_at, known.unpacked) = (index, unpacked);
+        }
+    }
+    linked
+}
+
+fn is_unpacked(path: &[u8]) -> bool {
+    path.len() < PATH_MAX
 }
 
 fn failed(error: &std::io::Error) -> Error {
@@ -160,7 +174,7 @@ impl Losses {
     }
 
     fn of(&mut self, inode: &Inode, step: &Step) {
-        if step.path.len() >= PATH_MAX {
+        if !is_unpacked(&step.path) {
             self.add("path", step, "Linux unpacks no path over 4095 bytes");
         }
         match &inode.kind {
