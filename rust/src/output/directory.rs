@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, makedev};
 use rustix::io::Errno;
-use rustix::process::{Resource, getegid, geteuid, getrlimit, setrlimit};
+use rustix::process::{getegid, geteuid};
 
+use super::descriptors::RaisedLimit;
 use super::{Loss, clamped};
 use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs};
 use crate::entry::Metadata;
@@ -172,11 +173,12 @@ pub fn write_directory(
     owners: bool,
     clamp: Option<i64>,
 ) -> Result<Vec<Loss>> {
-    raise_descriptor_limit();
     let ours = (geteuid().as_raw(), getegid().as_raw());
     let staged = vec![false; tree.inode_bound()];
     let mut writing = Writing { tree, store, owners, clamp, ours, staged, losses: Vec::new() };
     let mut path = Vec::new();
+    // A deep tree holds one descriptor for each level.
+    let mut raised = None;
     let root = tree.root();
     let mut stack = vec![writing.frame(open_directory(target)?, root, 0)];
     while let Some(frame) = stack.last_mut() {
@@ -193,7 +195,8 @@ pub fn write_directory(
         path.extend_from_slice(name);
         let inode = tree.inode(id);
         if inode.children().is_some() {
-            let descriptor = make_directory(&frame.descriptor, name).map_err(|error| failed("make", &path, error))?;
+            let made = make_directory(&frame.descriptor, name, &mut raised);
+            let descriptor = made.map_err(|error| failed("make", &path, error))?;
             stack.push(writing.frame(descriptor, id, path.len()));
         } else {
             writing.leaf(&frame.descriptor, name, id, inode, &path)?;
@@ -203,18 +206,18 @@ pub fn write_directory(
     Ok(writing.losses)
 }
 
-/// A deep tree holds one descriptor for each level.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where it may not be raised, only trees deeper than the limit fail, and say so.
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
-fn make_directory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+/// Makes and opens a directory; at the limit of open files, with a higher one.
+fn make_directory(parent: &OwnedFd, name: &[u8], raised: &mut Option<RaisedLimit>) -> Result<OwnedFd, Errno> {
     fs::mkdirat(parent, name, Mode::RWXU)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat(parent, name, flags, Mode::empty())
+    let open = || fs::openat(parent, name, flags, Mode::empty());
+    open().or_else(|error| {
+        if error != Errno::MFILE || raised.is_some() {
+            return Err(error);
+        }
+        *raised = Some(RaisedLimit::new());
+        open()
+    })
 }
 
 /// Where an inode's metadata are set.

@@ -2,6 +2,7 @@
 
 mod compress;
 mod cpio;
+mod descriptors;
 mod directory;
 mod dump;
 pub mod erofs;
