@@ -1,12 +1,12 @@
-//! Bounds on what a layer may ask for. Memory and disk follow what is read, never what a header claims; these bounds
-//! stop what is read from growing without end.
+//! Bounds on what a layer may ask for. Memory and disk follow what is read, never what a header claims, but for the holes
+//! of sparse files, which outputs without holes fill with zeros. These bounds stop both from growing without end.
 
 /// The bounds for one image. `Default` is generous enough for every image seen in the wild.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Entries over all layers, with the directories that only their paths name.
     pub entries: u64,
-    /// Decompressed bytes of one layer.
+    /// Decompressed bytes of one layer; also the bytes of all its sparse files with their holes.
     pub layer_bytes: u64,
     /// Decompressed bytes per compressed byte, looked at after the first 64 MiB of output.
     pub ratio: u64,

@@ -152,16 +152,11 @@ fn body(header: &Header<'_>, kind: &Kind, pax_size: Option<u64>, sparse: Option<
     }
 }
 
-fn metadata(header: &Header<'_>, mut pax: Records, globals: &Records, shared: &mut Xattrs) -> Result<Metadata> {
+fn metadata(header: &Header<'_>, pax: Records, globals: &Records, shared: &mut Xattrs) -> Result<Metadata> {
     let uid = pax.uid.or(globals.uid).flatten().map_or_else(|| header.uid(), Ok)?;
     let gid = pax.gid.or(globals.gid).flatten().map_or_else(|| header.gid(), Ok)?;
     let header_mtime = || Ok(Mtime { seconds: header.mtime()?, nanoseconds: 0 });
     let mtime = pax.mtime.or(globals.mtime).flatten().map_or_else(header_mtime, Ok)?;
-    for (name, value) in &globals.xattrs {
-        if !pax.xattrs.contains_key(name) {
-            pax.xattrs.insert(name.clone(), value.clone());
-        }
-    }
     let xattrs = if pax.xattrs.is_empty() {
         None
     } else {

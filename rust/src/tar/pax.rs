@@ -118,8 +118,9 @@ impl Records {
     /// Adds a later global header to the globals so far.
     ///
     /// # Errors
-    /// `tar_invalid` for a record that makes sense for one entry only; `limit_exceeded` for too many attributes.
-    pub(super) fn merge_global(&mut self, later: Records, limits: &Limits) -> Result<()> {
+    /// `tar_invalid` for a record that makes sense for one entry only. Attributes for all would be copied into each
+    /// set of an entry's own.
+    pub(super) fn merge_global(&mut self, later: &Records) -> Result<()> {
         let single = [
             ("path", later.path.is_some()),
             ("linkpath", later.link.is_some()),
@@ -127,6 +128,7 @@ impl Records {
             ("SCHILY.devmajor", later.dev_major.is_some()),
             ("SCHILY.devminor", later.dev_minor.is_some()),
             ("GNU.sparse", later.sparse.is_some()),
+            ("SCHILY.xattr", !later.xattrs.is_empty()),
         ];
         if let Some((key, _)) = single.iter().find(|(_, there)| *there) {
             return Err(invalid(format!("the global pax header has the record {key}, which can be of one entry only")));
@@ -134,12 +136,6 @@ impl Records {
         self.uid = later.uid.or(self.uid);
         self.gid = later.gid.or(self.gid);
         self.mtime = later.mtime.or(self.mtime);
-        self.xattrs.extend(later.xattrs);
-        let total: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if total > limits.xattr_bytes {
-            let message = format!("{total} bytes of global attributes are more than {}", limits.xattr_bytes);
-            return Err(Error::new(Code::LimitExceeded, message));
-        }
         Ok(())
     }
 }

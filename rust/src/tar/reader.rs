@@ -41,6 +41,8 @@ pub struct Reader<R> {
     /// Stored bytes before the next hole.
     run: u64,
     map: Option<Map>,
+    /// Bytes of all sparse files so far, with their holes.
+    apparent: u64,
     globals: Records,
     shared: Xattrs,
     dropped: u64,
@@ -65,6 +67,7 @@ impl<R: BufRead> Reader<R> {
             padding: 0,
             run: 0,
             map: None,
+            apparent: 0,
             globals: Records::default(),
             shared: None,
             dropped: 0,
@@ -190,7 +193,7 @@ impl<R: BufRead> Reader<R> {
         if !extensions.is_empty() {
             return Err(invalid("a global pax header stands between an extension header and its entry"));
         }
-        self.globals.merge_global(records, &self.limits)
+        self.globals.merge_global(&records)
     }
 
     /// The entry of a header, ready for its data.
@@ -243,6 +246,13 @@ impl<R: BufRead> Reader<R> {
             },
         };
         self.map = Some(Map::new(extents, size, stored)?);
+        // A hole costs nothing in the archive; an output without holes has a zero for each of its bytes.
+        self.apparent = self.apparent.saturating_add(size);
+        if self.apparent > self.limits.layer_bytes {
+            let (apparent, most) = (self.apparent, self.limits.layer_bytes);
+            let message = format!("{apparent} bytes of sparse files and their holes are more than {most}");
+            return Err(Error::new(Code::LimitExceeded, message));
+        }
         (self.stored, self.padding) = (stored, padding(stored));
         Ok(size)
     }

@@ -22,10 +22,6 @@ pub fn rows() -> Vec<Row> {
     let nothing = || Fate::Reads(String::new());
     let broken = |message| Fate::Refused(Code::TarInvalid, message);
     let path = pax(b'x', &[("path", b"p")]);
-    let attributes = |count: usize| -> Vec<Vec<u8>> {
-        let header = |index| pax(b'g', &[(&format!("SCHILY.xattr.user.{index}"), &[b'v'; 40])]);
-        (0..count).map(header).collect()
-    };
     vec![
         exact("end-blocks", &[&file, &END], line()),
         exact("end-none", &[&file], line()),
@@ -66,12 +62,6 @@ pub fn rows() -> Vec<Row> {
             Limits { xattr_bytes: 100, ..Limits::default() },
             &[pax(b'x', &[("SCHILY.xattr.user.a", &[b'v'; 95])])],
             "101 bytes of extended attributes are more than 100",
-        ),
-        limited(
-            "limit-global-xattrs",
-            Limits { xattr_bytes: 100, ..Limits::default() },
-            &attributes(3),
-            "138 bytes of global attributes are more than 100",
         ),
     ]
 }

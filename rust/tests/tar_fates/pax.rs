@@ -96,18 +96,14 @@ pub fn rows() -> Vec<Row> {
         reads(
             "global",
             &[
-                global(&[("SCHILY.xattr.user.g", b"g"), ("mtime", b"1.5"), ("uid", b"7")]),
+                global(&[("mtime", b"1.5"), ("uid", b"7")]),
                 f(),
-                local(&[("SCHILY.xattr.user.g", b"l"), ("uid", b"8")]),
+                local(&[("SCHILY.xattr.user.l", b"l"), ("uid", b"8")]),
                 f(),
                 global(&[("mtime", b"2.5")]),
                 f(),
             ],
-            &[
-                "f file 644 7 0 1.500000000 user.g=g",
-                "f file 644 8 0 1.500000000 user.g=l",
-                "f file 644 7 0 2.500000000 user.g=g",
-            ],
+            &["f file 644 7 0 1.500000000", "f file 644 8 0 1.500000000 user.l=l", "f file 644 7 0 2.500000000"],
         ),
         reads(
             "global-deleted",
@@ -116,6 +112,11 @@ pub fn rows() -> Vec<Row> {
         ),
         refused("global-path", &[global(&[("path", b"p")]), f()], "can be of one entry only"),
         refused("global-size", &[global(&[("size", b"1")]), data(1)], "can be of one entry only"),
+        refused(
+            "global-xattr",
+            &[global(&[("SCHILY.xattr.user.g", b"g")]), f()],
+            "xattr, which can be of one entry only",
+        ),
         refused("global-between", &[local(&[("path", b"p")]), global(&[("uid", b"1")]), f()], "stands between"),
         reads("gnu-name", &[long(b'L', &long_name), f()], &[&format!("{} file 644 0 0 0.000000000", "n".repeat(300))]),
         reads(

@@ -158,5 +158,11 @@ pub fn rows() -> Vec<Row> {
             limits: few,
             fate: Fate::Refused(Code::LimitExceeded, "more than 1 extents"),
         },
+        Row {
+            name: "limit-sparse-size",
+            archive: [v1(b"0\n", b"", b"10"), old(&[(2, 3), (6, 1)], 10).with(b"abcd")].concat(),
+            limits: Limits { layer_bytes: 19, ..Limits::default() },
+            fate: Fate::Refused(Code::LimitExceeded, "20 bytes of sparse files and their holes are more than 19"),
+        },
     ]
 }
