@@ -323,8 +323,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         body = answer.body if answer.cut is None else answer.body[: answer.cut]
-        self.wfile.write(body)
+        # Before it is sent: who has it may look at once.
         self.registry.sent += len(body)
+        try:
+            self.wfile.write(body)
+        except OSError:
+            self.registry.sent -= len(body)
+            raise
         if answer.cut is not None or (answer.length not in (None, -1) and answer.length != len(body)):
             self.wfile.flush()
             time.sleep(answer.stall)

@@ -6,6 +6,7 @@ never becomes plain HTTP, and a public registry cannot send us to a private addr
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import itertools
 import random
@@ -154,6 +155,34 @@ class Client:
             self._wait_as_told(name, what, response, attempt)
         raise AssertionError  # pragma: no cover - itertools.count() does not end
 
+    def get(
+        self,
+        target: str | httpx.URL,
+        *,
+        limit: int,
+        name: str,
+        what: str,
+        scopes: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+        expected: Iterable[int] = (200,),
+    ) -> tuple[httpx.Response, bytes]:
+        """Fetches something small: the answer and at most `limit` bytes of its body; again when the body breaks off.
+
+        Raises:
+            NetworkError, RateLimitError, AuthenticationError, RegistryError: as `send`.
+        """
+        wanted = tuple(expected)
+        for attempt in itertools.count():
+            response = self.send("GET", target, name=name, what=what, scopes=scopes, headers=headers, expected=wanted)
+            try:
+                return response, read_capped(response, limit)
+            except httpx.TransportError as error:
+                self.raise_if_closed(name)
+                if attempt >= self.options.retries:
+                    raise network_failure(name, response.request.url.netloc.decode("ascii"), error) from error
+                self.pause(attempt)
+        raise AssertionError  # pragma: no cover - itertools.count() does not end
+
     def failure(self, name: str, what: str, response: httpx.Response) -> OcifastError:
         """The error for an answer that was not expected; reads the answer's body and closes it."""
         try:
@@ -191,7 +220,9 @@ class Client:
             message = f"{failure.message} (it asks to wait {told:.0f} s)"
             raise type(failure)(message, **failure.context, retry_after=told)
         limiter = self._limiter(response.request.url)
-        read_capped(response, ERROR_LIMIT)
+        # The status counts; the body is read for the connection's sake alone.
+        with contextlib.suppress(httpx.TransportError):
+            read_capped(response, ERROR_LIMIT)
         if told is not None:
             # Jitter: those who were sent away together must not come back together.
             limiter.pause(told + random.uniform(0, min(1.0, self.options.backoff)))  # noqa: S311

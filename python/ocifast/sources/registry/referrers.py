@@ -14,7 +14,6 @@ import msgspec
 
 from ocifast import _core
 from ocifast.errors import DocumentError, RegistryError
-from ocifast.sources.registry.failures import read_capped
 from ocifast.sources.registry.transfer import Origin
 from ocifast.sources.registry.upload import Uploader
 from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, Index
@@ -54,18 +53,18 @@ def list_referrers(origin: Origin, digest: str) -> tuple[Descriptor, ...]:
     target: str | httpx.URL = f"/v2/{origin.repository}/referrers/{digest}"
     found: dict[str, Descriptor] = {}
     for _ in range(_PAGES):
-        response = _get(origin, target)
-        if response is None:
+        page = _get(origin, target)
+        if page is None:
             break
-        index, following = _read_page(origin, response)
+        index, following = _decode_index(origin, page[1]), origin.client.next_page(origin.name, page[0])
         found.update((each.digest, each) for each in index.manifests)
         if following is None:
             return tuple(found.values())
         target = following
     if found:
         raise RegistryError(f"{origin.name}: the list of referrers does not end", reference=origin.name)
-    response = _get(origin, f"/v2/{origin.repository}/manifests/{fallback_tag(digest)}")
-    return () if response is None else _read_page(origin, response)[0].manifests
+    page = _get(origin, f"/v2/{origin.repository}/manifests/{fallback_tag(digest)}")
+    return () if page is None else _decode_index(origin, page[1]).manifests
 
 
 def add_to_fallback(uploader: Uploader, subject: Descriptor, document: Document) -> None:
@@ -82,12 +81,11 @@ def add_to_fallback(uploader: Uploader, subject: Descriptor, document: Document)
     origin = Origin(uploader.client, uploader.repository, uploader.name)
     # Several referrers of one subject may be pushed at the same time by this process; others are out of reach.
     with _fallback_lock:
-        response = _get(origin, target)
+        page = _get(origin, target)
         index: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-        if response is not None:
-            raw = read_capped(response, MANIFEST_LIMIT + 1)
-            _decode_index(origin, raw)
-            index = msgspec.json.decode(raw)
+        if page is not None:
+            _decode_index(origin, page[1])
+            index = msgspec.json.decode(page[1])
         if any(each.get("digest") == document.digest for each in index["manifests"]):
             return
         index["manifests"].append(entry)
@@ -103,10 +101,11 @@ def add_to_fallback(uploader: Uploader, subject: Descriptor, document: Document)
         ).close()
 
 
-def _get(origin: Origin, target: str | httpx.URL) -> httpx.Response | None:
-    response = origin.client.send(
-        "GET",
+def _get(origin: Origin, target: str | httpx.URL) -> tuple[httpx.Response, bytes] | None:
+    """An answer and its body; None when there is no such list."""
+    response, raw = origin.client.get(
         target,
+        limit=MANIFEST_LIMIT + 1,
         name=origin.name,
         what="list referrers",
         scopes=origin.scopes,
@@ -114,15 +113,7 @@ def _get(origin: Origin, target: str | httpx.URL) -> httpx.Response | None:
         # Registries without the API answer 404, some 400 or 405.
         expected=(200, 400, 404, 405),
     )
-    if response.status_code == 200:
-        return response
-    response.close()
-    return None
-
-
-def _read_page(origin: Origin, response: httpx.Response) -> tuple[Index, httpx.URL | None]:
-    index = _decode_index(origin, read_capped(response, MANIFEST_LIMIT + 1))
-    return index, origin.client.next_page(origin.name, response)
+    return (response, raw) if response.status_code == 200 else None
 
 
 def _decode_index(origin: Origin, raw: bytes) -> Index:

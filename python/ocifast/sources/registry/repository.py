@@ -8,7 +8,6 @@ import msgspec
 from ocifast.errors import ImageNotFoundError, RegistryError, UsageError
 from ocifast.reference import Reference
 from ocifast.sources.registry.client import Client
-from ocifast.sources.registry.failures import read_capped
 from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["check_login", "delete_manifest", "list_tags"]
@@ -38,21 +37,20 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
         target: str | httpx.URL = f"/v2/{reference.repository}/tags/list?n=1000"
         seen: set[str] = set()
         for _ in range(_PAGES):
-            response = client.send(
-                "GET",
+            response, body = client.get(
                 target,
+                limit=_PAGE_LIMIT + 1,
                 name=reference.name,
                 what="list tags",
                 scopes=(f"repository:{reference.repository}:pull",),
                 expected=(200, 404),
             )
             if response.status_code == 404:
-                response.close()
                 raise ImageNotFoundError(
                     f"{reference.name}: no such repository; check its name, and log in if it is private",
                     reference=reference.name,
                 )
-            page = _decode(reference.name, response)
+            page = _decode(reference.name, body)
             tags.update(dict.fromkeys(page))
             following = client.next_page(reference.name, response)
             if following is None:
@@ -127,8 +125,7 @@ def _client(reference: Reference, options: RegistryOptions | None) -> Client:
     )
 
 
-def _decode(name: str, response: httpx.Response) -> list[str]:
-    body = read_capped(response, _PAGE_LIMIT + 1)
+def _decode(name: str, body: bytes) -> list[str]:
     if len(body) > _PAGE_LIMIT:
         raise RegistryError(f"{name}: a page of its tags is longer than {_PAGE_LIMIT >> 20} MiB", reference=name)
     try:

@@ -164,6 +164,7 @@ class RegistrySource:
                 raw = read_capped(response, limit + 1)
                 break
             except httpx.TransportError as error:
+                origin.client.raise_if_closed(self.name)
                 if attempt >= origin.client.options.retries:
                     raise network_failure(self.name, origin.client.origin.netloc.decode("ascii"), error) from error
                 origin.client.pause(attempt)
