@@ -57,7 +57,7 @@ LOST: dict[str, dict[str, set[str]]] = {
 
 
 def file_system_loses(folder: Path, feature: str) -> set[str]:
-    """What a directory loses because the file system of the tests does not hold the time: ext4 and XFS begin in 1901."""
+    """What a directory loses as the file system of the tests does not hold the time: ext4 and XFS begin in 1901."""
     times = {"before 1901": -3_000_000_000, "after 2106": 5_000_000_000, "before 1970": -1}
     if feature not in times:
         return set()
