@@ -125,6 +125,13 @@ def test_a_size_is_kept_and_one_too_small_names_the_least(tmp_path: Path) -> Non
     assert image.stat().st_size == least
 
 
+@pytest.mark.parametrize("size", [0, 1, 4095])
+def test_a_size_of_less_than_a_block_is_refused_in_one_line(tmp_path: Path, size: int) -> None:
+    with pytest.raises(OutputUnsupportedError, match=rf"at least \d+ bytes, not {size}") as caught:
+        pack([everything()], tmp_path / "a.ext4", "ext4", options=PackOptions(size=size))
+    assert "\n" not in str(caught.value)
+
+
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     def made(name: str) -> Packed:
         return pack([everything(), attributes()], tmp_path / name, "ext4", options=PackOptions(journal=True))
