@@ -18,6 +18,7 @@ from ocifast.errors import (
     BlobNotFoundError,
     DigestInvalidError,
     DocumentError,
+    FileError,
     NotAnImageError,
     OcifastError,
     PlatformError,
@@ -71,6 +72,19 @@ def test_an_image_becomes_a_tree(tmp_path: Path) -> None:
         assert [entry.path for entry in tree] == ["/", "/f"]
         assert tree.read_bytes("/f") == b"data"
     assert (states[0], states[-1]) == ("waiting", "extracted")
+
+
+def test_a_tar_that_cannot_get_its_name(tmp_path: Path) -> None:
+    place = tmp_path / "out.tar"
+    place.mkdir()
+    image = build_image([TarBuilder().file("a", b"1")])
+    with (
+        open_layout(tmp_path / "layout", image) as opened,
+        opened.flatten() as rootfs,
+        pytest.raises(FileError, match=r"cannot write .*/out\.tar: Is a directory"),
+    ):
+        rootfs.write_tar(place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layout", "out.tar"]
 
 
 def test_the_platform_of_this_machine_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,25 +252,33 @@ def test_inspecting_a_remote_image_fetches_no_layer(capsys: pytest.CaptureFixtur
         assert not [line for line in server.lines if line.rpartition("/")[2] in layers]
 
 
-def test_an_interrupt_ends_a_download_that_waits_and_leaves_nothing(tmp_path: Path) -> None:
-    """The server is silent in the middle of a blob; nothing but the interrupt ends this before a minute is over."""
+@pytest.mark.parametrize(
+    "arguments",
+    [["pull", "{name}", "oci:{out}"], ["compile", "{name}", "{out}", "--no-cache"]],
+    ids=["pull", "compile"],
+)
+def test_an_interrupt_ends_a_download_that_waits_and_leaves_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    """The server is silent in the middle of a blob; nothing but the interrupt ends this within half a minute."""
     stalling, over = threading.Event(), threading.Event()
 
     def script(request: Request) -> Answer | None:
-        if "/blobs/" in request.path:
+        if any(digest in request.path for digest in layers):
             stalling.set()
             over.wait(120)
         return None
 
+    image = random_image(1000)
+    layers = [layer.digest for layer in image.layers]
     with serve_faulty(script) as server:
-        name = server.put(random_image(1000), "a:1")
+        name = server.put(image, "a:1")
         code = "import sys; from ocifast.cli import main; sys.exit(main())"
-        words = [sys.executable, "-c", code, "pull", name, f"oci:{tmp_path}/out"]
+        words = [sys.executable, "-c", code]
+        words += [word.format(name=name, out=tmp_path / "out") for word in arguments]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             assert stalling.wait(60)
             process.send_signal(signal.SIGINT)
-            out, told = process.communicate(timeout=30)
+            out, told = process.communicate(timeout=20)
         finally:
             over.set()
             process.kill()

@@ -49,6 +49,10 @@ class Layered(Protocol):
         """Opens a layer from byte `offset` on."""
         ...
 
+    def close(self) -> None:
+        """Breaks off what is being read, from any thread; nothing can be read after."""
+        ...
+
 
 class BlobWriter(Protocol):
     """A blob on its way into a store; leaving it without `commit` keeps what is there for another try."""
@@ -234,8 +238,10 @@ class Rootfs:
                 written = self.tree.write_tar(file.fileno(), clamp_mtime=clamp_mtime)
                 os.fsync(file.fileno())
             Path(beside).replace(path)
-        except BaseException:
+        except BaseException as error:
             Path(beside).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise FileError(f"cannot write {path}: {error.strerror}") from None
             raise
         return written
 
@@ -264,7 +270,7 @@ def flatten(
     """Downloads, verifies, decodes and merges all layers, side by side.
 
     Args:
-        image: what to flatten.
+        image: what to flatten; after a failure it is closed.
         store: where contents wait; see `_core.Flattener`.
         folder: an empty folder for them, which the caller removes; None for one of our own in the temporary folder,
             which `Rootfs.close` removes.
@@ -335,6 +341,8 @@ class _Flattening:
                 tree = self.finish()
             except BaseException:
                 self.flattener.abort()
+                # A thread that waits for a silent server ends only when its connection does.
+                self.image.close()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         self.watch_applied()
@@ -343,6 +351,7 @@ class _Flattening:
     def watch(self, futures: Sequence[Future[None]]) -> BaseException | None:
         """Waits for all; returns the failure that is the cause of the others, if any."""
         pending = set(futures)
+        stopped: BaseException | None = None
         while pending:
             timeout = None if self.progress is silent and self.cancelled is None else _POLL_SECONDS
             done, pending = wait(pending, timeout=timeout, return_when=FIRST_EXCEPTION)
@@ -353,7 +362,11 @@ class _Flattening:
             # "Cancelled" only says that another layer failed: that one is read to its end, and tells why.
             if real := [failure for failure in failures if not isinstance(failure, CancelledError)]:
                 return real[0]
-        return None
+            stopped = stopped or next(iter(failures), None)
+        if stopped is not None:
+            # When the core knows why, its `finish` raises that; else somebody closed the source.
+            self.finish()
+        return stopped
 
     def finish(self) -> _core.Tree:
         if self.progress is silent:
