@@ -199,10 +199,24 @@ def test_source_date_epoch_clamps_times(tmp_path: Path, monkeypatch: pytest.Monk
         compile(layout, tmp_path / "again", options=UNCACHED)
 
 
-def test_user_that_the_image_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(OcifastError, match="user 'nobody' is not in the image's /etc/passwd"):
-        compile(small(tmp_path, user="nobody"), tmp_path / "out.tar", options=UNCACHED)
+@pytest.mark.parametrize(
+    ("user", "ids", "message"),
+    [
+        ("nobody", (None, None), "user 'nobody' is not in the image's /etc/passwd"),
+        ("nobody:staff", (None, 50), "user 'nobody' is not in the image's /etc/passwd"),
+        ("app:nogroup", (1000, None), "group 'nogroup' is not in the image's /etc/group"),
+    ],
+)
+def test_user_that_the_image_does_not_have(
+    tmp_path: Path, user: str, ids: tuple[int | None, int | None], message: str
+) -> None:
+    layout = small(tmp_path, user=user)
+    for options in (CompileOptions(cache=False, strict=True), CompileOptions(cache=False, boot=True)):
+        with pytest.raises(OcifastError, match=message):
+            compile(layout, tmp_path / "out.tar", options=options)
     assert listing(tmp_path) == ["layout"]
+    done = compile(layout, tmp_path / "out.tar", options=UNCACHED)
+    assert (done.config.user.uid, done.config.user.gid) == ids
 
 
 def test_second_run_comes_from_the_cache(tmp_path: Path, registry: Registry) -> None:

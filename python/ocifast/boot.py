@@ -31,17 +31,27 @@ class User:
 
     Attributes:
         name: as the config has it: "" when it has none, else `USER[:GROUP]`, names or numbers.
-        uid: numeric user.
-        gid: numeric group.
+        uid: numeric user; None when the name is not in the image's passwd.
+        gid: numeric group; None when the group, or the user that it would come from, is not in the image.
         groups: supplementary groups, sorted, without `gid`.
         home: home directory from the image's passwd; "/" when the user is not in it.
     """
 
     name: str
-    uid: int
-    gid: int
+    uid: int | None
+    gid: int | None
     groups: tuple[int, ...]
     home: str
+
+    @property
+    def missing(self) -> str | None:
+        """What the image lacks, for a message, or None: such an image can be compiled, but not booted as it says."""
+        user, _, group = self.name.partition(":")
+        if self.uid is None:
+            return f"the config's user {user!r} is not in the image's /etc/passwd"
+        if self.gid is None:
+            return f"the config's group {group!r} is not in the image's /etc/group"
+        return None
 
 
 @dataclass(frozen=True)
@@ -100,16 +110,18 @@ class BootConfig:
         )
 
 
-def boot_config(config: ImageConfig, files: Files, *, name: str) -> BootConfig:
+def boot_config(config: ImageConfig, files: Files) -> BootConfig:
     """Resolves an image's config against the image's own files, and nothing else.
 
     Args:
         config: the image config.
         files: the image's tree.
-        name: how messages call the image.
+
+    Returns:
+        The config; ids of a user or group that the image does not have are None (see `User.missing`).
 
     Raises:
-        DocumentError: the config names a user or group that the image does not have.
+        DocumentError: `/etc/passwd` or `/etc/group` is too long.
     """
     runtime = config.config
     if runtime is None:
@@ -119,32 +131,27 @@ def boot_config(config: ImageConfig, files: Files, *, name: str) -> BootConfig:
         tuple(runtime.entrypoint or ()),
         tuple(runtime.cmd or ()),
         tuple(runtime.env or ()),
-        _resolve_user(runtime.user or "", files, name),
+        _resolve_user(runtime.user or "", files),
         directory if directory.startswith("/") else f"/{directory}",
         runtime.stop_signal or None,
     )
 
 
-def _resolve_user(text: str, files: Files, name: str) -> User:
+def _resolve_user(text: str, files: Files) -> User:
     user, _, group = text.partition(":")
     passwd = _database(files, "/etc/passwd", 7)
     # Names win over numbers, as in all runtimes: a user may be called "1000".
     entry = next((fields for fields in passwd if fields[0] == user), None) if user else None
     uid = _number(entry[2]) if entry else _number(user or "0")
-    if uid is None:
-        raise DocumentError(f"{name}: the config's user {user!r} is not in the image's /etc/passwd", reference=name)
-    if entry is None:
+    if entry is None and uid is not None:
         entry = next((fields for fields in passwd if _number(fields[2]) == uid), None)
     home = entry[5] if entry and entry[5] else "/"
     groups = _database(files, "/etc/group", 4)
     if group:
         found = next((fields for fields in groups if fields[0] == group), None)
-        gid = _number(found[2]) if found else _number(group)
-        if gid is None:
-            raise DocumentError(
-                f"{name}: the config's group {group!r} is not in the image's /etc/group", reference=name
-            )
-        return User(text, uid, gid, (), home)
+        return User(text, uid, _number(found[2]) if found else _number(group), (), home)
+    if uid is None:
+        return User(text, None, None, (), home)
     gid = (_number(entry[3]) if entry else None) or 0
     members = (fields for fields in groups if entry and entry[0] in fields[3].split(","))
     others = {number for fields in members if (number := _number(fields[2])) is not None and number != gid}

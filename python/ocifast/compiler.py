@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ocifast import _core
-from ocifast.boot import boot_config
+from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
 from ocifast.compiled import CompiledImage, facts_of
-from ocifast.errors import CancelledError, LossError, UsageError
+from ocifast.errors import CancelledError, DocumentError, LossError, UsageError
 from ocifast.image import Image, resolve
 from ocifast.packers import (
     Backend,
@@ -59,7 +59,8 @@ class CompileOptions:
         tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
         threads: that decode and pack; None for one per processor. Changes nothing in the output.
         downloads: layers fetched at the same time.
-        strict: whether a loss is an error.
+        strict: whether a loss is an error, or a user that the image does not have.
+        boot: whether `CompiledImage.config` must be complete: a user that the image does not have is an error.
         tree_digest: whether `CompiledImage.tree_digest` is wanted, which takes reading all contents once more.
         clamp_mtime: seconds since 1970 that no time in the output passes; None takes `SOURCE_DATE_EPOCH`, if that is
             set.
@@ -76,6 +77,7 @@ class CompileOptions:
     threads: int | None = None
     downloads: int = 4
     strict: bool = False
+    boot: bool = False
     tree_digest: bool = False
     clamp_mtime: int | None = None
     max_entries: int | None = None
@@ -242,6 +244,7 @@ class _Run:
 
     def _from_cache(self, image: Image, backend: Backend, found: CachedOutput, space: Workspace) -> CompiledImage:
         facts = facts_of(found.facts)
+        self._refuse_missing(facts["config"])
         self._refuse_losses(facts["losses"])
         copy = space.path / "output"
         found.place(copy, mode=0o600)
@@ -253,7 +256,8 @@ class _Run:
             waiting = self._waiting_folder(backend, space, stack)
             check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
             rootfs = stack.enter_context(self._flatten(image, backend, waiting))
-            config = boot_config(image.config, rootfs, name=image.name)
+            config = boot_config(image.config, rootfs)
+            self._refuse_missing(config)
             tree_digest = rootfs.digest if self.options.tree_digest else None
             self._tell(Phase.PACKING)
             made = None if space is None else space.path / "output"
@@ -325,6 +329,10 @@ class _Run:
         created = _seconds(image.config.created or "")
         return created if self.clamp is None else min(created, self.clamp)
 
+    def _refuse_missing(self, config: BootConfig) -> None:
+        if (self.options.strict or self.options.boot) and (missing := config.user.missing) is not None:
+            raise DocumentError(f"{self.plan.image}: {missing}", reference=self.plan.image)
+
     def _refuse_losses(self, losses: tuple[Loss, ...]) -> None:
         if not self.options.strict or not losses:
             return
@@ -334,7 +342,10 @@ class _Run:
             f"{self.format.name} cannot hold all of {self.plan.image}: {first.detail}, {first.count} times{where}"
             + (f", and {len(losses) - 1} losses of other kinds" if len(losses) > 1 else ""),
             reference=self.plan.image,
-            losses=[asdict(loss) | {"paths": [os.fsdecode(path) for path in loss.paths]} for loss in losses],
+            losses=[
+                asdict(loss) | {"paths": [path.decode("utf-8", "backslashreplace") for path in loss.paths]}
+                for loss in losses
+            ],
         )
 
     def _result(self, image: Image, backend: Backend, **facts: Any) -> CompiledImage:

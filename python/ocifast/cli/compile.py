@@ -105,6 +105,7 @@ def command(
             threads=jobs,
             downloads=downloads,
             strict=strict,
+            boot=config_file is not None,
             tree_digest=tree_digest,
         ),
     )
@@ -115,6 +116,8 @@ def command(
         with Workspace(config_file, is_directory=False) as space:
             done = _run(plan, quiet)
             _write_config(space, done)
+    if (missing := done.config.user.missing) is not None:
+        warn(f"{done.reference}: {missing}")
     for loss in done.losses:
         where = f", first /{loss.paths[0].decode('utf-8', 'backslashreplace')}" if loss.paths else ""
         warn(f"{done.format}: {loss.detail} ({loss.count} times{where})")
