@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlencode
@@ -109,19 +110,48 @@ class Authenticator:
         self._may_be_plain = may_be_plain
         self._send = send
         self._lock = threading.RLock()
+        self._tried = threading.Condition(self._lock)
         self._basic: str | None = None
+        self._proven: str | None = None
+        self._trial: int | None = None
         self._challenge: Challenge | None = None
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._refusal: AuthenticationError | None = None
 
-    def header(self, scopes: Sequence[str]) -> str | None:
-        """The value of `Authorization` for a request that needs the scopes; None before the first challenge.
+    @contextmanager
+    def attempt(self, scopes: Sequence[str]) -> Iterator[str | None]:
+        """The value of `Authorization` for one request, which is sent and answered within the block.
 
-        A token near its end is renewed here, before it is refused.
+        While nobody knows whether a password is right, one request tries it and all others wait for what comes of it:
+        registries lock users out who are refused several times.
 
         Raises:
             AuthenticationError, NetworkError, RegistryError: as `answer`.
         """
+        me = threading.get_ident()
+        with self._tried:
+            while self._trial is not None and self._refusal is None:
+                self._tried.wait()
+            header = self._header(scopes)
+            if header is not None and header == self._basic != self._proven:
+                self._trial = me
+        try:
+            yield header
+        finally:
+            with self._tried:
+                if self._trial == me:
+                    self._trial = None
+                    self._tried.notify_all()
+
+    def accept(self, used: str | None) -> None:
+        """Notes that the server took the `Authorization`: nobody waits for it any more."""
+        with self._tried:
+            self._proven = used
+            self._trial = None
+            self._tried.notify_all()
+
+    def _header(self, scopes: Sequence[str]) -> str | None:
+        """The header; None before the first challenge. A token near its end is renewed here, before it is refused."""
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal

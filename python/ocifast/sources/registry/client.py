@@ -249,18 +249,21 @@ class Client:
             own = _origin(url) == _origin(self.origin)
             authenticator = self._own if own else self._other(url)
             needed = scopes if own else ()
-            authorization = authenticator.header(needed)
-            response = self._send_once(method, url, headers, body, authorization)
-            if response.status_code == 401:
-                challenges = parse_challenges(response.headers.get_list("WWW-Authenticate"))
-                failure = self.failure(name, what, response)
-                # A server that asks twice in one exchange refuses what it was given; a helper's new word may help once.
-                if not challenges or answers > 1:
-                    raise failure
-                if not authenticator.answer(challenges, needed, authorization, again=answers > 0):
-                    raise failure
-                answers += 1
-                continue
+            with authenticator.attempt(needed) as authorization:
+                response = self._send_once(method, url, headers, body, authorization)
+                if response.status_code == 401:
+                    challenges = parse_challenges(response.headers.get_list("WWW-Authenticate"))
+                    failure = self.failure(name, what, response)
+                    # A server that asks twice in one exchange refuses what it was given; a helper's new word may help
+                    # once.
+                    if not challenges or answers > 1:
+                        raise failure
+                    if not authenticator.answer(challenges, needed, authorization, again=answers > 0):
+                        raise failure
+                    answers += 1
+                    continue
+                if authorization is not None and response.status_code not in RETRIED:
+                    authenticator.accept(authorization)
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not location:
                 return response
