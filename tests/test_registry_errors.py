@@ -55,6 +55,13 @@ def test_unknown_host(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["registry.exmaple"]
 
 
+def test_a_host_that_can_have_no_address(fail: Fail) -> None:
+    host = f"{'a' * 64}.example"
+    assert fail(f"{host}/a:1") == (
+        f"{host}/a:1: cannot reach {host}: the name is unknown; check its spelling and the network"
+    )
+
+
 def test_refused_connection(fail: Fail) -> None:
     host = f"127.0.0.1:{free_port()}"
     assert fail(f"{host}/a:1") == (

@@ -45,7 +45,11 @@ def resolve(host: str, port: int) -> list[tuple[int, str]]:
     Raises:
         OSError: the name is unknown.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        # A label of more than 63 characters cannot even be asked for.
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
     return list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))
 
 
