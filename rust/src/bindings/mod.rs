@@ -7,6 +7,7 @@ mod error;
 mod fd;
 mod flatten;
 mod layer;
+mod pages;
 mod tree;
 
 use pyo3::prelude::*;

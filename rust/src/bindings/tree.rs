@@ -7,6 +7,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use super::error::raise;
 use super::fd::duplicate;
+use super::pages::Pages;
 use crate::contents::{Contents, SpoolStore};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
@@ -38,6 +39,7 @@ pub(super) struct Tree {
     tree: core::Tree,
     notices: Notices,
     kept: Kept,
+    pages: Pages,
 }
 
 /// Most bytes of one read.
@@ -56,7 +58,7 @@ fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
 
 impl Tree {
     pub(super) fn new(tree: core::Tree, notices: Notices, kept: Kept) -> Self {
-        Tree { tree, notices, kept }
+        Tree { tree, notices, kept, pages: Pages::default() }
     }
 
     fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
@@ -127,9 +129,9 @@ impl Tree {
 
     #[pyo3(signature = (prefix, start, count, /))]
     fn entries(&self, py: Python<'_>, prefix: &[u8], start: usize, count: usize) -> PyResult<Vec<Row>> {
-        let inode = self.tree.lookup(prefix, false).map_err(|error| raise(py, error))?;
-        let walk = self.tree.walk_from(inode, prefix.to_vec());
-        Ok(walk.skip(start).take(count).map(|step| self.row(py, &step.path, step.inode)).collect())
+        let page = py.detach(|| self.pages.page(&self.tree, prefix, start, count));
+        let page = page.map_err(|error| raise(py, error))?;
+        Ok(page.into_iter().map(|(path, inode)| self.row(py, &path, inode)).collect())
     }
 
     #[pyo3(signature = (path, *, follow = true))]
