@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from ocifast.errors import (
     AuthenticationError,
     DigestMismatchError,
+    NetworkError,
     OcifastError,
     RegistryError,
     SizeMismatchError,
@@ -204,6 +206,30 @@ def test_a_session_that_stands_elsewhere_than_it_says_is_begun_anew(server: Faul
     assert server.uploads == {}
 
 
+@pytest.mark.parametrize("status", [502, 403])
+def test_the_newest_location_is_recovered_from_and_cancelled(
+    server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(upload, "CHUNK", 100_000)
+    server.chunk_minimum = 400_000
+    failures = [Answer(status)]
+
+    def script(request: Request) -> Answer | None:
+        second = request.headers.get("content-range", "").startswith("400000-")
+        return failures.pop() if second and failures else None
+
+    server.script = script
+    if status == 502:
+        put_blob(server)
+        assert server.blobs["a"] == {BLOB.digest: DATA}
+        assert server.lines.count("POST /v2/a/blobs/uploads/") == 1
+    else:
+        with pytest.raises(AuthenticationError):
+            put_blob(server)
+        assert server.lines[-1] == f"DELETE {SESSION}0"
+    assert server.uploads == {}
+
+
 def test_an_iterator_cannot_be_sent_again_and_the_session_is_cancelled(server: FaultyRegistry) -> None:
     server.break_uploads = [400_000]
     with pytest.raises(RegistryError, match="the connection broke"):
@@ -268,6 +294,24 @@ def test_a_failure_of_the_source_cancels_the_upload(server: FaultyRegistry) -> N
 
     with pytest.raises(SizeMismatchError, match="the disk is gone"):
         put_blob(server, failing())
+    assert server.lines == ["POST /v2/a/blobs/uploads/", f"DELETE {SESSION}0"]
+    assert server.uploads == {}
+
+
+def test_a_broken_connection_of_the_source_is_not_the_uploads(server: FaultyRegistry) -> None:
+    class Failing:
+        asked = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.asked += 1
+            yield DATA[:500_000]
+            yield DATA[500_000:600_000]
+            raise NetworkError("the source is gone") from httpx.ReadError("reset")
+
+    chunks = Failing()
+    with pytest.raises(NetworkError, match="the source is gone"):
+        put_blob(server, chunks)
+    assert chunks.asked == 1
     assert server.lines == ["POST /v2/a/blobs/uploads/", f"DELETE {SESSION}0"]
     assert server.uploads == {}
 

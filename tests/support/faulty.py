@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from tests.support.images import BuiltImage
 
@@ -91,9 +91,10 @@ def digest_of(data: bytes) -> str:
 
 @dataclass
 class Upload:
-    """An upload session."""
+    """An upload session; its location is another one after each chunk, and older ones are refused."""
 
     data: bytes = b""
+    state: str = "a/b"
 
 
 class FaultyRegistry:
@@ -207,7 +208,8 @@ class FaultyRegistry:
         upload = self.uploads.get(name)
         if upload is None:
             return error(404, "BLOB_UPLOAD_UNKNOWN")
-        location = f"/v2/{repository}/blobs/uploads/{name}?state=a%2Fb"
+        if request.values("state") != [upload.state]:
+            return error(400, "BLOB_UPLOAD_INVALID", "stale upload state")
         if request.method == "DELETE":
             del self.uploads[name]
             return Answer(204)
@@ -223,6 +225,9 @@ class FaultyRegistry:
             self.blobs.setdefault(repository, {})[digest] = upload.data
             del self.uploads[name]
             return Answer(201)
+        if request.method == "PATCH":
+            upload.state = f"a/b{len(upload.data)}"
+        location = f"/v2/{repository}/blobs/uploads/{name}?state={quote(upload.state, safe='')}"
         there = {"Location": location, "Range": f"0-{max(0, len(upload.data) - 1)}"}
         return Answer(202 if request.method == "PATCH" else 204, there)
 

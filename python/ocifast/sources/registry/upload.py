@@ -27,12 +27,12 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})", re.ASCII)
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
     """An upload session.
 
     Attributes:
-        location: where the next request goes; changes with every answer.
+        location: where the next request goes; changes with every answer, and an older one may be refused.
         offset: bytes that the registry has.
         chunk_minimum: least bytes of a chunk when the registry wants chunks; None when it takes a blob whole.
         resumed: whether a request of this session was broken.
@@ -147,7 +147,8 @@ class Uploader:
             response = self._request("PATCH", session.location, headers, rest.take(length), "upload a chunk")
             self._check(response, (202,), "upload a chunk")
             offset += length
-            session = replace(session, location=self._location(response, session.location), offset=offset)
+            # In place: whoever recovers or cancels the session after a failure needs the newest location.
+            session.location, session.offset = self._location(response, session.location), offset
         rest.finish()
         self._complete(session.location, descriptor, None)
 
@@ -175,7 +176,8 @@ class Uploader:
                 retries=0,
             )
         except NetworkError as error:
-            if isinstance(error.__cause__, httpx.TransportError):
+            # What the body itself raised is a failure of where it comes from: another upload would not help.
+            if (once is None or error is not once.failure) and isinstance(error.__cause__, httpx.TransportError):
                 raise _BrokenError(error) from error
             raise
 
@@ -238,12 +240,20 @@ class _Once:
 
     def __init__(self, body: Iterator[bytes]) -> None:
         self._body: Iterator[bytes] | None = body
+        self.failure: OcifastError | None = None
 
     def __call__(self) -> Iterable[bytes]:
         body, self._body = self._body, None
         if body is None:
             raise _BrokenError(RegistryError("the registry wants the upload's bytes again"))
-        return body
+        return self._noting_failures(body)
+
+    def _noting_failures(self, body: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from body
+        except OcifastError as error:
+            self.failure = error
+            raise
 
 
 def _held_back(chunks: Iterable[bytes]) -> Iterator[bytes]:
