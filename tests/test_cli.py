@@ -107,6 +107,8 @@ def test_every_command_and_option_is_documented() -> None:
             "say how much may stay: --max-size, --older-than or both (see 'ocifast cache prune --help')",
         ),
         (["cache", "prune", "--older-than", "soon"], "'soon' is no age"),
+        (["cache", "prune", "--older-than", "9" * 5000 + "d"], "is too long ago"),
+        (["compile", "x", "y.ext4", "--size", "99999999999T"], "'99999999999T' is too much"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
@@ -161,6 +163,35 @@ def test_no_message_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handlers of who runs the tests stay
     assert main([]) == 1
     assert capsys.readouterr().err == "ocifast: error: it said: \\x1b]0;title\\x07 \\xff\\u202e !\n"
+
+
+def test_what_nobody_expected_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of\nall things")
+
+    monkeypatch.setattr(cli, "main", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main([]) == 1
+    assert capsys.readouterr().err == "ocifast: error: unexpected: ZeroDivisionError: of all things\n"
+    monkeypatch.setenv("OCIFAST_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main([])
+
+
+def test_losses_at_names_that_are_no_utf8(tmp_path: Path) -> None:
+    layer = TarBuilder().pax({"mtime": "7.25"}).file(b"b\xff", b"2")
+    image = write_layout(tmp_path / "layout", build_image([layer]))
+    done = try_ocifast("compile", f"oci:{image}:app", tmp_path / "out.cpio", "--strict", "--json")
+    assert json.loads(done.stdout)["error"]["losses"][0]["paths"] == ["b\\xff"]
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+
+
+def test_surrogates_in_json(tmp_path: Path) -> None:
+    done = try_ocifast("compile", f"oci:{tmp_path}/no\udcff:app", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["error"]["message"].count("no\udcff") == 1
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
 
 
 def test_an_error_as_json(tmp_path: Path) -> None:

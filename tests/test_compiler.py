@@ -194,9 +194,10 @@ def test_source_date_epoch_clamps_times(tmp_path: Path, monkeypatch: pytest.Monk
     compile(layout, tmp_path / "out", options=UNCACHED)
     times = {path.name: path.stat().st_mtime for path in (tmp_path / "out").rglob("*")}
     assert times == {"etc": 8, "passwd": 9, "group": 9, "data": 9, "name": 9}
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
-        compile(layout, tmp_path / "again", options=UNCACHED)
+    for text in ("yesterday", "99999999999999999999"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+        with pytest.raises(UsageError, match=f"SOURCE_DATE_EPOCH is '{text}'"):
+            compile(layout, tmp_path / "again", options=UNCACHED)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class CompiledImage:
             "platform": self.platform,
             "config": self.config.to_json(),
             "size": self.size,
-            "losses": [asdict(loss) | {"paths": [_shown(path) for path in loss.paths]} for loss in self.losses],
+            "losses": [asdict(loss) | {"paths": [shown(path) for path in loss.paths]} for loss in self.losses],
             "notices": dict(self.notices),
             "from_cache": self.from_cache,
             "tree_digest": self.tree_digest,
@@ -85,5 +85,6 @@ def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shown(path: bytes) -> str:
+def shown(path: bytes) -> str:
+    """A path of an image as text; bytes that are no UTF-8 as backslash escapes."""
     return path.decode("utf-8", "backslashreplace")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
-from ocifast.compiled import CompiledImage, facts_of
+from ocifast.compiled import CompiledImage, facts_of, shown
 from ocifast.errors import CancelledError, DocumentError, LossError, UsageError
 from ocifast.image import Image, resolve
 from ocifast.packers import (
@@ -205,7 +205,8 @@ class _Run:
         text = os.environ.get("SOURCE_DATE_EPOCH")
         if not text:
             return None
-        if not text.isascii() or not text.isdigit():
+        # Times are 64 bits wide in the core: 18 digits always fit.
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
             raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}; it must be a whole number of seconds since 1970")
         return int(text)
 
@@ -337,15 +338,12 @@ class _Run:
         if not self.options.strict or not losses:
             return
         first = losses[0]
-        where = f" (first: /{first.paths[0].decode('utf-8', 'backslashreplace')})" if first.paths else ""
+        where = f" (first: /{shown(first.paths[0])})" if first.paths else ""
         raise LossError(
             f"{self.format.name} cannot hold all of {self.plan.image}: {first.detail}, {first.count} times{where}"
             + (f", and {len(losses) - 1} losses of other kinds" if len(losses) > 1 else ""),
             reference=self.plan.image,
-            losses=[
-                asdict(loss) | {"paths": [path.decode("utf-8", "backslashreplace") for path in loss.paths]}
-                for loss in losses
-            ],
+            losses=[asdict(loss) | {"paths": [shown(path) for path in loss.paths]} for loss in losses],
         )
 
     def _result(self, image: Image, backend: Backend, **facts: Any) -> CompiledImage:

@@ -136,6 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stopped.status
     except (click.Abort, EOFError):
         return 128 + signal.SIGINT
+    except Exception as error:
+        if os.environ.get("OCIFAST_DEBUG"):
+            raise
+        return _fail(OcifastError(f"unexpected: {type(error).__name__}: {error}"), session)
     return status if isinstance(status, int) else 0
 
 
@@ -156,7 +160,9 @@ def _fail(error: OcifastError, session: dict[str, Any]) -> int:
         import json
 
         told = {"code": error.code, "message": str(error), **error.context}
-        click.echo(json.dumps({"error": told}, default=str, ensure_ascii=False))
+        from ocifast.cli.display import encodable
+
+        click.echo(encodable(json.dumps({"error": told}, default=str, ensure_ascii=False)))
     click.echo(f"ocifast: error: {_one_line(str(error))}", err=True)
     return 1
 

@@ -21,7 +21,10 @@ class _Age(click.ParamType[float]):
         match = re.fullmatch(r"(\d+)([smhdw])", str(value))
         if match is None:
             self.fail(f"{value!r} is no age; write a number with s, m, h, d or w, as 30d", param, ctx)
-        return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+        seconds = int(match[1][:20]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+        if seconds >= 1 << 53:
+            self.fail(f"{value!r} is too long ago", param, ctx)
+        return seconds
 
 
 @click.group(short_help="Look at the cache, or make it smaller.")

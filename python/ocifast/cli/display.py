@@ -15,7 +15,7 @@ from ocifast.progress import Event, LayerState, Phase, Progress, silent
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["format_size", "printable", "progress_display", "report", "warn"]
+__all__ = ["encodable", "format_size", "printable", "progress_display", "report", "warn"]
 
 _WORDS = {
     LayerState.WAITING: "waiting",
@@ -41,11 +41,16 @@ def report(data: dict[str, Any], *, as_json: bool, text: str | Callable[[], str]
     if as_json:
         import json
 
-        click.echo(json.dumps(data, default=_plain, ensure_ascii=False))
+        click.echo(encodable(json.dumps(data, default=_plain, ensure_ascii=False)))
         return
     shown = text() if callable(text) else text
     if shown:
         click.echo(shown)
+
+
+def encodable(text: str) -> str:
+    """Text with surrogates, which no output takes, as backslash escapes; in JSON, those it has for them."""
+    return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
 def warn(message: str) -> None:

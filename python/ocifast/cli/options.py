@@ -99,7 +99,10 @@ class Size(click.ParamType[int]):
         factors = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
         if not (number.isascii() and number.isdigit()) or unit not in factors:
             self.fail(f"{value!r} is no size; write bytes, or a number with K, M, G or T", param, ctx)
-        return int(number) << factors[unit]
+        size = int(number[:20]) << factors[unit]
+        if size >= 1 << 63:
+            self.fail(f"{value!r} is too much", param, ctx)
+        return size
 
 
 SIZE = Size()
