@@ -264,6 +264,27 @@ def test_helpers_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scri
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["credsStore", "credHelpers"])
+def test_a_helper_that_is_not_installed(tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str) -> None:
+    """What is public is pulled; who is asked for a password learns which helper is missing."""
+    caplog.set_level("INFO")
+    with serve_faulty() as server:
+        path = tmp_path / "config.json"
+        helper: Any = "absent" if key == "credsStore" else {server.host: "absent"}
+        path.write_text(json.dumps({key: helper}))
+        options = quick(auth_file=path)
+        assert CredentialKeeper(server.host, None, options).get() is None
+        assert "docker-credential-absent is not installed" in caplog.text
+        image = random_image(10)
+        name = server.put(image, "a:1")
+        assert pull(name, options) == [image.layers[0].blob]
+        server.script = lambda request: Answer(401, {"WWW-Authenticate": "Basic"})
+        with pytest.raises(AuthenticationError, match="asks for a password; install docker-credential-absent"):
+            pull(name, options)
+        with pytest.raises(AuthenticationError, match="not installed"):
+            remember(server.host, Credential("me", "secret"), options)
+
+
 def run(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stdin: str = ""
 ) -> tuple[int, str, str]:

@@ -207,11 +207,14 @@ class Authenticator:
             if credential is None:
                 raise self._refuse(f"{self._name} refuses the user name and password")
         if credential is None:
-            raise AuthenticationError(f"{self._name} asks for a password; use `ocifast login {self._name}`")
+            raise AuthenticationError(f"{self._name} asks for a password; {self._advice()}")
         if not credential.password:
             raise AuthenticationError(f"{self._name} asks for a password, but only an identity token is known")
         pair = f"{credential.username}:{credential.password}".encode()
         self._basic = f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+    def _advice(self) -> str:
+        return self._keeper.advice if self._keeper is not None else f"use `ocifast login {self._name}`"
 
     def _credential(self) -> Credential | None:
         return self._keeper.get() if self._keeper is not None else None
@@ -295,7 +298,7 @@ class Authenticator:
         if status in (400, 401, 403):
             if credential is None:
                 return AuthenticationError(
-                    f"{self._name} gives no anonymous access{quoted}; use `ocifast login {self._name}`",
+                    f"{self._name} gives no anonymous access{quoted}; {self._advice()}",
                     host=self._name,
                 )
             what = "identity token" if credential.identity_token else "user name and password"

@@ -9,6 +9,7 @@ speak Docker's credential helper protocol and are run by name, without a shell, 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import threading
@@ -16,11 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ocifast.errors import AuthenticationError, UsageError
-from ocifast.process import HelperError, run_helper
+from ocifast.process import HelperError, find_tool, run_helper
 from ocifast.sources.registry.credential_file import HUB_KEY, CredentialFile, keys_for, normalise_key
 from ocifast.sources.registry.options import Credential, RegistryOptions
 
 __all__ = ["CredentialKeeper", "forget", "remember", "search_paths"]
+
+_log = logging.getLogger(__name__)
 
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's name for "the secret is an identity token"
@@ -56,6 +59,14 @@ class CredentialKeeper:
         self._found: Credential | None = None
         self._helper: tuple[str, str] | None = None
         self._looked = False
+        self._missing: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """What to do when a credential is wanted and `get` found none."""
+        if self._missing is not None:
+            return f"install {self._missing}, which is configured for it"
+        return f"use `ocifast login {self._host}`"
 
     def get(self) -> Credential | None:
         """The credential; None when there is none. Looked up once.
@@ -109,6 +120,10 @@ class CredentialKeeper:
         if file.store:
             helpers.append((file.store, self._host))
         for helper, key in helpers:
+            if _is_missing(helper):
+                # An error only where a credential is demanded: what is public needs none.
+                self._missing = self._missing or _program(helper)
+                continue
             found = _ask_helper(helper, key, self._options.helper_timeout)
             if found is not None:
                 self._helper = (helper, key)
@@ -186,7 +201,17 @@ def _run_helper(helper: str, action: str, message: bytes, timeout: float) -> byt
         raise AuthenticationError(f"{error.message}; it was asked to {action} a credential", helper=program) from None
 
 
+def _is_missing(helper: str) -> bool:
+    program = _program(helper)
+    if find_tool(program) is not None:
+        return False
+    _log.info("%s is not installed; no credential is taken from it", program)
+    return True
+
+
 def _ask_helper(helper: str, key: str, timeout: float) -> Credential | None:
+    if _is_missing(helper):
+        return None
     answer = _run_helper(helper, "get", _server_url(key).encode(), timeout)
     if not answer.strip():
         return None
