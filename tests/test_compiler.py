@@ -220,6 +220,28 @@ def test_user_that_the_image_does_not_have(
     assert (done.config.user.uid, done.config.user.gid) == ids
 
 
+def test_an_output_that_cannot_be_cached_is_there_nevertheless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def put(*_: object, **__: object) -> None:
+        raise FileError("no room")
+
+    monkeypatch.setattr("ocifast.cache.OutputStore.put", put)
+    done = compile(small(tmp_path), tmp_path / "out.tar")
+    assert (tmp_path / "out.tar").stat().st_size == done.size
+    assert caplog.messages == [f"{tmp_path}/out.tar is not cached: no room"]
+
+
+def test_a_home_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("OCIFAST_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    compile(small(tmp_path), tmp_path / "out.tar")
+    assert listing(tmp_path) == ["layout", "out.tar"]
+    assert "nothing is cached: cannot make the cache folder /proc/nowhere/ocifast" in caplog.text
+
+
 def test_second_run_comes_from_the_cache(tmp_path: Path, registry: Registry) -> None:
     image = build_image([TarBuilder().file("a", b"1" * 5000)], config={"Cmd": ["x"]})
     reference = registry.put(image, "compiler/cached:1")

@@ -15,7 +15,7 @@ from tests.support.layers import TarBuilder
 from tests.support.registry import Registry
 
 CONFIG = {
-    "User": "app",
+    "User": "app\x1b]0;me\x07",
     "Entrypoint": ["/bin/app", "two words"],
     "Cmd": ["--help"],
     "Env": ["A=1", "B=\x1b[31mred"],
@@ -64,7 +64,7 @@ def test_an_image_for_people(tmp_path: Path) -> None:
         f"size          {(len(one.blob) + len(two.blob)) / 1000:.1f} kB",
         f"layers        {one.digest}  {len(one.blob)} B",
         f"              {two.digest}  {len(two.blob) / 1000:.1f} kB",
-        "user          app",
+        "user          app\\x1b]0;me\\x07",
         "working dir   /srv",
         "stop signal   SIGINT",
         "entrypoint    /bin/app 'two words'",
@@ -131,7 +131,7 @@ def test_json(tmp_path: Path) -> None:
                 }
                 for number, layer in enumerate(AMD64.layers)
             ],
-            "user": "app",
+            "user": "app\x1b]0;me\x07",
             "entrypoint": ["/bin/app", "two words"],
             "cmd": ["--help"],
             "env": ["A=1", "B=\x1b[31mred"],

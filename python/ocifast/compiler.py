@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
 from ocifast.compiled import CompiledImage, facts_of, shown
-from ocifast.errors import CancelledError, DocumentError, LossError, UsageError
+from ocifast.errors import CancelledError, DocumentError, FileError, LossError, UsageError
 from ocifast.image import Image, resolve
 from ocifast.packers import (
     Backend,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["CompileOptions", "CompilePlan", "CompiledImage", "compile"]
 
 STDOUT = "-"
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -160,7 +162,7 @@ class _Run:
         self.threads = self.options.threads or len(os.sched_getaffinity(0))
         self.streams = plan.output == STDOUT
         # An output that is streamed or a directory is not kept: see `ocifast.cache`.
-        self.cache = Cache(self.options.cache_folder) if self.options.cache else None
+        self.cache = _usable_cache(self.options)
         self.layers: BlobStore | None = None
         self.kept = None if self.streams or self.format.is_directory else self.cache
 
@@ -275,12 +277,19 @@ class _Run:
                 tree_digest=tree_digest,
             )
             if made is not None and space is not None:
-                if self.kept is not None:
-                    self.kept.outputs.put(
-                        key, made, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
-                    )
                 space.publish(made)
+                self._keep(key, image, done)
             return done
+
+    def _keep(self, key: str, image: Image, done: CompiledImage) -> None:
+        if self.kept is None or done.path is None:
+            return
+        try:
+            self.kept.outputs.put(
+                key, done.path, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
+            )
+        except FileError as error:
+            _log.warning("%s is not cached: %s", done.path, error)
 
     def _waiting_folder(self, backend: Backend, space: Workspace | None, stack: ExitStack) -> Path:
         elsewhere = self.options.tmp_dir
@@ -379,6 +388,21 @@ def _seconds(text: str) -> int:
         return max(0, calendar.timegm((*numbers, 0, 0, 0)) - offset)
     except (ValueError, OverflowError):
         return 0
+
+
+def _usable_cache(options: CompileOptions) -> Cache | None:
+    """The cache, made; None when it is not wanted, or cannot be made where it is by default (a HOME to read only)."""
+    if not options.cache:
+        return None
+    cache = Cache(options.cache_folder)
+    if options.cache_folder is None and not os.environ.get("OCIFAST_CACHE_DIR"):
+        try:
+            if not cache.folder.exists():
+                cache.prepare()
+        except (FileError, OSError) as error:
+            _log.warning("nothing is cached: %s", error)
+            return None
+    return cache
 
 
 def _suffix_format(output: str) -> tuple[str, str | None] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocifast.cli.display import format_size, report
+from ocifast.cli.display import format_size, printable, report
 from ocifast.cli.options import as_json, image_argument, platform
 from ocifast.cli.registry import make_options, registry_options
 
@@ -130,13 +130,13 @@ def _show(data: dict[str, Any]) -> str:
         for title in ("entrypoint", "cmd"):
             rows.append((title, " ".join(_quoted(word) for word in image[title])))
         for title in ("env", "exposedPorts", "volumes"):
-            rows += [(title if not number else "", _escaped(value)) for number, value in enumerate(image[title])]
+            rows += [(title if not number else "", value) for number, value in enumerate(image[title])]
         for title in ("labels", "annotations"):
             rows += [
-                (title if not number else "", _escaped(f"{key}={value}"))
+                (title if not number else "", f"{key}={value}")
                 for number, (key, value) in enumerate(image[title].items())
             ]
-    return "\n".join(f"{_TITLES.get(title, title):<14}{value}" for title, value in rows if value)
+    return "\n".join(f"{_TITLES.get(title, title):<14}{printable(value)}" for title, value in rows if value)
 
 
 _TITLES = {"workingDir": "working dir", "stopSignal": "stop signal", "exposedPorts": "ports"}
@@ -146,12 +146,7 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{entry['platform']:<20}{entry['digest']}"
 
 
-def _escaped(text: str) -> str:
-    # Texts of an image must not steer the terminal.
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def _quoted(word: str) -> str:
     import shlex
 
-    return shlex.quote(_escaped(word))
+    return shlex.quote(word)

@@ -15,13 +15,21 @@ from pathlib import Path
 import msgspec
 
 from ocifast import _core
-from ocifast.errors import DiffIdMismatchError, DocumentError, ImageReferenceError, OcifastError, UsageError
+from ocifast.errors import (
+    BlobNotFoundError,
+    DiffIdMismatchError,
+    DocumentError,
+    ImageReferenceError,
+    NotAnImageError,
+    OcifastError,
+    UsageError,
+)
 from ocifast.reference import Reference
 from ocifast.sources import Source
 from ocifast.sources.archive_destination import TarWriter, output_file
 from ocifast.sources.newfile import NewFile
 from ocifast.sources.verify import verified
-from ocifast.spec import CONFIG_LIMIT, Descriptor, Document, ImageConfig, decode_config, decode_manifest
+from ocifast.spec import CONFIG_LIMIT, Descriptor, Document, ImageConfig, Manifest, decode_config, decode_manifest
 
 __all__ = ["DockerArchiveDestination"]
 
@@ -87,11 +95,14 @@ class DockerArchiveDestination:
 
         Raises:
             DiffIdMismatchError: a layer is not what the config says.
+            NotAnImageError: it is an artifact, which has no root filesystem.
+            BlobNotFoundError: a layer was not put: a foreign one, that is kept elsewhere.
             DocumentError: the config has more or fewer diff IDs than there are layers.
         """
         if self._root is None:
             raise UsageError(f"{self.name}: no manifest was written")
         manifest = decode_manifest(self._root, name=self.name)
+        self._check_complete(manifest)
         raw = self._small[manifest.config.digest]
         layers = [self._layers[layer.digest] for layer in manifest.layers]
         self._compare(decode_config(raw, name=f"{self.name}: config"), manifest.layers)
@@ -118,6 +129,19 @@ class DockerArchiveDestination:
         self._forget()
         if self._tar is not None:
             self._tar.discard()
+
+    def _check_complete(self, manifest: Manifest) -> None:
+        known = manifest.artifact_type is None and manifest.config.digest in self._small
+        if not known or any(layer.digest in self._small for layer in manifest.layers):
+            kind = manifest.artifact_type or manifest.config.media_type
+            raise NotAnImageError(f"{self.name}: a Docker archive holds images, and this is an artifact of type {kind}")
+        for layer in manifest.layers:
+            if layer.digest not in self._layers:
+                raise BlobNotFoundError(
+                    f"{self.name}: a Docker archive holds all layers, and the foreign layer {layer.digest} is not kept "
+                    "with the image",
+                    layer=layer.digest,
+                )
 
     def _compare(self, config: ImageConfig, layers: tuple[Descriptor, ...]) -> None:
         expected = config.rootfs.diff_ids
