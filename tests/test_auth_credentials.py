@@ -358,9 +358,22 @@ def test_login_without_a_file_yet_and_as_json(
             "--json",
         ]
         status, out, _ = run(arguments, capsys, monkeypatch, "p")
-    assert (status, json.loads(out)) == (0, {"host": server.host, "username": "u", "stored": str(path)})
+    assert (status, json.loads(out)) == (
+        0,
+        {"host": server.host, "username": "u", "stored": str(path), "checked": True},
+    )
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert server.lines == ["GET /v2/"] * 2
+
+
+def test_a_login_that_nobody_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "auth.json"
+    with serve_faulty() as server:
+        words = ["login", server.host, "-u", "me", "--password-stdin", "--auth-file", str(path)]
+        told = f"kept in {path} for {server.host}, but not checked: it let us in without a password\n"
+        assert run(words, capsys, monkeypatch, "any\n") == (0, told, "")
 
 
 def test_login_keeps_a_link(tmp_path: Path) -> None:

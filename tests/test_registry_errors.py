@@ -138,7 +138,7 @@ def test_missing_scope(fail: Fail, tmp_path: Path) -> None:
         server.script = lambda request: error(403, "DENIED", "requested access to the resource is denied")
         assert fail(f"{server.host}/private/a:1") == (
             f"{server.host}/private/a:1: no permission to read the manifest at 127.0.0.1: DENIED: requested access to"
-            " the resource is denied"
+            " the resource is denied; log in as a user who may, or ask the repository's owner"
         )
 
 
@@ -159,6 +159,7 @@ def test_a_server_that_is_no_registry(fail: Fail, status: int) -> None:
     with serve_faulty(lambda request: page) as server:
         said = fail(f"{server.host}/a:1")
         assert "is no registry: it answers with a page" in said
+        assert said.endswith("; check the host's name and port")
         assert said.startswith(f"{server.host}/a:1: ")
 
 
@@ -237,6 +238,12 @@ def test_a_registry_with_no_tags_at_all(capsys: pytest.CaptureFixture[str]) -> N
     with serve_faulty(lambda request: Answer(200, {}, b'{"name":"a","tags":null}')) as server:
         assert main(["tags", f"{server.host}/a"]) == 0
         assert capsys.readouterr().out == ""
+
+
+def test_tags_that_would_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_faulty(lambda request: Answer(200, {}, b'{"tags":["1","\\u001b[2Jx\\ny"]}')) as server:
+        assert main(["tags", f"{server.host}/a"]) == 0
+        assert capsys.readouterr().out == "1\n\\x1b[2Jx\\ny\n"
 
 
 def test_a_registry_that_does_not_delete(capsys: pytest.CaptureFixture[str]) -> None:

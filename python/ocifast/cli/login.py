@@ -40,10 +40,12 @@ def command(
     if username is None:
         raise UsageError("name the user with --username")
     options = make_options(checked, username=username, auth_file=auth_file, **registry)
-    check_login(checked, options)
+    taken = check_login(checked, options)
     place = remember(checked, options.credentials[checked], options)
     report(
-        {"host": checked, "username": username, "stored": place},
+        {"host": checked, "username": username, "stored": place, "checked": taken},
         as_json=as_json,
-        text=f"logged in to {checked} as {username}; kept in {place}",
+        text=f"logged in to {checked} as {username}; kept in {place}"
+        if taken
+        else f"kept in {place} for {checked}, but not checked: it let us in without a password",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ocifast.cli.display import report
+from ocifast.cli.display import printable, report
 from ocifast.cli.options import as_json
 from ocifast.cli.registry import make_options, registry_options
 
@@ -27,4 +27,4 @@ def command(repository: str, *, as_json: bool, **registry: Any) -> None:
     if reference.tag or reference.digest:
         raise ImageReferenceError(f"{repository!r} names one image; write {reference.name} for the list of its tags")
     tags = list_tags(reference, make_options(reference.host, **registry))
-    report({"repository": reference.name, "tags": tags}, as_json=as_json, text="\n".join(tags))
+    report({"repository": reference.name, "tags": tags}, as_json=as_json, text="\n".join(map(printable, tags)))

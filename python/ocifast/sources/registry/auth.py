@@ -303,7 +303,9 @@ class Authenticator:
                 )
             what = "identity token" if credential.identity_token else "user name and password"
             if status == 403:
-                return AuthenticationError(f"{realm.host} gives no token for this{quoted}", host=self._name)
+                return AuthenticationError(
+                    f"{realm.host} gives no token for this{quoted}; log in as a user who may do it", host=self._name
+                )
             return self._refuse(f"{realm.host} refuses the {what} for {self._name}{quoted}")
         return RegistryError(f"{self._name}: its token server {realm.host} answered {status}{quoted}", host=self._name)
 

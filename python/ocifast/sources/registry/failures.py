@@ -70,7 +70,11 @@ def status_failure(name: str, what: str, response: httpx.Response, body: bytes) 
     if status == 401:
         return AuthenticationError(f"{name}: {host} refuses to {what}{quoted}; log in with `ocifast login`", **context)
     if status == 403:
-        return AuthenticationError(f"{name}: no permission to {what} at {host}{quoted}", **context)
+        return AuthenticationError(
+            f"{name}: no permission to {what} at {host}{quoted};"
+            " log in as a user who may, or ask the repository's owner",
+            **context,
+        )
     if status == 413:
         return RegistryError(
             f"{name}: {host} refuses so large a body{quoted}; raise the limit of the registry or its proxy",
@@ -79,7 +83,10 @@ def status_failure(name: str, what: str, response: httpx.Response, body: bytes) 
     if status == 429:
         return RateLimitError(f"{name}: {host} limits the rate of requests{quoted}; try later or log in", **context)
     if not said and _is_page(response):
-        return RegistryError(f"{name}: {host} is no registry: it answers with a page (status {status})", **context)
+        return RegistryError(
+            f"{name}: {host} is no registry: it answers with a page (status {status}); check the host's name and port",
+            **context,
+        )
     return RegistryError(f"{name}: cannot {what}: {host} answered {status}{quoted}", **context)
 
 
@@ -108,7 +115,7 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
     elif isinstance(error, httpx.ProxyError):
         reason = f"the proxy refused: {_one_line(str(error))}"
     elif isinstance(error, httpx.RemoteProtocolError) and not _is_break(error):
-        reason = f"it is no registry, or broken: {_one_line(str(error))}"
+        reason = f"it is no registry, or broken: {_one_line(str(error))}; check its name and port"
     else:
         reason = "the connection broke"
     return NetworkError(f"{name}: cannot reach {host}: {reason}", reference=name, host=host)

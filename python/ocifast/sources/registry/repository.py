@@ -98,12 +98,15 @@ def delete_manifest(reference: Reference, options: RegistryOptions | None = None
         client.close()
 
 
-def check_login(host: str, options: RegistryOptions) -> None:
+def check_login(host: str, options: RegistryOptions) -> bool:
     """Asks a registry for nothing but its welcome, with the credential of the options.
+
+    Returns:
+        Whether the registry took the credential; False: it asks nobody for one, so that nothing was checked.
 
     Raises:
         AuthenticationError: the credential is refused.
-        RegistryError: it is no registry, or asks for no credential that could be checked.
+        RegistryError: it is no registry.
     """
     client = _client(Reference(host, ""), options)
     try:
@@ -111,7 +114,8 @@ def check_login(host: str, options: RegistryOptions) -> None:
         media_type = response.headers.get("Content-Type", "")
         response.close()
         if media_type.startswith("text/html"):
-            raise RegistryError(f"{host} is no registry: it answers with a page", host=host)
+            raise RegistryError(f"{host} is no registry: it answers with a page; check its name and port", host=host)
+        return "Authorization" in response.request.headers
     finally:
         client.close()
 

@@ -172,7 +172,10 @@ class RegistrySource:
             raise DocumentError(f"{self.name}: its manifest is longer than {MANIFEST_LIMIT >> 20} MiB")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
         if media_type == "text/html":
-            raise RegistryError(f"{self.name}: {origin.client.host} is no registry: it answers with a page")
+            raise RegistryError(
+                f"{self.name}: {origin.client.host} is no registry: it answers with a page;"
+                " check the host's name and port"
+            )
         stated = content_digest(response)
         if stated is not None and len(raw) <= limit:
             _check_digest(stated, raw, self.name)
