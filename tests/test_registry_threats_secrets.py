@@ -68,8 +68,8 @@ def test_threat_29_a_helper_in_the_current_folder_is_not_run(tmp_path: Path, mon
     monkeypatch.setenv("PATH", f".:bin::{tmp_path / 'none'}")
     monkeypatch.chdir(program.parent)
     keeper = keeper_of(tmp_path / "config.json", {"credsStore": "here"})
-    with pytest.raises(AuthenticationError, match="docker-credential-here is not installed"):
-        keeper.get()
+    assert keeper.get() is None
+    assert keeper.advice == "install docker-credential-here, which is configured for it"
     assert not (program.parent / "pwned").exists()
 
 
