@@ -119,7 +119,7 @@ class Cache:
         )
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> int:
-        """Removes what was used longest ago; what is in use right now stays.
+        """Removes what was used longest ago; what is being written, or waited for, stays.
 
         Args:
             max_bytes: how much may stay.
@@ -141,7 +141,7 @@ class Cache:
         return freed
 
     def clear(self) -> int:
-        """Removes everything that is not in use right now; returns the number of bytes that were freed."""
+        """Removes everything that is not being written or waited for; returns the number of bytes that were freed."""
         return self.prune(max_bytes=0)
 
     def _check(self) -> bool:
@@ -168,6 +168,8 @@ class Cache:
         if not self._check():
             return
         for path in (self.folder / "blobs").glob("*/*"):
+            if path.suffix == ".tmp":
+                continue
             with contextlib.suppress(FileNotFoundError):
                 status = path.lstat()
                 kind = "partial" if path.suffix == ".part" else "blob"
@@ -191,7 +193,7 @@ class Cache:
         return True
 
     def _sweep(self, now: float) -> None:
-        for path in (self.folder / "tmp").glob("*"):
+        for path in (*(self.folder / "tmp").glob("*"), *(self.folder / "blobs").glob("*/.*.tmp")):
             with contextlib.suppress(OSError):
                 if path.lstat().st_mtime < now - _ABANDONED:
                     _log.info("removing %s, which an interrupted run has left", path)

@@ -220,6 +220,8 @@ class OutputStore:
                 gone.parent.mkdir(mode=0o700, exist_ok=True)
                 self._place(key).rename(gone)
                 shutil.rmtree(gone)
+                # Who waits for the lock finds that the file has lost its name, and makes another.
+                self._lock_file(key).unlink(missing_ok=True)
         except filelock.Timeout:
             return False
         return True

@@ -61,7 +61,7 @@ def info(as_json: bool) -> None:
 @click.option("--older-than", metavar="AGE", type=_Age(), help="Remove what was not used for so long, as 30d.")
 @options.as_json
 def prune(max_size: int | None, older_than: float | None, as_json: bool) -> None:
-    """Remove what was used longest ago; what is in use right now stays."""
+    """Remove what was used longest ago; what is being written stays."""
     if max_size is None and older_than is None:
         raise click.UsageError("say how much may stay: --max-size, --older-than or both")
     _report_freed(Cache().prune(max_bytes=max_size, older_than=older_than), as_json)
@@ -70,7 +70,7 @@ def prune(max_size: int | None, older_than: float | None, as_json: bool) -> None
 @command.command()
 @options.as_json
 def clear(as_json: bool) -> None:
-    """Remove everything that is not in use right now."""
+    """Remove everything that is not being written right now."""
     _report_freed(Cache().clear(), as_json)
 
 
