@@ -304,8 +304,8 @@ class _Run:
 
     def _flatten(self, image: Image, backend: Backend, folder: Path) -> Rootfs:
         limits = _core.Limits(entries=self.options.max_entries, layer_bytes=self.options.max_layer_bytes)
-        # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image the layers stand
-        # in order, so that one that runs ahead is copied once more.
+        # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image layers stand in
+        # order, so that one that runs ahead is copied once more.
         decoders = max(1, self.threads // 2) if backend.store == "erofs" else self.threads
         options = FlattenOptions(jobs=self.options.downloads, decoders=decoders, limits=limits, blobs=self.layers)
         return flatten(
