@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,12 @@ import pytest
 from tests.support.real import TAG, RealImage
 from tests.support.real import real_image as build
 from tests.support.registry import Registry, serve_registry
+
+
+def pytest_configure() -> None:
+    """A runner in the background may have been started with SIGINT ignored, which all that tests start would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
