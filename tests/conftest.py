@@ -14,7 +14,7 @@ from tests.support.registry import Registry, serve_registry
 
 
 def pytest_configure() -> None:
-    """A runner in the background may have been started with SIGINT ignored, which all that tests start would inherit."""
+    """A runner in the background may ignore SIGINT, and all that the tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
