@@ -3,7 +3,10 @@
 //! gzip is RFC 1952 with any number of members; zstd is RFC 8878 with any number of frames, skippable ones too; a tar
 //! archive is handed on as it is. The image-spec knows no other (layer.md, "Media types").
 
+mod bits;
 mod gzip;
+mod huffman;
+mod inflate;
 mod input;
 mod zstd;
 

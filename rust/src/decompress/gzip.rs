@@ -2,14 +2,16 @@
 
 use std::io::Read;
 
-use flate2::{Decompress, FlushDecompress, Status};
-
+use super::inflate::{AHEAD, Inflate, WINDOW};
 use super::input::{Input, garbage, invalid};
 use crate::error::{Code, Error, Result};
 
 /// One gzip member after another.
 pub(super) struct Gzip {
-    inflate: Decompress,
+    inflate: Inflate,
+    /// The end of what the member gave before, as far as distances reach, in a buffer of twice that.
+    window: Box<[u8]>,
+    held: usize,
     crc: crc32fast::Hasher,
     /// Bytes of the member so far, modulo 2^32 as its trailer counts them.
     size: u32,
@@ -26,7 +28,14 @@ enum Part {
 
 impl Gzip {
     pub(super) fn new() -> Self {
-        Gzip { inflate: Decompress::new(false), crc: crc32fast::Hasher::new(), size: 0, part: Part::Header }
+        Gzip {
+            inflate: Inflate::new(),
+            window: vec![0; 2 * WINDOW].into(),
+            held: 0,
+            crc: crc32fast::Hasher::new(),
+            size: 0,
+            part: Part::Header,
+        }
     }
 
     /// The next bytes, straight into `out`, which is not empty; `None` at the end.
@@ -35,7 +44,8 @@ impl Gzip {
             match self.part {
                 Part::Header => {
                     header(input)?;
-                    self.inflate.reset(false);
+                    self.inflate.reset();
+                    self.held = 0;
                     self.crc.reset();
                     self.size = 0;
                     self.part = Part::Body;
@@ -57,35 +67,37 @@ impl Gzip {
         }
     }
 
-    /// Inflates straight into `out`; at the end of the member compares its trailer.
+    /// Inflates into `out` until it is full or the member ends; then compares the member's trailer.
     fn body<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> Result<usize> {
         let mut produced = 0;
-        loop {
-            let compressed = input.fill()?;
-            if compressed.is_empty() {
-                return Err(invalid("the gzip stream ends early"));
+        let mut direct = self.held == 0;
+        while produced < out.len() && !self.inflate.done() {
+            if direct {
+                produced = inflate(&mut self.inflate, input, out, produced)?;
+                continue;
             }
-            let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self.inflate.decompress(compressed, &mut out[produced..], FlushDecompress::None);
-            let status = status.map_err(|error| invalid(format!("the gzip stream is damaged: {error}")))?;
-            let taken = (self.inflate.total_in() - before_in) as usize;
-            let step = (self.inflate.total_out() - before_out) as usize;
-            self.crc.update(&out[produced..produced + step]);
-            self.size = self.size.wrapping_add(step as u32);
-            produced += step;
-            input.take(taken);
-            if status == Status::StreamEnd {
-                self.trailer(input)?;
-                self.part = Part::Between;
-                return Ok(produced);
+            // Distances reach back before `out`: inflated behind the window, until `out` has all that they can reach.
+            if self.held == self.window.len() {
+                self.window.copy_within(WINDOW.., 0);
+                self.held = WINDOW;
             }
-            if produced == out.len() {
-                return Ok(produced);
-            }
-            if taken == 0 && step == 0 {
-                return Err(invalid("the gzip stream is damaged"));
-            }
+            let room = self.window.len().min(self.held + out.len() - produced);
+            let end = inflate(&mut self.inflate, input, &mut self.window[..room], self.held)?;
+            let step = end - self.held;
+            out[produced..produced + step].copy_from_slice(&self.window[self.held..end]);
+            (self.held, produced) = (end, produced + step);
+            direct = produced >= WINDOW;
         }
+        self.crc.update(&out[..produced]);
+        self.size = self.size.wrapping_add(produced as u32);
+        if self.inflate.done() {
+            self.trailer(input)?;
+            self.part = Part::Between;
+        } else if direct {
+            self.held = produced.min(WINDOW);
+            self.window[..self.held].copy_from_slice(&out[produced - self.held..produced]);
+        }
+        Ok(produced)
     }
 
     fn trailer<R: Read>(&self, input: &mut Input<R>) -> Result<()> {
@@ -104,6 +116,16 @@ impl Gzip {
         }
         Ok(())
     }
+}
+
+/// Inflates what is at hand to `out[at..]`; returns where the written bytes end.
+fn inflate<R: Read>(inflate: &mut Inflate, input: &mut Input<R>, out: &mut [u8], at: usize) -> Result<usize> {
+    let compressed = input.at_least(AHEAD)?;
+    let all = compressed.len() < AHEAD;
+    let (taken, end) =
+        inflate.run(compressed, all, out, at).map_err(|fault| invalid(format!("the gzip stream {fault}")))?;
+    input.take(taken);
+    Ok(end)
 }
 
 /// Reads a member's header (RFC 1952, 2.3).

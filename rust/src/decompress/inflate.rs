@@ -1,0 +1,379 @@
+//! DEFLATE (RFC 1951), decoded straight into the caller's buffer.
+//!
+//! Inflating is what most of the time goes into, so this is the project's own: see
+//! `docs/decisions/2026-11-22-own-inflate.md`. Wherever there is enough input and room it runs a loop that looks for
+//! neither; at the borders it goes symbol by symbol.
+
+use super::bits::{Bits, ENDS, Fault};
+use super::huffman::{CODE_LENGTHS, DISTANCES, END, EXCEPTION, LENGTHS, LITERAL, SECOND, build, own, total, value};
+
+/// How far back a distance can reach.
+pub(super) const WINDOW: usize = 32 << 10;
+/// Bytes of input that [`Inflate::run`] has at hand as long as more come. No header of a block is longer.
+pub(super) const AHEAD: usize = 1 << 10;
+
+const NO_LENGTH: Fault = "is damaged: a code means neither a byte nor a length";
+const NO_DISTANCE: Fault = "is damaged: a code means no distance";
+const TOO_FAR: Fault = "is damaged: a distance reaches back before the start";
+
+/// Bits that index the first tables.
+const LENGTH_BITS: usize = 11;
+const DISTANCE_BITS: usize = 8;
+const CODE_LENGTH_BITS: usize = 7;
+/// Entries of the tables: the powers of two after what the worst codes take, 2342 and 402.
+const LENGTH_TABLE: usize = 1 << 12;
+const DISTANCE_TABLE: usize = 1 << 9;
+
+/// Room that one turn of the fast loop may take: three bytes or two and the longest match, which is copied in steps of
+/// 16 bytes.
+const FAST_ROOM: usize = 2 + 258 + 16;
+/// Input that one turn of the fast loop may look at: 8 bytes, twice, and then 8 more.
+const FAST_INPUT: usize = 24;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// None: a header comes.
+    Header,
+    /// Bytes as they are, so many more.
+    Stored(usize),
+    Codes,
+    /// The last one has ended.
+    Done,
+}
+
+struct Tables {
+    lengths: [u32; LENGTH_TABLE],
+    distances: [u32; DISTANCE_TABLE],
+    /// They hold the codes of blocks that bring none.
+    fixed: bool,
+}
+
+/// One stream.
+pub(super) struct Inflate {
+    /// What is left of the last byte that was taken.
+    bits: u64,
+    count: u32,
+    block: Block,
+    last: bool,
+    /// A match that has begun: bytes still to come, distance.
+    open: (usize, usize),
+    tables: Box<Tables>,
+}
+
+impl Inflate {
+    pub(super) fn new() -> Self {
+        let tables = Tables { lengths: [0; LENGTH_TABLE], distances: [0; DISTANCE_TABLE], fixed: false };
+        Inflate { bits: 0, count: 0, block: Block::Header, last: false, open: (0, 0), tables: Box::new(tables) }
+    }
+
+    /// Begins with a new stream.
+    pub(super) fn reset(&mut self) {
+        (self.bits, self.count, self.block, self.last, self.open) = (0, 0, Block::Header, false, (0, 0));
+    }
+
+    /// Whether the stream has ended. The next byte of the input is then the first behind it.
+    pub(super) fn done(&self) -> bool {
+        self.block == Block::Done
+    }
+
+    /// Decodes `input` to `out[at..]`, until the stream ends, `out` is full, or less than [`AHEAD`] bytes of input are
+    /// left and `all` does not say that no more will come. Returns the bytes taken and where the written ones end.
+    ///
+    /// `out[..at]` is what the stream gave before, or its last [`WINDOW`] bytes at least. What is in `out` behind the
+    /// written bytes is lost.
+    pub(super) fn run(
+        &mut self,
+        input: &[u8],
+        all: bool,
+        out: &mut [u8],
+        mut at: usize,
+    ) -> Result<(usize, usize), Fault> {
+        let mut bits = Bits { input, at: 0, bits: self.bits, count: self.count };
+        loop {
+            match self.block {
+                Block::Header => {
+                    bits.settle();
+                    if !all && bits.left() < AHEAD {
+                        break;
+                    }
+                    self.header(&mut bits)?;
+                }
+                Block::Stored(left) => {
+                    let step = left.min(out.len() - at).min(bits.left());
+                    out[at..at + step].copy_from_slice(&input[bits.at..bits.at + step]);
+                    (bits.at, at) = (bits.at + step, at + step);
+                    if step == left {
+                        self.end_block();
+                    } else if all && at < out.len() {
+                        return Err(ENDS);
+                    } else {
+                        self.block = Block::Stored(left - step);
+                        break;
+                    }
+                }
+                Block::Codes => {
+                    at = self.codes(&mut bits, all, out, at)?;
+                    if self.block == Block::Codes {
+                        break;
+                    }
+                }
+                Block::Done => break,
+            }
+        }
+        bits.settle();
+        (self.bits, self.count) = (bits.bits, bits.count);
+        Ok((bits.at, at))
+    }
+
+    fn end_block(&mut self) {
+        self.block = if self.last { Block::Done } else { Block::Header };
+    }
+
+    /// A block's header (3.2.3), and the codes that it brings.
+    fn header(&mut self, bits: &mut Bits<'_>) -> Result<(), Fault> {
+        self.last = bits.take(1)? == 1;
+        self.block = match bits.take(2)? {
+            0 => {
+                // What is left of the byte means nothing.
+                bits.drop(bits.count % 8);
+                let (length, complement) = (bits.take(16)?, bits.take(16)?);
+                if length != complement ^ 0xffff {
+                    return Err("is damaged: the length of a stored block is wrong");
+                }
+                bits.settle();
+                Block::Stored(length)
+            }
+            1 => {
+                self.tables.fix();
+                Block::Codes
+            }
+            2 => {
+                self.tables.read(bits)?;
+                Block::Codes
+            }
+            _ => return Err("is damaged: a block is of no known type"),
+        };
+        Ok(())
+    }
+
+    /// The symbols of a block (3.2.5).
+    fn codes(&mut self, bits: &mut Bits<'_>, all: bool, out: &mut [u8], mut at: usize) -> Result<usize, Fault> {
+        loop {
+            let (length, distance) = self.open;
+            let step = length.min(out.len() - at);
+            for to in at..at + step {
+                out[to] = out[to - distance];
+            }
+            at += step;
+            self.open.0 -= step;
+            if out.len() - at >= FAST_ROOM && bits.left() >= FAST_INPUT {
+                let ended;
+                (at, ended) = self.tables.fast(bits, out, at)?;
+                if ended {
+                    self.end_block();
+                    return Ok(at);
+                }
+            }
+            if at == out.len() || !all && bits.left() < 8 {
+                return Ok(at);
+            }
+            match self.tables.symbol(bits)? {
+                Symbol::Literal(byte) => {
+                    out[at] = byte;
+                    at += 1;
+                }
+                Symbol::Match(_, distance) if distance > at => return Err(TOO_FAR),
+                Symbol::Match(length, distance) => self.open = (length, distance),
+                Symbol::End => {
+                    self.end_block();
+                    return Ok(at);
+                }
+            }
+        }
+    }
+}
+
+enum Symbol {
+    Literal(u8),
+    /// Length and distance.
+    Match(usize, usize),
+    End,
+}
+
+impl Tables {
+    /// The codes of a block that brings none (3.2.6).
+    fn fix(&mut self) {
+        if !self.fixed {
+            let mut lengths = [8; 288];
+            lengths[144..256].fill(9);
+            lengths[256..280].fill(7);
+            build(&mut self.lengths, LENGTH_BITS, &lengths, &LENGTHS, false);
+            build(&mut self.distances, DISTANCE_BITS, &[5; 32], &DISTANCES, false);
+            self.fixed = true;
+        }
+    }
+
+    /// The codes that a block brings (3.2.7).
+    fn read(&mut self, bits: &mut Bits<'_>) -> Result<(), Fault> {
+        const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+        let (lengths, distances, codes) = (bits.take(5)? + 257, bits.take(5)? + 1, bits.take(4)? + 4);
+        if lengths > 286 || distances > 30 {
+            return Err("is damaged: a block has too many symbols");
+        }
+        let mut code_lengths = [0; 19];
+        for &symbol in &ORDER[..codes] {
+            code_lengths[symbol] = bits.take(3)? as u8;
+        }
+        let mut table = [0; 1 << CODE_LENGTH_BITS];
+        if !build(&mut table, CODE_LENGTH_BITS, &code_lengths, &CODE_LENGTHS, false) {
+            return Err("is damaged: the codes of a block's code lengths are impossible");
+        }
+        let mut all = [0; 286 + 30];
+        let (mut at, end) = (0, lengths + distances);
+        while at < end {
+            bits.refill();
+            let entry = table[bits.bits as usize & (table.len() - 1)];
+            bits.try_drop(total(entry))?;
+            let (length, times) = match value(entry) as u8 {
+                16 if at == 0 => return Err("is damaged: a block repeats a code length before the first"),
+                16 => (all[at - 1], 3 + bits.take(2)?),
+                17 => (0, 3 + bits.take(3)?),
+                18 => (0, 11 + bits.take(7)?),
+                length => (length, 1),
+            };
+            if times > end - at {
+                return Err("is damaged: a block has too many code lengths");
+            }
+            all[at..at + times].fill(length);
+            at += times;
+        }
+        if all[256] == 0 {
+            return Err("is damaged: a block has no code for its end");
+        }
+        self.fixed = false;
+        let (lengths, distances) = all[..end].split_at(lengths);
+        if !build(&mut self.lengths, LENGTH_BITS, lengths, &LENGTHS, true) {
+            return Err("is damaged: the codes of a block's bytes and lengths are impossible");
+        }
+        if !build(&mut self.distances, DISTANCE_BITS, distances, &DISTANCES, true) {
+            return Err("is damaged: the codes of a block's distances are impossible");
+        }
+        Ok(())
+    }
+
+    /// One symbol, wherever the input ends.
+    fn symbol(&self, bits: &mut Bits<'_>) -> Result<Symbol, Fault> {
+        bits.refill();
+        let (entry, length) = bits.code(&self.lengths, LENGTH_BITS)?;
+        if entry & LITERAL != 0 {
+            return Ok(Symbol::Literal(length as u8));
+        }
+        if entry & EXCEPTION != 0 {
+            return if entry & END != 0 { Ok(Symbol::End) } else { Err(NO_LENGTH) };
+        }
+        let (entry, distance) = bits.code(&self.distances, DISTANCE_BITS)?;
+        if entry & EXCEPTION != 0 {
+            return Err(NO_DISTANCE);
+        }
+        Ok(Symbol::Match(length, distance))
+    }
+
+    /// Symbols as long as there are input and room for any one. Says whether the block has ended.
+    ///
+    /// At the head of a turn at least 56 bits are at hand and the next entry is looked up. A length and a distance take
+    /// 48 at most, two bytes from the first table 22.
+    #[inline(never)]
+    fn fast(&self, outer: &mut Bits<'_>, out: &mut [u8], mut at: usize) -> Result<(usize, bool), Fault> {
+        let mut bits = *outer;
+        let (last_input, last_room) = (bits.input.len() - FAST_INPUT, out.len() - FAST_ROOM);
+        bits.refill_fast();
+        let mut entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+        let mut ended = false;
+        while bits.at <= last_input && at <= last_room {
+            if entry & LITERAL != 0 {
+                out[at] = value(entry) as u8;
+                at += 1;
+                bits.drop(total(entry));
+                entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+                if entry & LITERAL != 0 {
+                    out[at] = value(entry) as u8;
+                    at += 1;
+                    bits.drop(total(entry));
+                    entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+                }
+                bits.refill_fast();
+                if entry & LITERAL != 0 {
+                    continue;
+                }
+            }
+            if entry & EXCEPTION != 0 {
+                if entry & SECOND != 0 {
+                    bits.drop(total(entry));
+                    entry = self.lengths[(value(entry) + bits.peek(own(entry))) & (LENGTH_TABLE - 1)];
+                }
+                if entry & LITERAL != 0 {
+                    out[at] = value(entry) as u8;
+                    at += 1;
+                    bits.drop(total(entry));
+                    bits.refill_fast();
+                    entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+                    continue;
+                }
+                if entry & END != 0 {
+                    bits.drop(total(entry));
+                    ended = true;
+                    break;
+                }
+                if entry & EXCEPTION != 0 {
+                    return Err(NO_LENGTH);
+                }
+            }
+            let length = value(entry) + bits.extra(entry);
+            bits.drop(total(entry));
+            entry = self.distances[bits.peek(DISTANCE_BITS as u32)];
+            if entry & EXCEPTION != 0 {
+                if entry & SECOND != 0 {
+                    bits.drop(total(entry));
+                    entry = self.distances[(value(entry) + bits.peek(own(entry))) & (DISTANCE_TABLE - 1)];
+                }
+                if entry & EXCEPTION != 0 {
+                    return Err(NO_DISTANCE);
+                }
+            }
+            let distance = value(entry) + bits.extra(entry);
+            bits.drop(total(entry));
+            // Looked up before the copy, which takes a while to arrive in memory.
+            bits.refill_fast();
+            entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+            if distance > at {
+                return Err(TOO_FAR);
+            }
+            copy(out, at, distance, length);
+            at += length;
+        }
+        *outer = bits;
+        Ok((at, ended))
+    }
+}
+
+/// Copies a match in large steps; up to 15 bytes behind it are written over.
+#[inline(always)]
+fn copy(out: &mut [u8], at: usize, distance: usize, length: usize) {
+    let end = at + length;
+    if distance >= 16 {
+        for to in (at..end).step_by(16) {
+            out.copy_within(to - distance..to - distance + 16, to);
+        }
+    } else if distance == 1 {
+        let byte = out[at - 1];
+        out[at..end].fill(byte);
+    } else if distance >= 8 {
+        for to in (at..end).step_by(8) {
+            out.copy_within(to - distance..to - distance + 8, to);
+        }
+    } else {
+        for to in at..end {
+            out[to] = out[to - distance];
+        }
+    }
+}
