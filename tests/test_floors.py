@@ -28,7 +28,7 @@ PYTHON: Mapping[int, Steps] = {
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry"), ("path", "whiteout", "digest")),
     1: (("tar", "contents"), ("decompress", "tree"), ("merge",)),
-    2: (("layer",), ("flatten",)),
+    2: (("layer",), ("turns",), ("flatten",)),
     3: (("output",),),
     4: (("bindings",), ("",)),
 }

@@ -1,86 +1,23 @@
 //! All layers of an image, side by side, into one tree.
 //!
-//! Layers are decoded at the same time and merged in order. Where a store keeps layers in order too, a layer that runs
-//! ahead costs a copy; so a lower layer that has something to do takes the core before a higher one (`Turns`).
+//! Layers are decoded at the same time and merged in order.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::contents::Store;
 use crate::error::{Code, Error, Result};
-use crate::layer::{self, Descriptor, Feed, Fetched, Progress, Turn};
+use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
 use crate::limits::Limits;
 use crate::merge::{Ingested, Merge, Notices};
 use crate::tree::Tree;
+use crate::turns::Turns;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while holding one of these locks leaves nothing half-done behind it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Cores, given to the lowest layers that want one.
-struct Turns {
-    state: Mutex<TurnState>,
-    changed: Condvar,
-    stop: AtomicBool,
-}
-
-struct TurnState {
-    /// Meaningless once all work was called off.
-    free: isize,
-    waiting: BTreeSet<u32>,
-}
-
-impl Turns {
-    fn new(cores: usize) -> Self {
-        let free = isize::try_from(cores.max(1)).unwrap_or(isize::MAX);
-        let state = TurnState { free, waiting: BTreeSet::new() };
-        Turns { state: Mutex::new(state), changed: Condvar::new(), stop: AtomicBool::new(false) }
-    }
-
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _state = lock(&self.state);
-        self.changed.notify_all();
-    }
-}
-
-struct LayerTurn<'t> {
-    turns: &'t Turns,
-    layer: u32,
-}
-
-impl Turn for LayerTurn<'_> {
-    fn acquire(&self) -> Result<()> {
-        let mut state = lock(&self.turns.state);
-        state.waiting.insert(self.layer);
-        loop {
-            if self.turns.stop.load(Ordering::Relaxed) {
-                state.waiting.remove(&self.layer);
-                return Err(cancelled());
-            }
-            if state.free > 0 && state.waiting.first() == Some(&self.layer) {
-                state.waiting.remove(&self.layer);
-                state.free -= 1;
-                if state.free > 0 && !state.waiting.is_empty() {
-                    self.turns.changed.notify_all();
-                }
-                return Ok(());
-            }
-            state = self.turns.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn release(&self) {
-        let mut state = lock(&self.turns.state);
-        state.free += 1;
-        if !state.waiting.is_empty() {
-            self.turns.changed.notify_all();
-        }
-    }
 }
 
 fn cancelled() -> Error {
@@ -133,7 +70,7 @@ impl Shared {
     }
 
     fn stopped(&self) -> bool {
-        self.turns.stop.load(Ordering::Relaxed)
+        self.turns.stopped()
     }
 }
 
@@ -180,7 +117,7 @@ impl Flattener {
             failures: Mutex::new(layers.iter().map(|_| None).collect()),
             failing: AtomicBool::new(false),
             entries: AtomicU64::new(0),
-            turns: Turns::new(decoders),
+            turns: Turns::new(decoders, count),
             layers,
             limits,
         });
@@ -274,6 +211,7 @@ impl Flattener {
             if let Err(error) = run_layer(&shared, &*store, layer, fetched, &told) {
                 shared.fail(layer, error);
             }
+            shared.turns.complete(layer as u32);
         })?;
         lock(&self.workers).push(worker);
         Ok(())
@@ -343,7 +281,7 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
 fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched, told: &Sender<Told>) -> Result<()> {
     let index = layer as u32;
     let mut layer_store = store.layer(index)?;
-    let turn = LayerTurn { turns: &shared.turns, layer: index };
+    let turn = shared.turns.of(index);
     let tell = |what| told.send(what).map_err(|_| cancelled());
     // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
     let count = |batch: &[Ingested]| {

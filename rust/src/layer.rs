@@ -264,15 +264,17 @@ fn inflate(
         buffer.resize(BUFFER, 0);
         turn.acquire()?;
         let read = decompressor.read_chunk(&mut buffer);
-        turn.release();
-        let length = match read {
-            Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
-            read => read?,
-        };
+        let length = *read.as_ref().unwrap_or(&0);
         buffer.truncate(length);
-        // An empty buffer says that the stream ended well; a dropped sender that it did not.
-        if sender.send(buffer).is_err() {
-            return Err(Error::new(Code::Cancelled, "the layer is not wanted any more"));
+        // An empty buffer says that the stream ended well; a dropped sender that it did not. The turn is kept while the
+        // next stage is busy: that stage is what holds this layer up, and needs the core.
+        let sent = read.is_err() || sender.send(buffer).is_ok();
+        turn.release();
+        match read {
+            Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
+            Err(error) => return Err(error),
+            Ok(_) if !sent => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
+            Ok(_) => {}
         }
         if length == 0 {
             return Ok(());

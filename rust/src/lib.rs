@@ -17,6 +17,7 @@ pub mod tree;
 
 pub mod flatten;
 pub mod layer;
+mod turns;
 
 pub mod output;
 

@@ -126,6 +126,25 @@ fn layers_come_together_whatever_the_pieces_and_the_decoders() {
 }
 
 #[test]
+fn a_higher_layer_does_not_wait_for_one_that_has_nothing_yet() {
+    // More than all queues hold, one layer after the other, the highest first.
+    let big = noise(8 << 20);
+    let layers = ["a", "b", "c"].map(|name| layer(&archive(&[(name, &big)])));
+    let (said, heard) = channel();
+    std::thread::spawn(move || {
+        let run = start(&layers, 1);
+        for (index, layer) in layers.iter().enumerate().rev() {
+            for piece in layer.blob.chunks(64 << 10) {
+                run.flattener.write(index, piece).expect("taken");
+            }
+            run.flattener.close_layer(index).expect("complete");
+        }
+        said.send(run.flattener.finish().is_ok()).expect("heard");
+    });
+    assert_eq!(heard.recv_timeout(Duration::from_secs(120)), Ok(true));
+}
+
+#[test]
 fn an_image_without_layers_is_an_empty_root() {
     assert_eq!(run(&[], 1, 1).expect("flattened"), "/ directory 0755 0 0 0.000000000 - - - -\n");
 }
