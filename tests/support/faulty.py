@@ -34,6 +34,7 @@ class Request:
         query: the pairs of the query, in order.
         headers: by name in lower case.
         body: its bytes.
+        target: path and query as they came, not decoded.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Request:
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    target: str = ""
 
     @property
     def line(self) -> str:
@@ -307,7 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = tuple(parse_qsl(target.query, keep_blank_values=True))
-        return Request(self.command, unquote(target.path), query, headers, body)
+        return Request(self.command, unquote(target.path), query, headers, body, self.path)
 
     def _answer(self, answer: Answer) -> None:
         if answer.raw is not None:
