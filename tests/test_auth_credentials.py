@@ -233,7 +233,21 @@ def test_a_helper_for_the_host_comes_before_the_one_for_all_and_both_before_the_
     assert found(path, "other.io") == "file"
     remember("other.io", Credential("store", "store-secret"), quick(auth_file=path))
     assert found(path, "other.io") == "store"
-    assert len(helper()) == 1
+    (tmp_path / "kept/r.io").write_text('{"Username": "store", "Secret": "store-secret"}')
+    assert found(path, "r.io") == "special"
+    assert list(helper()) == ["other.io", "r.io"]
+
+
+def test_a_helper_for_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    for name in ("host", "team"):
+        answer = json.dumps({"Username": name, "Secret": f"{name}-secret"})
+        write_helper(tmp_path / "bin", name, f"cat >>{asked}; echo >>{asked}; echo '{answer}'", monkeypatch)
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"credHelpers": {"r.io": "host", "r.io/team": "team"}}))
+    repositories = ["team/a", "team", "teamwork/a", None]
+    assert [found(path, "r.io", repository) for repository in repositories] == ["team", "team", "host", "host"]
+    assert asked.read_text() == "r.io/team\nr.io/team\nr.io\nr.io\n"
 
 
 def test_identity_tokens_of_helpers(tmp_path: Path, helper: Callable[[], dict[str, str]]) -> None:

@@ -91,6 +91,8 @@ def test_threat_26_bearer_not_resent_after_cross_host_redirect(tmp_path: Path) -
         assert pull(name, quick(credentials={first.host: USER, second.host: USER})) == [image.layers[0].blob]
         assert authorizations(second) == [None, f"Bearer {other_tokens.issued[0]}"]
         assert authorizations(other_tokens) == [None]
+        # What is asked of A is none of B's business.
+        assert [request.values("scope") for request in other_tokens.requests] == [[]]
         assert tokens.issued[0] not in seen_by(second, other_tokens)
         assert SECRET not in seen_by(second, other_tokens)
 
@@ -284,6 +286,18 @@ def test_threat_28_no_token_over_plain_http(
         with pytest.raises(AuthenticationError, match="for a token over plain HTTP"):
             pull(f"{server.host}/a:1", quick(credentials=credentials, certificates=(authority.folder,)))
         assert tokens.requests == []
+
+
+@pytest.mark.parametrize("credential", [None, USER])
+def test_threat_28_a_plain_registry_names_no_other_plain_host(tmp_path: Path, credential: Credential | None) -> None:
+    with serve_tokens(tmp_path / "roots.pem", address="127.0.0.2") as tokens, serve_faulty(tokens.guard) as server:
+        options = quick(
+            credentials={server.host: credential} if credential else {}, trusted_realms=frozenset({"127.0.0.2"})
+        )
+        with pytest.raises(AuthenticationError, match=r"sends us to 127\.0\.0\.2 for a token over plain HTTP"):
+            pull(f"{server.host}/a:1", options)
+        assert tokens.requests == []
+        assert authorizations(server) == [None]
 
 
 def test_threat_28_https_never_becomes_plain_http(

@@ -439,6 +439,18 @@ def test_redirects_end(server: FaultyRegistry) -> None:
     assert len(server.requests) == 11
 
 
+def test_a_redirect_with_a_password_in_it_is_refused(server: FaultyRegistry) -> None:
+    name = server.put(random_image(), "a:1")
+    with serve_faulty(address="127.0.0.2") as storage:
+        server.script = lambda request: (
+            Answer(307, {"Location": f"http://user:s3cret@{storage.host}/x"}) if "/blobs/" in request.path else None
+        )
+        with pytest.raises(RegistryError, match=r"127\.0\.0\.1 sends us to a URL with a password in it") as caught:
+            pull(name)
+        assert "s3cret" not in str(caught.value)
+        assert storage.connections == 0
+
+
 def test_an_empty_blob_needs_no_request(server: FaultyRegistry) -> None:
     name = server.put(random_image(), "a:1")
     empty = Descriptor("application/x", "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0)
