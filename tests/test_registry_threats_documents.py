@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,21 @@ def test_threat_20_blobs_of_the_right_size_and_the_wrong_bytes(server: FaultyReg
         pull(name)
 
 
+@pytest.mark.parametrize("change", [flipped, lambda data: data.replace(b"tar+gzip", b"tar+zstd")])
+@pytest.mark.parametrize("states_it", [False, True])
+def test_threat_20_a_child_of_the_right_size_and_the_wrong_bytes(
+    server: FaultyRegistry, change: Any, states_it: bool
+) -> None:
+    image = random_image()
+    name = server.put(build_index([image]), "a:1")
+    wrong = change(image.raw)
+    stated = {"Docker-Content-Digest": digest_of(wrong)} if states_it else {}
+    server.script = lambda request: Answer(200, {"Content-Type": image.media_type, **stated}, wrong)
+    with opened(name) as source, pytest.raises(DigestMismatchError) as caught:
+        source.document(Descriptor(OCI_MANIFEST, image.digest, len(image.raw)))
+    assert (caught.value.context["expected"], caught.value.context["seen"]) == (image.digest, digest_of(wrong))
+
+
 @pytest.mark.parametrize("length", [None, -1])
 @pytest.mark.parametrize("change", [lambda data: data + b"x", lambda data: data + data, lambda data: data[:-1]])
 def test_threat_20_blobs_of_another_size(server: FaultyRegistry, change: Any, length: int | None) -> None:
@@ -190,6 +206,11 @@ def test_threat_21_an_endless_body_is_left_after_one_byte_too_many(server: Fault
         assert sum(map(len, source.blob(layer))) == 5001
         with pytest.raises(SizeMismatchError, match="but is more than 5000"):
             fetch(source, layer)
+    # What nobody reads the server cannot send.
+    deadline = time.monotonic() + 20
+    while server.sent > len(image.raw) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.sent == len(image.raw)
 
 
 # 22: documents without bounds.
@@ -220,18 +241,28 @@ def test_threat_22_a_config_that_is_too_long(server: FaultyRegistry) -> None:
     assert server.requests == []
 
 
-def test_threat_22_errors_and_tokens_that_are_too_long(server: FaultyRegistry, tmp_path: Path) -> None:
-    """What is sent past 64 KiB stays in the socket: the server cannot get rid of it."""
-    endless = b'{"errors":[{"code":"' + b"x" * (64 << 20)
-    server.script = lambda request: Answer(400, {}, endless)
+@pytest.mark.parametrize(("padding", "said"), [(60 << 10, ": TOO_LONG"), (64 << 10, ""), (64 << 20, "")])
+def test_threat_22_an_error_that_is_too_long(server: FaultyRegistry, padding: int, said: str) -> None:
+    """What stands behind 64 KiB is not read, and the beginning of a document is none."""
+    server.script = lambda request: Answer(400, {}, b'{"errors":[{"code":"TOO_LONG"}]' + b" " * padding + b"}")
     with pytest.raises(RegistryError) as caught:
         pull(f"{server.host}/a:1")
-    assert len(str(caught.value)) < 500
+    assert str(caught.value) == f"{server.host}/a:1: cannot read the manifest: 127.0.0.1 answered 400{said}"
+
+
+@pytest.mark.parametrize(("padding", "taken"), [(60 << 10, True), (64 << 10, False), (64 << 20, False)])
+def test_threat_22_a_token_that_is_too_long(server: FaultyRegistry, tmp_path: Path, padding: int, taken: bool) -> None:
+    image = random_image(10)
+    name = server.put(image, "a:1")
     with serve_tokens(tmp_path / "roots.pem") as tokens:
-        tokens.override = lambda request: Answer(200, {}, b'{"token":"' + b"x" * (64 << 20))
-        server.script = lambda request: Answer(401, {"WWW-Authenticate": tokens.challenge()})
-        with pytest.raises(RegistryError, match="holds no token"):
-            pull(f"{server.host}/a:1")
+        tokens.override = lambda request: Answer(200, {}, b'{"token":"t"' + b" " * padding + b"}")
+        asks = Answer(401, {"WWW-Authenticate": tokens.challenge()})
+        server.script = lambda request: None if "authorization" in request.headers else asks
+        if taken:
+            assert pull(name) == [image.layers[0].blob]
+        else:
+            with pytest.raises(RegistryError, match=r"its token server 127\.0\.0\.1 holds no token"):
+                pull(name)
         assert len(tokens.requests) == 1
 
 
