@@ -388,6 +388,24 @@ def test_a_login_that_nobody_checks(
         words = ["login", server.host, "-u", "me", "--password-stdin", "--auth-file", str(path)]
         told = f"kept in {path} for {server.host}, but not checked: it let us in without a password\n"
         assert run(words, capsys, monkeypatch, "any\n") == (0, told, "")
+        status, out, _ = run([*words, "--json"], capsys, monkeypatch, "any\n")
+    assert (status, json.loads(out)) == (
+        0,
+        {"host": server.host, "username": "me", "stored": str(path), "checked": False},
+    )
+
+
+def test_a_login_to_what_is_no_registry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "auth.json"
+    page = Answer(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>Welcome</html>")
+    with serve_faulty(lambda request: page) as server:
+        words = ["login", server.host, "-u", "me", "--password-stdin", "--auth-file", str(path)]
+        told = f"ocifast: error: {server.host} is no registry: it answers with a page; check its name and port\n"
+        assert run(words, capsys, monkeypatch, "any\n") == (1, "", told)
+        assert server.lines == ["GET /v2/"]
+    assert not path.exists()
 
 
 def test_login_keeps_a_link(tmp_path: Path) -> None:
@@ -399,6 +417,15 @@ def test_login_keeps_a_link(tmp_path: Path) -> None:
     remember("r.io", Credential("u", "p"), quick(auth_file=link))
     assert link.is_symlink()
     assert json.loads(real.read_text()) == {"auths": {"r.io": {"auth": "dTpw"}}}
+
+
+def test_an_identity_token_in_a_file(tmp_path: Path) -> None:
+    options = quick(auth_file=tmp_path / "config.json")
+    remember("r.io", Credential("u", "", "refresh"), options)
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "auths": {"r.io": {"auth": "dTo=", "identitytoken": "refresh"}}
+    }
+    assert CredentialKeeper("r.io", None, options).get() == Credential("u", "", "refresh")
 
 
 def test_login_to_docker_hub_uses_the_key_of_docker(tmp_path: Path) -> None:

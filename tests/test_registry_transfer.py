@@ -405,6 +405,15 @@ def test_an_answer_for_another_range_is_refused(server: FaultyRegistry) -> None:
         pull(name)
 
 
+def test_a_range_of_a_blob_of_another_size_is_refused(server: FaultyRegistry) -> None:
+    image = random_image(500_000)
+    name = server.put(image, "a:1")
+    longer = Answer(206, {"Content-Range": "bytes 200000-499999/500001"}, image.layers[0].blob[200_000:])
+    fail_blobs(server, [cut(server, 200_000), longer])
+    with pytest.raises(SizeMismatchError, match="should be 500000 bytes long, but is 500001"):
+        pull(name)
+
+
 def test_another_blob_of_the_same_size_is_refused_by_its_digest(server: FaultyRegistry) -> None:
     image = random_image(500_000)
     name = server.put(image, "a:1")

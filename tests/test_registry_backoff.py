@@ -1,0 +1,124 @@
+"""How long is waited before another attempt: longer each time, never as long as others do. No test waits for it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from ocifast.errors import OcifastError
+from ocifast.reference import Reference
+from ocifast.sources.registry import RegistryDestination, RegistryOptions, list_tags
+from ocifast.sources.registry.client import Client
+from ocifast.spec import Descriptor
+
+from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
+from tests.support.images import digest_of
+from tests.support.pulls import pull, quick, random_image
+
+FIRST = 100.0
+"""Seconds before the second attempt: what the tests themselves wait for is shorter."""
+PATIENT = quick(backoff=FIRST)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Gets the seconds of all long waits, each the least that it may be; they are over at once."""
+    found: list[float] = []
+    slept, clock = threading.Event.wait, time.monotonic
+    late = 0.0
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        nonlocal late
+        if timeout is None or timeout < 5:
+            return slept(event, timeout)
+        found.append(round(timeout))
+        late += timeout
+        return False
+
+    monkeypatch.setattr("ocifast.sources.registry.client._LONGEST_BACKOFF", 1000.0)
+    monkeypatch.setattr(random, "uniform", lambda least, most: least)
+    monkeypatch.setattr("ocifast.sources.registry.limiter.time.monotonic", lambda: clock() + late)
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    return found
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyRegistry]:
+    with serve_faulty() as running:
+        yield running
+
+
+def test_a_wait_is_twice_the_last_one_up_to_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(least: float, most: float) -> float:
+        asked.append((least, most))
+        return most
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    client = Client("registry.example", None, RegistryOptions())
+    assert [client._backoff(attempt) for attempt in range(8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    # What is waited for is drawn: those who failed together do not come back together.
+    assert asked == [(each / 2, each) for each in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)]
+    client.close()
+
+
+def upload(host: str) -> None:
+    destination = RegistryDestination(Reference.parse(f"{host}/a:1"), PATIENT)
+    try:
+        destination.put_blob(Descriptor("application/x", digest_of(b"x"), 1), [b"x"])
+    finally:
+        destination.abort()
+
+
+def manifest(host: str) -> None:
+    pull(f"{host}/a:1", PATIENT)
+
+
+def tags(host: str) -> None:
+    list_tags(Reference.parse(f"{host}/a"), PATIENT)
+
+
+CUT = Answer(200, {}, b"{", length=9, cut=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "part", "act", "times"),
+    [
+        # A host that never answered is tried less often.
+        (Answer(raw=b""), "/manifests/", manifest, 2),
+        (Answer(raw=b""), "/blobs/", manifest, 3),
+        (CUT, "/manifests/", manifest, 3),
+        (CUT, "/tags/", tags, 3),
+        (Answer(500), "/manifests/", manifest, 3),
+        (Answer(429), "/manifests/", manifest, 3),
+        (Answer(502), "/blobs/", manifest, 3),
+        (Answer(503), "/uploads/", upload, 3),
+    ],
+)
+def test_what_fails_is_waited_for(
+    server: FaultyRegistry, waits: list[float], fault: Answer, part: str, act: Callable[[str], object], times: int
+) -> None:
+    server.put(random_image(1000), "a:1")
+    server.script = lambda request: fault if part in request.path else None
+    with pytest.raises(OcifastError):
+        act(server.host)
+    assert waits == [FIRST / 2, FIRST, FIRST * 2][:times]
+    assert len([line for line in server.lines if part in line]) == 1 + times
+
+
+def test_a_download_that_breaks_without_progress_is_waited_for(server: FaultyRegistry, waits: list[float]) -> None:
+    name = server.put(random_image(100_000), "a:1")
+    blob = max(server.blobs["a"].values(), key=len)
+    cuts = iter([0, 10, 20])
+
+    def script(request: Request) -> Answer | None:
+        after = next(cuts, None) if "/blobs/" in request.path else None
+        return None if after is None else Answer(200, {}, blob, cut=after)
+
+    server.script = script
+    pull(name, PATIENT)
+    assert waits == [FIRST, FIRST * 2, FIRST * 4]
