@@ -9,17 +9,27 @@ from types import TracebackType
 
 import pytest
 from ocifast.cache import Cache, CachedSource
-from ocifast.errors import DigestMismatchError, NetworkError, SizeMismatchError
+from ocifast.errors import (
+    AuthenticationError,
+    DigestMismatchError,
+    ImageNotFoundError,
+    NetworkError,
+    RateLimitError,
+    SizeMismatchError,
+)
 from ocifast.image import resolve
 from ocifast.reference import parse_location
 from ocifast.rootfs import FlattenOptions, flatten
 from ocifast.sources import FileSlice
 from ocifast.sources.open import open_source
+from ocifast.sources.registry import Credential
 from ocifast.spec import Descriptor, Document
 
 from tests.support.caches import BLOB, DATA, HEX, IMAGE, files, logged
+from tests.support.faulty import Answer, serve_faulty
 from tests.support.images import build_image
 from tests.support.layers import TarBuilder
+from tests.support.pulls import opened, quick, random_image
 from tests.support.registry import Registry
 
 
@@ -104,6 +114,66 @@ def test_a_fetch_that_breaks_off_goes_on(cache: Cache) -> None:
     assert read(CachedSource(flaky, cache.blobs)) == DATA
     assert flaky.asked == ["blob from 0", "blob from 500000"]
     assert files(cache) == [f"blobs/sha256/{HEX}"]
+
+
+def root_digest(reference: str, cache: Cache) -> str:
+    """Of what a reference names, with the cache before the registry."""
+    with opened(reference) as source:
+        return CachedSource(source, cache.blobs).root().digest
+
+
+def test_of_a_tag_only_the_digest_is_asked_for_when_the_cache_has_the_rest(cache: Cache) -> None:
+    old, new = random_image(100, seed=1), random_image(100, seed=2)
+    with serve_faulty() as server:
+        reference = server.put(old, "app:1")
+        assert [root_digest(reference, cache) for _ in range(3)] == [old.digest] * 3
+        server.put(new, "app:1")
+        assert [root_digest(reference, cache) for _ in range(2)] == [new.digest] * 2
+        head, get = "HEAD /v2/app/manifests/1", "GET /v2/app/manifests/1"
+        assert server.lines == [get, head, head, head, get, head]
+
+
+def test_a_server_that_knows_no_head_is_asked_the_long_way(cache: Cache) -> None:
+    image = random_image(100)
+    with serve_faulty() as server:
+        reference = server.put(image, "app:1")
+        root_digest(reference, cache)
+        server.script = lambda request: Answer(405) if request.method == "HEAD" else None
+        assert root_digest(reference, cache) == image.digest
+        # What is wrong is told by the answer to GET, which has a body.
+        with pytest.raises(ImageNotFoundError, match="not found; check the name and the tag"):
+            root_digest(f"{server.host}/app:2", cache)
+        get = "GET /v2/app/manifests/"
+        assert server.lines == [f"{get}1", "HEAD /v2/app/manifests/1", f"{get}1", "HEAD /v2/app/manifests/2", f"{get}2"]
+
+
+def test_a_password_that_is_wrong_is_sent_once(cache: Cache) -> None:
+    image = random_image(100)
+    with serve_faulty() as server:
+        reference = server.put(image, "app:1")
+        root_digest(reference, cache)
+        basic = {"WWW-Authenticate": 'Basic realm="r"'}
+        server.script = lambda request: Answer(401, basic)
+        options = quick(credentials={server.host: Credential("me", "wrong")})
+        server.requests.clear()
+        with opened(reference, options) as source, pytest.raises(AuthenticationError):
+            CachedSource(source, cache.blobs).root()
+        assert [(request.method, "authorization" in request.headers) for request in server.requests] == [
+            ("HEAD", False),
+            ("HEAD", True),
+        ]
+
+
+def test_a_registry_that_limits_us_is_not_asked_another_way(cache: Cache) -> None:
+    image = random_image(100)
+    with serve_faulty() as server:
+        reference = server.put(image, "app:1")
+        root_digest(reference, cache)
+        server.script = lambda request: Answer(429)
+        server.requests.clear()
+        with pytest.raises(RateLimitError):
+            root_digest(reference, cache)
+        assert server.lines == ["HEAD /v2/app/manifests/1"] * 4
 
 
 def test_layers_may_be_left_to_who_reads_them(cache: Cache) -> None:

@@ -58,6 +58,11 @@ class BlobStore:
             os.utime(path)
         return FileSlice(path, 0, descriptor.size)
 
+    def is_empty(self) -> bool:
+        """Whether there is no blob. Raises FileError: the cache is not to be trusted."""
+        self._prepare()
+        return not any((self._folder / "blobs").glob("*/*"))
+
     def find(self, digest: str, limit: int) -> bytes | None:
         """The bytes of a small blob whose size is not known, verified, or None.
 

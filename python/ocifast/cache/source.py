@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
-from ocifast.errors import FileError, VerificationError
-from ocifast.sources import Blob, FileSlice, Source
+from ocifast.errors import (
+    FileError,
+    ImageNotFoundError,
+    NetworkError,
+    RateLimitError,
+    RegistryError,
+    VerificationError,
+)
+from ocifast.sources import Blob, FileSlice, NamedSource, Source
 from ocifast.sources.blobs import FileBlob
 from ocifast.spec import CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
 
@@ -20,8 +27,9 @@ _log = logging.getLogger(__name__)
 class CachedSource:
     """A source that asks another one only for what the cache lacks.
 
-    A tag is always asked for, since it may have moved; everything else is named by its digest. A cache that cannot be
-    written to (the disk is full) is done without, with a line in the log.
+    What a tag names is always asked for, since it may have moved, but only its digest when the cache may have the rest;
+    everything else is named by its digest. A cache that cannot be written to (the disk is full) is done without, with a
+    line in the log.
 
     Args:
         source: the other one; closed by `close`.
@@ -39,8 +47,9 @@ class CachedSource:
         self._layers = layers
 
     def root(self) -> Document:
-        """See `Source.root`; from the cache when the reference has a digest."""
-        raw = self._blobs.find(self._digest, MANIFEST_LIMIT) if self._digest is not None else None
+        """See `Source.root`; from the cache when that has what the reference names."""
+        digest = self._digest or self._named_digest()
+        raw = self._blobs.find(digest, MANIFEST_LIMIT) if digest is not None else None
         if raw is not None:
             return parse_document(raw, None, name=self.name)
         document = self._source.root()
@@ -68,6 +77,20 @@ class CachedSource:
     def close(self) -> None:
         """Closes the other source."""
         self._source.close()
+
+    def _named_digest(self) -> str | None:
+        """What the name means now, where knowing that may be enough."""
+        if not isinstance(self._source, NamedSource) or self._blobs.is_empty():
+            return None
+        try:
+            return self._source.digest()
+        except (NetworkError, RateLimitError):
+            # Tried often enough.
+            raise
+        except (ImageNotFoundError, RegistryError) as error:
+            # Some servers know no HEAD, and none can say in its answer what is wrong: fetching will tell.
+            _log.info("%s: %s", self.name, error)
+            return None
 
     def _keep(self, descriptor: Descriptor, document: Document) -> None:
         try:

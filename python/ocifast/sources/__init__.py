@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from ocifast.spec import Descriptor, Document
 
-__all__ = ["CHUNK", "Blob", "BlobSlot", "Destination", "DirectDestination", "FileSlice", "Source"]
+__all__ = ["CHUNK", "Blob", "BlobSlot", "Destination", "DirectDestination", "FileSlice", "NamedSource", "Source"]
 
 CHUNK = 256 << 10
 """Bytes of a chunk that local sources hand on; a registry hands on what the network gives."""
@@ -91,6 +91,19 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Gives connections and files back; the source cannot be used after."""
+        ...
+
+
+@runtime_checkable
+class NamedSource(Source, Protocol):
+    """A source whose name may come to mean something else, and which can say what it means without fetching it."""
+
+    def digest(self) -> str:
+        """Digest of the manifest or index that the reference names now.
+
+        Raises:
+            ImageNotFoundError, RegistryError, DigestInvalidError.
+        """
         ...
 
 

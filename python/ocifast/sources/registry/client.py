@@ -298,14 +298,17 @@ class Client:
     def _send_once(
         self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None, authorization: str | None
     ) -> httpx.Response:
-        self._limiter(url).wait(self._closed)
-        self.raise_if_closed(self.host)
-        content = body() if callable(body) else body
-        sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
-        request = self._http.build_request(method, url, headers=sent, content=content)
-        if _origin(url) != _origin(self.origin):
-            request.extensions["public_only"] = self._is_public()
-        return self._http.send(request, stream=True, follow_redirects=False)
+        limiter = self._limiter(url)
+        # A body that is made while it is sent may take requests to the same host; its blob has a slot for uploads.
+        with contextlib.nullcontext() if callable(body) else limiter.requests.slot():
+            limiter.wait(self._closed)
+            self.raise_if_closed(self.host)
+            content = body() if callable(body) else body
+            sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
+            request = self._http.build_request(method, url, headers=sent, content=content)
+            if _origin(url) != _origin(self.origin):
+                request.extensions["public_only"] = self._is_public()
+            return self._http.send(request, stream=True, follow_redirects=False)
 
     def _send_token_request(
         self, method: str, url: httpx.URL, headers: dict[str, str], body: bytes | None

@@ -1,8 +1,9 @@
 """One limiter per host, shared by all requests of this process.
 
-It has slots for the requests that carry blobs, handed out in the order they were asked for, and one pause that a
-server's `429 Too Many Requests` sets for everybody. Downloads and uploads have slots of their own: what is uploaded may
-come from the same host, and an upload that waited for a download's slot while it holds one would wait for ever.
+It has slots, handed out in the order they were asked for, and one pause that a server's `429 Too Many Requests` sets
+for everybody. Every request takes a slot until it is answered; a blob takes another one for as long as its bytes move.
+Downloads, uploads and requests have slots of their own: what is uploaded may come from the same host, and an upload
+that waited for a download's slot while it holds one would wait for ever.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Slot:
 
 
 class Slots:
-    """How many blobs may move at a time in one direction."""
+    """How many of one kind there may be at a time."""
 
     def __init__(self) -> None:
         self._most = 0
@@ -115,11 +116,13 @@ class Limiter:
     Attributes:
         downloads: slots for blobs that are read.
         uploads: slots for blobs that are sent.
+        requests: slots for all requests until they are answered, but for those whose body is a blob that is sent.
     """
 
     def __init__(self) -> None:
         self.downloads = Slots()
         self.uploads = Slots()
+        self.requests = Slots()
         self._lock = threading.Lock()
         self._resume_at = 0.0
 
@@ -144,6 +147,6 @@ def limiter_for(host: str, slots: int) -> Limiter:
         limiter = _limiters.get(host)
         if limiter is None:
             limiter = _limiters[host] = Limiter()
-        limiter.downloads.widen(slots)
-        limiter.uploads.widen(slots)
+        for kind in (limiter.downloads, limiter.uploads, limiter.requests):
+            kind.widen(slots)
         return limiter
