@@ -6,6 +6,7 @@ import base64
 import json
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -417,6 +418,16 @@ def test_login_keeps_a_link(tmp_path: Path) -> None:
     remember("r.io", Credential("u", "p"), quick(auth_file=link))
     assert link.is_symlink()
     assert json.loads(real.read_text()) == {"auths": {"r.io": {"auth": "dTpw"}}}
+
+
+def test_logins_at_the_same_time(tmp_path: Path) -> None:
+    options = quick(auth_file=tmp_path / "new" / "auth.json")
+    hosts = sorted(f"r{number}.io" for number in range(40))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda host: remember(host, Credential("u", "p"), options), hosts))
+    assert options.auth_file is not None
+    assert sorted(json.loads(options.auth_file.read_bytes())["auths"]) == hosts
+    assert [path.name for path in options.auth_file.parent.iterdir()] == ["auth.json"]
 
 
 def test_an_identity_token_in_a_file(tmp_path: Path) -> None:

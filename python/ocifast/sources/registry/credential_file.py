@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -119,6 +121,27 @@ class CredentialFile:
             auths[HUB_KEY if host == "docker.io" else host] = entry
         return CredentialFile(self.path, {**self.content, "auths": auths})
 
+    @classmethod
+    def change(cls, path: Path, host: str, credential: Credential | None) -> None:
+        """Reads a file, replaces or removes a host's entry, and writes it; others of us who do the same wait.
+
+        Raises:
+            FileError: it cannot be read, or its folder cannot be written to.
+        """
+        folder = Path(os.path.realpath(path)).parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise FileError(f"cannot write the credentials to {path}: {error.strerror}", path=str(path)) from error
+        try:
+            # Where a file system has no locks, the last one who writes wins.
+            with contextlib.suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            cls.read(path).with_credential(host, credential).write()
+        finally:
+            os.close(held)
+
     def write(self) -> None:
         """Replaces the file at once, readable by its owner only.
 
@@ -128,7 +151,6 @@ class CredentialFile:
         # A link (people link this file into their dotfiles) stays one: what it names is replaced.
         target = Path(os.path.realpath(self.path))
         try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".ocifast-", dir=target.parent)
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:

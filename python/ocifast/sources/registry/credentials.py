@@ -141,7 +141,7 @@ def remember(host: str, credential: Credential, options: RegistryOptions) -> str
     file = CredentialFile.read(_login_path(options))
     helper = file.helper_for(key) or file.store
     if helper is None:
-        file.with_credential(key, credential).write()
+        CredentialFile.change(file.path, key, credential)
         return str(file.path)
     secret = credential.identity_token or credential.password
     username = _TOKEN_USER if credential.identity_token else credential.username
@@ -165,7 +165,7 @@ def forget(host: str, options: RegistryOptions) -> list[str]:
             _run_helper(helper, "erase", _server_url(key).encode(), options.helper_timeout)
             places.append(_program(helper))
         if file.credential(key) is not None:
-            file.with_credential(key, None).write()
+            CredentialFile.change(path, key, None)
             places.append(str(path))
     return places
 
