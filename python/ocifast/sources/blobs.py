@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from ocifast.errors import DocumentError, FileError
+from ocifast.errors import BlobNotFoundError, DocumentError, FileError
 from ocifast.sources import CHUNK, FileSlice
+from ocifast.spec import Descriptor
 
 __all__ = ["BytesBlob", "FileBlob", "open_beneath", "read_all"]
 
@@ -28,6 +29,20 @@ class FileBlob:
         self.local = FileSlice(path, offset, length)
         self._slice = self.local
         self._name = name
+
+    @classmethod
+    def of(cls, found: FileSlice | None, descriptor: Descriptor, offset: int, *, name: str) -> FileBlob:
+        """A blob from byte `offset` on, where `found` is what stands under its digest: at most one byte too many of it.
+
+        Raises:
+            BlobNotFoundError: nothing stands there.
+        """
+        if found is None:
+            raise BlobNotFoundError(
+                f"{name}: blob {descriptor.digest} is missing", reference=name, layer=descriptor.digest
+            )
+        length = max(min(found.length, descriptor.size + 1) - offset, 0)
+        return cls(found.path, found.offset + offset, length, name=name)
 
     def __iter__(self) -> Iterator[bytes]:
         left = self._slice.length

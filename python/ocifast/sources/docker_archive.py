@@ -104,12 +104,7 @@ class DockerArchiveSource:
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob:
         """The config or a layer, as a slice of the archive (see `Source.blob`)."""
         found = self._blobs.get(descriptor.digest) or self._members.find("/".join(blob_parts(descriptor.digest)))
-        if found is None:
-            raise BlobNotFoundError(
-                f"{self.name}: blob {descriptor.digest} is missing", reference=self.name, layer=descriptor.digest
-            )
-        length = max(min(found.length, descriptor.size + 1) - offset, 0)
-        return FileBlob(found.path, found.offset + offset, length, name=self.name)
+        return FileBlob.of(found, descriptor, offset, name=self.name)
 
     def close(self) -> None:
         """Removes what was unpacked."""

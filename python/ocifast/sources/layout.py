@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ocifast.errors import BlobNotFoundError, DocumentError, ImageNotFoundError, ImageReferenceError
+from ocifast.errors import DocumentError, ImageNotFoundError, ImageReferenceError
 from ocifast.reference import Reference
 from ocifast.sources import FileSlice
 from ocifast.sources.blobs import FileBlob, open_beneath, read_all
@@ -124,12 +124,7 @@ class LayoutSource:
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob:
         """A blob as a slice of a local file (see `Source.blob`)."""
         found = self._files.find(*blob_parts(descriptor.digest))
-        if found is None:
-            raise BlobNotFoundError(
-                f"{self.name}: blob {descriptor.digest} is missing", reference=self.name, layer=descriptor.digest
-            )
-        length = max(min(found.length, descriptor.size + 1) - offset, 0)
-        return FileBlob(found.path, found.offset + offset, length, name=self.name)
+        return FileBlob.of(found, descriptor, offset, name=self.name)
 
     def close(self) -> None:
         """Gives the files back."""
