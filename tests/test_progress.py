@@ -52,6 +52,19 @@ def test_a_terminal_shows_each_layer_and_is_left_clean(reference: str, registry:
     assert shown.rstrip().endswith("\x1b[2K") or "\x1b[2K" in shown[-200:]
 
 
+@pytest.mark.parametrize("command", ["pull", "push", "copy"])
+def test_copies_show_each_blob(reference: str, registry: Registry, tmp_path: Path, command: str) -> None:
+    layout = f"oci:{tmp_path}/layout:app"
+    if command == "push":
+        assert on_terminal("pull", reference, layout, "--quiet") == ""
+        shown = on_terminal("push", layout, f"{registry.host}/progress/{os.urandom(8).hex()}:1")
+    else:
+        shown = on_terminal(command, reference, layout)
+    # Two layers and the config.
+    assert len(set(re.findall(r"\b[0-9a-f]{12}\b", shown))) == 3
+    assert "kB" in shown
+
+
 def test_quiet_shows_nothing_on_a_terminal(reference: str, tmp_path: Path) -> None:
     assert on_terminal("compile", reference, tmp_path / "out.tar", "--quiet") == ""
 
