@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from ocifast.errors import OcifastError
+from ocifast.errors import OcifastError, RateLimitError
 from ocifast.reference import Reference
 from ocifast.sources.registry import RegistryDestination, RegistryOptions, list_tags
 from ocifast.sources.registry.client import Client
@@ -122,3 +122,27 @@ def test_a_download_that_breaks_without_progress_is_waited_for(server: FaultyReg
     server.script = script
     pull(name, PATIENT)
     assert waits == [FIRST, FIRST * 2, FIRST * 4]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("chunk_minimum", [None, 1])
+def test_an_upload_waits_as_long_as_it_is_told(
+    server: FaultyRegistry, waits: list[float], status: int, chunk_minimum: int | None
+) -> None:
+    limits = iter([Answer(status, {"Retry-After": "33"})])
+    server.chunk_minimum = chunk_minimum
+    server.script = lambda request: next(limits, None) if request.method in ("PUT", "PATCH") else None
+    upload(server.host)
+    # Then it asks how far the session came, and goes on.
+    assert waits == [33, FIRST]
+    assert server.blobs["a"] == {digest_of(b"x"): b"x"}
+    assert server.uploads == {}
+
+
+def test_an_upload_that_should_wait_too_long_is_given_up(server: FaultyRegistry, waits: list[float]) -> None:
+    server.script = lambda request: Answer(429, {"Retry-After": "3600"}) if request.method == "PUT" else None
+    with pytest.raises(RateLimitError, match=r"limits the rate of requests; .* \(it asks to wait 3600 s\)"):
+        upload(server.host)
+    assert waits == []
+    assert [line.split()[0] for line in server.lines] == ["POST", "PUT", "DELETE"]
+    assert server.uploads == {}

@@ -109,10 +109,11 @@ def test_a_cut_at_every_attempt_without_progress_ends(server: FaultyRegistry) ->
     assert len(blobs_asked(server)) == 1 + 3
 
 
+@pytest.mark.timeout(60)
 def test_a_stalled_download_goes_on(server: FaultyRegistry) -> None:
     image = random_image(1_000_000)
     name = server.put(image, "a:1")
-    fail_blobs(server, [Answer(200, {}, image.layers[0].blob, cut=500_000, stall=3)])
+    fail_blobs(server, [Answer(200, {}, image.layers[0].blob, cut=500_000, stall=600)])
     assert pull(name, quick(read_timeout=0.2)) == [image.layers[0].blob]
     assert blobs_asked(server) == ["-", "bytes=500000-"]
 

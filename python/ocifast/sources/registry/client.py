@@ -212,23 +212,35 @@ class Client:
         longest = min(self.options.backoff * 2**attempt, _LONGEST_BACKOFF)
         return random.uniform(longest / 2, longest)  # noqa: S311 - jitter
 
-    def _wait_as_told(self, name: str, what: str, response: httpx.Response, attempt: int) -> None:
-        """Waits before another attempt, as long as Retry-After says; all requests to a host that limits us wait."""
+    def heed(self, name: str, what: str, response: httpx.Response, attempt: int) -> bool:
+        """Lets all requests to a host wait for as long as its answer says with Retry-After, or by its status.
+
+        Returns:
+            Whether there is such a wait.
+
+        Raises:
+            OcifastError: the answer's own error, when it asks for more than `RegistryOptions.max_wait`.
+        """
         told = _retry_after(response.headers.get("Retry-After"))
         if told is not None and told > self.options.max_wait:
             failure = self.failure(name, what, response)
             message = f"{failure.message} (it asks to wait {told:.0f} s)"
             raise type(failure)(message, **failure.context, retry_after=told)
         limiter = self._limiter(response.request.url)
-        # The status counts; the body is read for the connection's sake alone.
-        with contextlib.suppress(httpx.TransportError):
-            read_capped(response, ERROR_LIMIT)
         if told is not None:
             # Jitter: those who were sent away together must not come back together.
             limiter.pause(told + random.uniform(0, min(1.0, self.options.backoff)))  # noqa: S311
         elif response.status_code == 429:
             limiter.pause(self._backoff(attempt))
-        else:
+        return told is not None or response.status_code == 429
+
+    def _wait_as_told(self, name: str, what: str, response: httpx.Response, attempt: int) -> None:
+        """Waits before another attempt; drops the answer."""
+        waits = self.heed(name, what, response, attempt)
+        # The status counts; the body is read for the connection's sake alone.
+        with contextlib.suppress(httpx.TransportError):
+            read_capped(response, ERROR_LIMIT)
+        if not waits:
             self.pause(attempt)
 
     def _exchange(

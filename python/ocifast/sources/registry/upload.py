@@ -185,6 +185,8 @@ class Uploader:
         if response.status_code in expected:
             response.close()
             return
+        if response.status_code in RETRIED:
+            self.client.heed(self.name, what, response, 0)
         failure = self.client.failure(self.name, what, response)
         # 404: the session has gone; 416: the registry has more or less than we think.
         if response.status_code in RETRIED or response.status_code in (404, 416):
