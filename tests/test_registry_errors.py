@@ -142,7 +142,7 @@ def test_missing_scope(fail: Fail, tmp_path: Path) -> None:
         )
 
 
-def test_no_such_tag_or_repository(fail: Fail, tmp_path: Path) -> None:
+def test_no_such_tag_or_repository(fail: Fail, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve_registry(tmp_path / "registry") as registry:
         registry.put(random_image(), "a:1")
         for name in ("a", "b"):
@@ -151,6 +151,10 @@ def test_no_such_tag_or_repository(fail: Fail, tmp_path: Path) -> None:
                 f" (`ocifast tags {registry.host}/{name}` lists them)"
             )
         assert main(["tags", f"{registry.host}/b"]) == 1
+        assert capsys.readouterr() == (
+            "",
+            f"ocifast: error: {registry.host}/b: no such repository; check its name, and log in if it is private\n",
+        )
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])

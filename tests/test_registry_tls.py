@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
 from ocifast.errors import FileError, NetworkError
-from ocifast.sources.registry.tls import Certificates
+from ocifast.sources.registry.tls import Certificates, certificate_folder
 from ocifast.sources.registry.transport import proxy_for
 
 from tests.support.faulty import Answer, serve_faulty
@@ -109,6 +110,45 @@ def test_damaged_certificate_folders(authority: Authority, file: str, content: s
         (folder / file).write_text(content)
     with pytest.raises(FileError, match=message):
         pull("127.0.0.1:1/a:1", quick(certificates=(authority.folder,)))
+
+
+def test_a_key_with_a_password_is_named_and_nobody_asked_for_it(authority: Authority) -> None:
+    folder = authority.trust("127.0.0.1:1", client=True)
+    key = serialization.load_pem_private_key((folder / "client.key").read_bytes(), None)
+    (folder / "client.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(FileError, match=r"cannot use the client certificate .*: the key is protected by a password"):
+        pull("127.0.0.1:1/a:1", quick(certificates=(authority.folder,)))
+
+
+def test_folders_of_certificates_and_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    name = "Registry.example:5000"
+    places = [tmp_path / "first", tmp_path / "second", tmp_path / "home/.config/containers/certs.d"]
+    for place in reversed(places):
+        assert certificate_folder(name, places[:2]) != place / name.lower()
+        (place / name.lower()).mkdir(parents=True)
+        assert certificate_folder(name, places[:2]) == place / name.lower()
+    # Each port is a registry of its own.
+    for other in ("registry.example", "registry.example:500", "registry.example:50000", "example:5000"):
+        assert certificate_folder(other, places[:2]) is None
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    own = tmp_path / "config/containers/certs.d" / name.lower()
+    own.mkdir(parents=True)
+    assert certificate_folder(name) == own
+
+
+@pytest.mark.parametrize("host", ["", ".", "..", "../second", "a/b", "a\0b"])
+def test_a_host_that_is_no_name_of_a_folder(tmp_path: Path, host: str) -> None:
+    (tmp_path / "first/a/b").mkdir(parents=True)
+    (tmp_path / "second").mkdir()
+    assert certificate_folder(host, [tmp_path / "first"]) is None
 
 
 @dataclass
