@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from ocifast.cli import main
-from ocifast.sources.registry import addresses
+from ocifast.errors import RegistryError
+from ocifast.reference import Reference
+from ocifast.sources.registry import addresses, list_tags
 
 from tests.support.faulty import Answer, Request, error, serve_faulty
 from tests.support.images import write_layout
@@ -248,6 +250,18 @@ def test_tags_that_would_steer_a_terminal(capsys: pytest.CaptureFixture[str]) ->
     with serve_faulty(lambda request: Answer(200, {}, b'{"tags":["1","\\u001b[2Jx\\ny"]}')) as server:
         assert main(["tags", f"{server.host}/a"]) == 0
         assert capsys.readouterr().out == "1\n\\x1b[2Jx\\ny\n"
+
+
+def test_an_error_that_would_steer_a_terminal(fail: Fail) -> None:
+    denied = error(400, "X\x1b[2J", "first\nsecond\u202e\x07" + "y" * 1000)
+    with serve_faulty(lambda request: denied) as server:
+        shown = f"X [2J: first second  {'y' * 1000}"[:300]
+        assert fail(f"{server.host}/a:1") == (
+            f"{server.host}/a:1: cannot read the manifest: 127.0.0.1 answered 400: {shown}…"
+        )
+        with pytest.raises(RegistryError) as caught:
+            list_tags(Reference.parse(f"{server.host}/a"))
+        assert str(caught.value).endswith(f"answered 400: {shown}…")
 
 
 def test_a_registry_that_does_not_delete(capsys: pytest.CaptureFixture[str]) -> None:
