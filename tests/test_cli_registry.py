@@ -59,8 +59,9 @@ def test_one_platform_or_all(said: Said, tmp_path: Path, command: str) -> None:
     assert tags_of(tmp_path / "out") == {"one": IMAGES[1].digest, "all": index.digest}
 
 
-def test_all_platforms_are_pushed(said: Said, tmp_path: Path) -> None:
-    index = build_index(IMAGES)
+def test_all_platforms_are_pushed_and_each_index_after_its_children(said: Said, tmp_path: Path) -> None:
+    nested = build_index([build_image([Layer(b"", blob=b"deep")], platform="linux/arm64")])
+    index = build_index([IMAGES[0], nested, IMAGES[1]])
     layout = write_layout(tmp_path / "layout", index)
     with serve_faulty() as server:
         told = json.loads(said("push", f"oci:{layout}:app", f"{server.host}/a:1", "--all", "--json"))
@@ -69,13 +70,14 @@ def test_all_platforms_are_pushed(said: Said, tmp_path: Path) -> None:
             "destination": f"{server.host}/a:1",
             "digest": index.digest,
             "media_type": index.media_type,
-            "documents": 3,
-            "copied": 4,
+            "documents": 5,
+            "copied": 6,
             "existing": 0,
             "skipped": 0,
             "bytes": sum(map(len, index.all_blobs().values())),
         }
-        assert server.lines[-3:] == [f"PUT /v2/a/manifests/{each}" for each in (*[i.digest for i in IMAGES], "1")]
+        order = [IMAGES[0].digest, nested.children[0].digest, nested.digest, IMAGES[1].digest, "1"]
+        assert server.lines[-5:] == [f"PUT /v2/a/manifests/{each}" for each in order]
 
 
 def test_referrers(said: Said) -> None:

@@ -149,3 +149,30 @@ def test_an_upload_that_should_wait_too_long_is_given_up(server: FaultyRegistry,
     assert waits == []
     assert [line.split()[0] for line in server.lines] == ["POST", "PUT", "DELETE"]
     assert server.uploads == {}
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"),
+    [
+        ("33", 33),
+        (" 33\t", 33),
+        ("0", None),
+        # What is no number of seconds and no date counts as nothing said.
+        ("soon", FIRST / 2),
+        ("-33", FIRST / 2),
+        ("33.5", FIRST / 2),
+        ("\u0663", FIRST / 2),
+        ("Thu, 99 Foo 2026 00:00:00 GMT", FIRST / 2),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", None),
+    ],
+)
+def test_what_retry_after_may_say(
+    server: FaultyRegistry, waits: list[float], stated: str, seconds: float | None
+) -> None:
+    name = server.put(random_image(10), "a:1")
+    value = stated.encode().decode("latin-1")
+    limits = iter([Answer(503, {"Retry-After": value})])
+    server.script = lambda request: next(limits, None)
+    pull(name, PATIENT)
+    assert waits == ([] if seconds is None else [seconds])
+    assert server.lines[:2] == ["GET /v2/a/manifests/1"] * 2

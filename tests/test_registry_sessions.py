@@ -59,6 +59,33 @@ def test_a_registry_that_has_more_or_less_than_it_said_gets_another_session(serv
     assert server.uploads == {}
 
 
+@pytest.mark.parametrize("chunk_minimum", [None, 1])
+def test_a_session_that_went_while_it_was_sent_to_is_replaced(
+    server: FaultyRegistry, chunk_minimum: int | None
+) -> None:
+    server.chunk_minimum = chunk_minimum
+
+    def script(request: Request) -> Answer | None:
+        if request.method in ("PUT", "PATCH"):
+            server.uploads.pop("session0", None)
+        return None
+
+    server.script = script
+    destination = destination_of(server)
+    destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    sent = "PUT" if chunk_minimum is None else "PATCH"
+    assert server.lines[:5] == [
+        "POST /v2/a/blobs/uploads/",
+        f"{sent} {SESSION}0",
+        f"GET {SESSION}0",
+        "POST /v2/a/blobs/uploads/",
+        f"{sent} {SESSION}1",
+    ]
+    assert server.blobs["a"] == {BLOB.digest: DATA}
+    assert server.uploads == {}
+
+
 def test_the_location_that_the_state_of_an_upload_names_is_used(server: FaultyRegistry) -> None:
     server.break_uploads = [100_000]
 
