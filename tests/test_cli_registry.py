@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import os
+import pty
+import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,13 @@ from ocifast.cli import main
 from ocifast.copy import copy
 from ocifast.reference import parse_location
 from ocifast.sources.open import open_destination, open_source
+from ocifast.sources.registry import Credential
+from ocifast.sources.registry.credentials import CredentialKeeper
 
 from tests.support.faulty import Answer, Request, serve_faulty
 from tests.support.images import Layer, build_image, build_index, write_layout
-from tests.support.pulls import Authority, random_image
+from tests.support.pulls import Authority, quick, random_image
+from tests.support.run import COMMAND
 from tests.support.tokens import serve_tokens
 
 Said = Callable[..., str]
@@ -193,3 +200,43 @@ def test_deletion_and_logout_as_json(said: Said, tmp_path: Path) -> None:
         told: Any = json.loads(said("logout", server.host, "--auth-file", auth, "--json"))
         assert told == {"host": server.host, "removed": [str(auth)]}
     assert json.loads(auth.read_text()) == {"auths": {}}
+
+
+@pytest.mark.parametrize("password", ["secret", " blanks at both ends ", "p\u00e4ss\tw\u00f6rd:"])
+def test_a_password_is_taken_as_it_is(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    right = f"Basic {base64.b64encode(f'me:{password}'.encode()).decode()}"
+    asks = Answer(401, {"WWW-Authenticate": "Basic"})
+    with serve_faulty(lambda request: None if request.headers.get("authorization") == right else asks) as server:
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\r\n"))
+        auth = tmp_path / "auth.json"
+        said("login", server.host, "-u", "me", "--password-stdin", "--auth-file", auth)
+        assert CredentialKeeper(server.host, None, quick(auth_file=auth)).get() == Credential("me", password)
+
+
+@pytest.mark.timeout(60)
+def test_a_password_is_asked_for_on_a_terminal_and_not_shown(tmp_path: Path) -> None:
+    auth = tmp_path / "auth.json"
+    asks = Answer(401, {"WWW-Authenticate": "Basic"})
+    with serve_faulty(lambda request: None if "authorization" in request.headers else asks) as server:
+        ours, theirs = pty.openpty()
+        words = [str(COMMAND), "login", server.host, "-u", "me", "--auth-file", str(auth)]
+        # A session of its own has no other terminal to ask on.
+        process = subprocess.Popen(
+            words, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True, text=True
+        )
+        os.close(theirs)
+        shown = b""
+        while b"Password: " not in shown:
+            shown += os.read(ours, 1000)
+        os.write(ours, b"swordfish\n")
+        # Linux says EIO when the last process has closed its end (pty(7)).
+        with suppress(OSError):
+            while chunk := os.read(ours, 1000):
+                shown += chunk
+        os.close(ours)
+        told, _ = process.communicate()
+    assert (process.returncode, told) == (0, f"logged in to {server.host} as me; kept in {auth}\n")
+    assert shown.decode().split() == ["Password:"]
+    assert json.loads(auth.read_text())["auths"][server.host] == {"auth": base64.b64encode(b"me:swordfish").decode()}
