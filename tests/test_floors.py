@@ -27,7 +27,7 @@ PYTHON: Mapping[int, Steps] = {
 }
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry"), ("path", "whiteout", "digest")),
-    1: (("tar", "contents"), ("decompress", "tree"), ("merge",)),
+    1: (("tar", "contents"), ("decompress", "tree", "batch"), ("merge",)),
     2: (("layer",), ("turns",), ("flatten",)),
     3: (("output",),),
     4: (("bindings",), ("",)),

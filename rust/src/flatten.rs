@@ -7,11 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::batch::Batch;
 use crate::contents::Store;
 use crate::error::{Code, Error, Result};
 use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
 use crate::limits::Limits;
-use crate::merge::{Ingested, Merge, Notices};
+use crate::merge::{Merge, Notices};
 use crate::tree::Tree;
 use crate::turns::Turns;
 
@@ -26,7 +27,7 @@ fn cancelled() -> Error {
 
 /// What a layer's thread tells the merging one.
 enum Told {
-    Entries(Vec<Ingested>),
+    Entries(Batch),
     /// The layer is complete and verified.
     Complete,
 }
@@ -284,8 +285,8 @@ fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched,
     let turn = shared.turns.of(index);
     let tell = |what| told.send(what).map_err(|_| cancelled());
     // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
-    let count = |batch: &[Ingested]| {
-        let entries = shared.entries.fetch_add(batch.len() as u64, Ordering::Relaxed) + batch.len() as u64;
+    let count = |entries: usize| {
+        let entries = shared.entries.fetch_add(entries as u64, Ordering::Relaxed) + entries as u64;
         if entries > shared.limits.entries {
             let message = format!("the image has more than {} entries", shared.limits.entries);
             return Err(Error::new(Code::LimitExceeded, message));
@@ -299,7 +300,7 @@ fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched,
         &turn,
         &mut *layer_store,
         &shared.progress[layer],
-        &mut |batch| count(&batch).and_then(|()| tell(Told::Entries(batch))),
+        &mut |batch| count(batch.len()).and_then(|()| tell(Told::Entries(Batch::new(batch)))),
     )?;
     tell(Told::Complete)
 }

@@ -9,13 +9,13 @@ use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, Sender, SyncSender, channel, sync_channel};
 
+use crate::batch::Ingested;
 use crate::contents::{Content, LayerStore};
 use crate::decompress::Decompressor;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Kind};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
-use crate::merge::Ingested;
 use crate::tar::{Data, Reader};
 
 /// Bytes of a buffer between two stages.

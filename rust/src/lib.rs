@@ -9,6 +9,7 @@ pub mod limits;
 pub mod path;
 pub mod whiteout;
 
+pub mod batch;
 pub mod contents;
 pub mod decompress;
 pub mod merge;

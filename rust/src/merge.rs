@@ -9,22 +9,13 @@ use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
-use crate::contents::Content;
+use crate::batch::{Batch, Ingested, View};
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 use crate::path::{self, Components};
 use crate::tree::{InodeId, InodeKind, SYMLINKS_MAX, Tree};
 use crate::whiteout::{self, Whiteout};
-
-/// An entry whose data, if it has any, are in the store.
-#[derive(Clone, Debug)]
-pub struct Ingested {
-    /// The entry as it stood in the archive.
-    pub entry: Entry,
-    /// Its content: `Some` exactly for regular files.
-    pub content: Option<Content>,
-}
 
 /// What was dropped on the way in, by stable name, with how often.
 pub type Notices = BTreeMap<&'static str, u64>;
@@ -42,8 +33,8 @@ type SharedXattrs = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
 /// What a layer says of paths that its whiteouts go through.
 #[derive(Default)]
 struct News<'a> {
-    /// Paths that the layer has a directory at, sorted.
-    directories: Vec<Components<'a>>,
+    /// Paths on the way of a whiteout that the layer has a directory at.
+    directories: HashSet<&'a [&'a [u8]], FxBuildHasher>,
     hidden: HashSet<Components<'a>, FxBuildHasher>,
     opaque: HashSet<Components<'a>, FxBuildHasher>,
 }
@@ -59,7 +50,7 @@ impl News<'_> {
             match tree.child(at, name) {
                 Some(child) if tree.inode(child).children().is_some() => at = child,
                 Some(child) if matches!(tree.inode(child).kind, InodeKind::Symlink(_)) => {
-                    let replaced = self.directories.binary_search_by(|known| known.as_slice().cmp(path)).is_ok();
+                    let replaced = self.directories.contains(path);
                     let above =
                         |length: usize| self.opaque.contains(&path[..length]) || self.hidden.contains(&path[..length]);
                     return !(replaced || self.hidden.contains(path) || (0..path.len()).any(above));
@@ -115,7 +106,10 @@ impl Merge {
     ///
     /// # Errors
     /// The first of `batches`; `entry_refused` or `limit_exceeded` for an entry that cannot be applied, which is named.
-    pub fn lowest_layer(&mut self, batches: impl IntoIterator<Item = Result<Vec<Ingested>>>) -> Result<()> {
+    pub fn lowest_layer<B>(&mut self, batches: impl IntoIterator<Item = Result<B>>) -> Result<()>
+    where
+        B: IntoIterator<Item = Ingested>,
+    {
         for batch in batches {
             for ingested in batch? {
                 self.apply(ingested, None)?;
@@ -128,11 +122,11 @@ impl Merge {
     ///
     /// # Errors
     /// As [`Merge::lowest_layer`].
-    pub fn upper_layer(&mut self, batches: Vec<Vec<Ingested>>) -> Result<()> {
+    pub fn upper_layer(&mut self, batches: Vec<Batch>) -> Result<()> {
         // The file that a link names may lose that very name to a whiteout of the same layer (`ln t h; rm t`).
         let mut targets = Vec::new();
-        for (index, Ingested { entry, .. }) in batches.iter().flatten().enumerate() {
-            if let Kind::HardLink { target } = &entry.kind {
+        for (index, entry) in batches.iter().flat_map(Batch::views).enumerate() {
+            if let Some(target) = entry.hard_link() {
                 let found = path::clean(target, &self.limits).and_then(|target| self.tree.find(&target, false));
                 if let Ok(Some(inode)) = found {
                     targets.push((index, inode));
@@ -175,23 +169,29 @@ impl Merge {
 
     /// Takes from the lower layers' tree what the whiteouts of a layer hide: first all of them are looked up, in the
     /// tree as it was, then it is done.
-    fn hide(&mut self, batches: &[Vec<Ingested>]) -> Result<()> {
-        let mut news = News::default();
+    fn hide(&mut self, batches: &[Batch]) -> Result<()> {
+        let entries = || batches.iter().flat_map(Batch::views);
         let mut whiteouts = Vec::new();
-        for Ingested { entry, .. } in batches.iter().flatten() {
-            let named = |error: Error| error.at_entry(&entry.path, entry.offset);
-            match self.fate(&entry.path).map_err(named)? {
-                Fate::Whiteout { parent, name } => whiteouts.push((parent, Some(name), entry)),
-                Fate::Opaque { directory } => whiteouts.push((directory, None, entry)),
-                Fate::Kept(path) if entry.kind == Kind::Directory => news.directories.push(path),
+        for entry in entries() {
+            let named = |error: Error| error.at_entry(entry.path, entry.offset);
+            match self.fate(entry.path).map_err(named)? {
+                Fate::Whiteout { parent, name } => whiteouts.push((parent, Some(name), entry.path, entry.offset)),
+                Fate::Opaque { directory } => whiteouts.push((directory, None, entry.path, entry.offset)),
                 Fate::Kept(_) | Fate::Bookkeeping => {}
             }
         }
         if whiteouts.is_empty() {
             return Ok(());
         }
-        news.directories.sort_unstable();
-        for (parent, name, _) in &whiteouts {
+        let mut news = News::default();
+        let ways = whiteouts.iter().flat_map(|(parent, ..)| (1..=parent.len()).map(|end| &parent[..end]));
+        let ways: HashSet<&[&[u8]], FxBuildHasher> = ways.collect();
+        for entry in entries().filter(View::is_directory) {
+            if let Ok(Fate::Kept(path)) = self.fate(entry.path) {
+                news.directories.extend(ways.get(path.as_slice()));
+            }
+        }
+        for (parent, name, ..) in &whiteouts {
             let mut path = parent.clone();
             match name {
                 Some(name) => {
@@ -202,10 +202,10 @@ impl Merge {
             }
         }
         let mut found = Vec::new();
-        for (parent, name, entry) in &whiteouts {
+        for (parent, name, path, offset) in &whiteouts {
             let hides = news.leaves(&self.tree, parent);
             let directory = if hides { self.tree.find(parent, true) } else { Ok(None) };
-            let directory = directory.map_err(|error| error.at_entry(&entry.path, entry.offset))?;
+            let directory = directory.map_err(|error| error.at_entry(path, *offset))?;
             found.extend(directory.map(|directory| (directory, *name)));
         }
         for (directory, name) in found {

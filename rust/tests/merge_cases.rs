@@ -1,10 +1,11 @@
 //! Cases of the merge that a random layer rarely meets, each with the tree that must come out.
 
+use ocifast_core::batch::{Batch, Ingested};
 use ocifast_core::contents::Content;
 use ocifast_core::entry::{Entry, Kind, Metadata};
 use ocifast_core::error::{Code, Error};
 use ocifast_core::limits::Limits;
-use ocifast_core::merge::{Ingested, Merge};
+use ocifast_core::merge::Merge;
 use ocifast_core::tree::{InodeKind, Tree};
 
 /// An entry from a line: `path/` a directory, `path -> target` a symbolic link, `path = target` a hard link, `path`
@@ -33,7 +34,7 @@ fn merge(layers: &[&[&str]], limits: Limits) -> Result<Tree, Error> {
             entry(line, serial)
         });
         let entries = entries.collect();
-        if index == 0 { merge.lowest_layer([Ok(entries)])? } else { merge.upper_layer(vec![entries])? }
+        if index == 0 { merge.lowest_layer([Ok(entries)])? } else { merge.upper_layer(vec![Batch::new(entries)])? }
     }
     Ok(merge.finish().0)
 }

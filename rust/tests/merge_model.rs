@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use ocifast_core::batch::{Batch, Ingested};
 use ocifast_core::contents::Content;
 use ocifast_core::entry::{Entry, Kind, Metadata};
 use ocifast_core::limits::Limits;
-use ocifast_core::merge::{Ingested, Merge};
+use ocifast_core::merge::Merge;
 use ocifast_core::tree::{InodeKind, Tree};
 use proptest::prelude::*;
 
@@ -341,7 +342,8 @@ fn check(layers: &[Vec<Line>]) -> Result<(), TestCaseError> {
     for (index, layer) in layers.iter().enumerate() {
         let entries: Vec<Ingested> = layer.iter().enumerate().map(|(at, line)| ingested(line, serial + at)).collect();
         let expected = model.layer(layer, serial);
-        let applied = if index == 0 { merge.lowest_layer([Ok(entries)]) } else { merge.upper_layer(vec![entries]) };
+        let applied =
+            if index == 0 { merge.lowest_layer([Ok(entries)]) } else { merge.upper_layer(vec![Batch::new(entries)]) };
         match (&expected, &applied) {
             (Ok(()), Ok(())) => {}
             (Err(Refused), Err(error)) => {
@@ -394,11 +396,12 @@ proptest! {
         let whiteouts: Vec<Line> = whiteouts.into_iter().filter(is_whiteout).collect();
         let flatten = |upper: Vec<&Line>| {
             let mut merge = Merge::new(Limits::default());
-            let low = lower.iter().enumerate().map(|(at, line)| ingested(line, at)).collect();
+            let low: Vec<_> = lower.iter().enumerate().map(|(at, line)| ingested(line, at)).collect();
             merge.lowest_layer([Ok(low)]).ok()?;
             // The serial number belongs to the line, wherever it stands.
             let serial = |line: &Line| lower.len() + entries.iter().position(|known| std::ptr::eq(known, line)).unwrap_or(0);
-            merge.upper_layer(vec![upper.into_iter().map(|line| ingested(line, serial(line))).collect()]).ok()?;
+            let upper = upper.into_iter().map(|line| ingested(line, serial(line))).collect();
+            merge.upper_layer(vec![Batch::new(upper)]).ok()?;
             Some(lines(&merge.finish().0))
         };
         let before = flatten(whiteouts.iter().chain(&entries).collect());

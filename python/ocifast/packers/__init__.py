@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from ocifast.errors import PackerMissingError, UsageError
 
@@ -28,12 +28,14 @@ __all__ = [
     "PackOptions",
     "Packing",
     "Row",
+    "Totals",
     "choose_backend",
     "format_of",
     "load_format",
     "refuse_options",
     "rows",
     "summarize",
+    "totals",
 ]
 
 FORMATS: dict[str, str] = {
@@ -105,7 +107,7 @@ class Loss:
     paths: tuple[bytes, ...] = ()
 
 
-_BATCH = 65536
+_BATCH = 4096
 LOSS_EXAMPLES = 10
 """Paths that one `Loss` names at most."""
 
@@ -288,6 +290,33 @@ def rows(tree: _core.Tree) -> Iterator[Row]:
     while batch := tree.entries(b"", start, _BATCH):
         yield from batch
         start += len(batch)
+
+
+class Totals(NamedTuple):
+    """What some entries are together, each inode counted once.
+
+    Attributes:
+        inodes: how many there are.
+        bytes: sizes of the regular files among them.
+    """
+
+    inodes: int
+    bytes: int
+
+
+def totals(entries: Iterable[Row]) -> Totals:
+    """Counts the inodes of entries, in a bit of memory for each."""
+    seen = bytearray()
+    inodes = size = 0
+    for _, kind, _, _, _, _, _, _, length, number in entries:
+        byte, bit = number >> 3, 1 << (number & 7)
+        if byte >= len(seen):
+            seen.extend(bytes(byte + 1 - len(seen)))
+        if not seen[byte] & bit:
+            seen[byte] |= bit
+            inodes += 1
+            size += length if kind == "file" else 0
+    return Totals(inodes, size)
 
 
 def summarize(losses: Iterable[tuple[str, bytes, str]]) -> list[Loss]:

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ocifast_core::batch::Ingested;
 use ocifast_core::contents::{Content, Contents, Extent, read_runs};
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
 use ocifast_core::limits::Limits;
-use ocifast_core::merge::{Ingested, Merge};
+use ocifast_core::merge::Merge;
 use ocifast_core::tree::Tree;
 
 /// The bytes of all files, back to back.

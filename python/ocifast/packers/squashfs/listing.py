@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocifast.errors import PackerError
-from ocifast.packers import Row, rows
+from ocifast.packers import Row, rows, totals
 from ocifast.packers.squashfs.settings import TIME_MAX
 from ocifast.process import find_tool, run_tool
 
@@ -57,8 +57,7 @@ def read_back(
     Raises:
         PackerError: something is missing, too much, or different; the message names the first such entry.
     """
-    inodes = len({row[9] for row in rows(tree)})
-    _check_superblock(path, tool, inodes)
+    _check_superblock(path, tool, totals(rows(tree)).inodes)
     known: dict[str, tuple[list[str], Callable[[Row, Seconds], bytes], Callable[[bytes], bytes]]] = {
         "unsquashfs": (["-lln", "-UTC", str(path)], unsquashfs_line, _normalize),
         "rdsquashfs": (["--describe", str(path)], rdsquashfs_line, _normalize_described),

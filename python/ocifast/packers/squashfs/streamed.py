@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ocifast.errors import OcifastError, UsageError
-from ocifast.packers import Backend, Loss, Packing, PackOptions, rows, summarize
+from ocifast.packers import Backend, Loss, Packing, PackOptions, rows, summarize, totals
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.settings import Settings, help_text, resolve, tool_version
 from ocifast.process import run_tool
@@ -105,7 +105,7 @@ class _Tar2sqfs(Backend):
         settings = resolve(self.name, packing.options, zstd="\tzstd\n" in help_text("tar2sqfs", "--help"))
         seconds = fit(packing.clamp_mtime)
         extra = ["-X", f"level={settings.level}"] if settings.level is not None else []
-        total = sum({row[9]: row[8] for row in rows(packing.tree) if row[1] == "file"}.values())
+        total = totals(rows(packing.tree)).bytes
         names = len(packing.tree)
         seen = 0
 

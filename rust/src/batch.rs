@@ -1,0 +1,331 @@
+//! Entries on their way from a layer to the merge, packed: those of an upper layer wait for all lower ones.
+
+use std::sync::Arc;
+
+use crate::contents::{Content, Extent};
+use crate::entry::{Entry, Kind, Metadata, Mtime, Xattrs};
+
+/// An entry whose data, if it has any, are in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingested {
+    /// The entry as it stood in the archive.
+    pub entry: Entry,
+    /// Its content: `Some` exactly for regular files.
+    pub content: Option<Content>,
+}
+
+/// Some entries of one layer in the order of the archive, in little more memory than their paths and link targets.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Box<[u8]>,
+    /// Attributes of the entries that have some, in their order.
+    xattrs: Box<[Xattrs]>,
+    /// Extents of the sparse files among them, in their order.
+    extents: Box<[Arc<[Extent]>]>,
+}
+
+/// What stands beside the type in an entry's first byte.
+const WITH_XATTRS: u8 = 1 << 3;
+const WITH_CONTENT: u8 = 1 << 4;
+const SPARSE: u8 = 1 << 5;
+const TYPE: u8 = WITH_XATTRS - 1;
+
+const FILE: u8 = 0;
+const DIRECTORY: u8 = 1;
+const SYMLINK: u8 = 2;
+const HARD_LINK: u8 = 3;
+const CHAR_DEVICE: u8 = 4;
+const BLOCK_DEVICE: u8 = 5;
+const FIFO: u8 = 6;
+
+/// An entry of a batch, as far as it can be seen without unpacking it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Path as it stands in the archive.
+    pub path: &'a [u8],
+    /// Byte offset of the entry's first header.
+    pub offset: u64,
+    flags: u8,
+    metadata: [u64; 5],
+    target: &'a [u8],
+    /// A device's numbers, or a file's size and nothing.
+    numbers: [u64; 2],
+    /// Layer, position and size of a content.
+    content: [u64; 3],
+}
+
+impl<'a> View<'a> {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.flags & TYPE == DIRECTORY
+    }
+
+    /// The target of a hard link.
+    pub fn hard_link(&self) -> Option<&'a [u8]> {
+        (self.flags & TYPE == HARD_LINK).then_some(self.target)
+    }
+
+    fn kind(&self) -> Kind {
+        let (target, [major, minor]) = (|| self.target.to_vec(), self.numbers.map(|number| number as u32));
+        match self.flags & TYPE {
+            FILE => Kind::File { size: self.numbers[0] },
+            DIRECTORY => Kind::Directory,
+            SYMLINK => Kind::Symlink { target: target() },
+            HARD_LINK => Kind::HardLink { target: target() },
+            CHAR_DEVICE => Kind::CharDevice { major, minor },
+            BLOCK_DEVICE => Kind::BlockDevice { major, minor },
+            FIFO => Kind::Fifo,
+            other => unreachable!("no type of entry has the number {other}"),
+        }
+    }
+}
+
+impl Batch {
+    /// Packs entries.
+    pub fn new(entries: Vec<Ingested>) -> Self {
+        let (mut bytes, mut xattrs, mut extents) = (Vec::new(), Vec::<Xattrs>::new(), Vec::new());
+        let mut offset = 0;
+        for Ingested { entry, content } in entries {
+            let Entry { path, kind, metadata, offset: start } = entry;
+            let (number, target, numbers): (u8, Option<&[u8]>, &[u64]) = match &kind {
+                Kind::File { size } => (FILE, None, &[*size]),
+                Kind::Directory => (DIRECTORY, None, &[]),
+                Kind::Symlink { target } => (SYMLINK, Some(target), &[]),
+                Kind::HardLink { target } => (HARD_LINK, Some(target), &[]),
+                Kind::CharDevice { major, minor } => (CHAR_DEVICE, None, &[u64::from(*major), u64::from(*minor)]),
+                Kind::BlockDevice { major, minor } => (BLOCK_DEVICE, None, &[u64::from(*major), u64::from(*minor)]),
+                Kind::Fifo => (FIFO, None, &[]),
+            };
+            let mut flags = number;
+            flags |= if metadata.xattrs.is_some() { WITH_XATTRS } else { 0 };
+            flags |= if content.is_some() { WITH_CONTENT } else { 0 };
+            flags |= if content.as_ref().is_some_and(|content| content.extents.is_some()) { SPARSE } else { 0 };
+            bytes.push(flags);
+            put_bytes(&mut bytes, &path);
+            // Offsets ascend in an archive; wherever they do not, the difference wraps around and comes back.
+            put(&mut bytes, start.wrapping_sub(offset));
+            offset = start;
+            let Metadata { mode, uid, gid, mtime, xattrs: set } = metadata;
+            let seconds = (mtime.seconds << 1 ^ mtime.seconds >> 63) as u64;
+            for number in [mode.into(), uid.into(), gid.into(), seconds, mtime.nanoseconds.into()] {
+                put(&mut bytes, number);
+            }
+            if let Some(target) = target {
+                put_bytes(&mut bytes, target);
+            }
+            for &number in numbers {
+                put(&mut bytes, number);
+            }
+            if set.is_some() {
+                // Labels are the same for many files in a row.
+                let same = xattrs.last().filter(|last| **last == set).cloned();
+                xattrs.push(same.unwrap_or(set));
+            }
+            if let Some(Content { layer, position, size, extents: runs }) = content {
+                for number in [layer.into(), position, size] {
+                    put(&mut bytes, number);
+                }
+                extents.extend(runs);
+            }
+        }
+        Batch { bytes: bytes.into(), xattrs: xattrs.into(), extents: extents.into() }
+    }
+
+    /// The entries, where they stand.
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let mut offset = 0;
+        let mut rest = Rest(&self.bytes);
+        std::iter::from_fn(move || rest.view(&mut offset))
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number > 0x7F {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn put_bytes(bytes: &mut Vec<u8>, what: &[u8]) {
+    put(bytes, what.len() as u64);
+    bytes.extend_from_slice(what);
+}
+
+/// What of a batch is still to be read.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn number(&mut self) -> u64 {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.0[0];
+            self.0 = &self.0[1..];
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return number;
+            }
+            shift += 7;
+        }
+    }
+
+    fn numbers<const N: usize>(&mut self) -> [u64; N] {
+        std::array::from_fn(|_| self.number())
+    }
+
+    fn bytes(&mut self) -> &'a [u8] {
+        let length = self.number() as usize;
+        let (bytes, rest) = self.0.split_at(length);
+        self.0 = rest;
+        bytes
+    }
+
+    /// The next entry, when the one before it stood at `offset`.
+    fn view(&mut self, offset: &mut u64) -> Option<View<'a>> {
+        let (&flags, rest) = self.0.split_first()?;
+        self.0 = rest;
+        let path = self.bytes();
+        *offset = offset.wrapping_add(self.number());
+        let metadata = self.numbers();
+        let kind = flags & TYPE;
+        let target = if matches!(kind, SYMLINK | HARD_LINK) { self.bytes() } else { &[] };
+        let numbers = match kind {
+            FILE => [self.number(), 0],
+            CHAR_DEVICE | BLOCK_DEVICE => self.numbers(),
+            _ => [0; 2],
+        };
+        let content = if flags & WITH_CONTENT != 0 { self.numbers() } else { [0; 3] };
+        Some(View { path, offset: *offset, flags, metadata, target, numbers, content })
+    }
+}
+
+impl IntoIterator for Batch {
+    type Item = Ingested;
+    type IntoIter = Unpacked;
+
+    fn into_iter(self) -> Unpacked {
+        Unpacked { batch: self, read: 0, offset: 0, xattrs: 0, extents: 0 }
+    }
+}
+
+/// The entries of a batch, one after the other.
+#[derive(Debug)]
+pub struct Unpacked {
+    batch: Batch,
+    /// Bytes, sets of attributes and lists of extents that are behind us.
+    read: usize,
+    offset: u64,
+    xattrs: usize,
+    extents: usize,
+}
+
+impl Iterator for Unpacked {
+    type Item = Ingested;
+
+    fn next(&mut self) -> Option<Ingested> {
+        let mut rest = Rest(&self.batch.bytes[self.read..]);
+        let view = rest.view(&mut self.offset)?;
+        self.read = self.batch.bytes.len() - rest.0.len();
+        let has = |what| view.flags & what != 0;
+        let xattrs = if has(WITH_XATTRS) { self.batch.xattrs[self.xattrs].clone() } else { None };
+        self.xattrs += usize::from(xattrs.is_some());
+        let extents = has(SPARSE).then(|| Arc::clone(&self.batch.extents[self.extents]));
+        self.extents += usize::from(extents.is_some());
+        let [mode, uid, gid, seconds, nanoseconds] = view.metadata;
+        let seconds = (seconds >> 1) as i64 ^ -((seconds & 1) as i64);
+        let mtime = Mtime { seconds, nanoseconds: nanoseconds as u32 };
+        let metadata = Metadata { mode: mode as u16, uid: uid as u32, gid: gid as u32, mtime, xattrs };
+        let [layer, position, size] = view.content;
+        let content = has(WITH_CONTENT).then_some(Content { layer: layer as u32, position, size, extents });
+        let entry = Entry { path: view.path.to_vec(), kind: view.kind(), metadata, offset: view.offset };
+        Some(Ingested { entry, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kind() -> impl Strategy<Value = Kind> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..200);
+        prop_oneof![
+            any::<u64>().prop_map(|size| Kind::File { size }),
+            Just(Kind::Directory),
+            bytes().prop_map(|target| Kind::Symlink { target }),
+            bytes().prop_map(|target| Kind::HardLink { target }),
+            any::<(u32, u32)>().prop_map(|(major, minor)| Kind::CharDevice { major, minor }),
+            any::<(u32, u32)>().prop_map(|(major, minor)| Kind::BlockDevice { major, minor }),
+            Just(Kind::Fifo),
+        ]
+    }
+
+    fn metadata() -> impl Strategy<Value = Metadata> {
+        let sets = prop::option::of(prop::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..3));
+        (any::<(u16, u32, u32, i64, u32)>(), sets).prop_map(|((mode, uid, gid, seconds, nanoseconds), set)| Metadata {
+            mode,
+            uid,
+            gid,
+            mtime: Mtime { seconds, nanoseconds },
+            xattrs: set.map(Arc::new),
+        })
+    }
+
+    fn content() -> impl Strategy<Value = Content> {
+        let extents = prop::collection::vec(any::<(u64, u64, u64)>(), 0..4);
+        (any::<(u32, u64, u64)>(), prop::option::of(extents)).prop_map(|((layer, position, size), extents)| {
+            let extent = |(offset, length, stored)| Extent { offset, length, stored };
+            Content { layer, position, size, extents: extents.map(|runs| runs.into_iter().map(extent).collect()) }
+        })
+    }
+
+    fn entry() -> impl Strategy<Value = Ingested> {
+        let path = prop::collection::vec(any::<u8>(), 0..300);
+        (path, kind(), metadata(), any::<u64>(), prop::option::of(content())).prop_map(
+            |(path, kind, metadata, offset, content)| Ingested {
+                entry: Entry { path, kind, metadata, offset },
+                content,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_packed_comes_out_again(entries in prop::collection::vec(entry(), 0..20)) {
+            let batch = Batch::new(entries.clone());
+            let target = |view: &View<'_>| view.hard_link().map(<[u8]>::to_vec);
+            let seen: Vec<_> = batch
+                .views()
+                .map(|view| (view.path.to_vec(), view.offset, view.is_directory(), target(&view)))
+                .collect();
+            let expected: Vec<_> = entries
+                .iter()
+                .map(|Ingested { entry, .. }| {
+                    let target = match &entry.kind {
+                        Kind::HardLink { target } => Some(target.clone()),
+                        _ => None,
+                    };
+                    (entry.path.clone(), entry.offset, entry.kind == Kind::Directory, target)
+                })
+                .collect();
+            prop_assert_eq!(seen, expected);
+            prop_assert_eq!(batch.into_iter().collect::<Vec<_>>(), entries);
+        }
+    }
+
+    #[test]
+    fn equal_attributes_in_a_row_are_kept_once() {
+        let set = || Some(Arc::new(BTreeMap::from([(b"user.a".to_vec(), b"1".to_vec())])));
+        let entry = |path: &str| {
+            let metadata = Metadata { xattrs: set(), ..Metadata::default() };
+            Ingested { entry: Entry { path: path.into(), kind: Kind::Fifo, metadata, offset: 0 }, content: None }
+        };
+        let batch = Batch::new(["a", "b", "c"].map(entry).into());
+        assert_eq!(batch.xattrs.iter().flatten().map(Arc::strong_count).collect::<Vec<_>>(), [3, 3, 3]);
+    }
+}
