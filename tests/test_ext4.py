@@ -160,11 +160,6 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
     check(packed.path)
 
 
-def test_what_cannot_be_held_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputUnsupportedError, match="link target of 4096 bytes"):
-        pack([TarBuilder().symlink("x", "t" * 4096)], tmp_path / "a.ext4", "ext4", with_dump=False)
-
-
 def test_options_that_ext4_lacks_are_refused() -> None:
     for options in (
         PackOptions(compression="zstd"),

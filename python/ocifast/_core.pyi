@@ -3,6 +3,7 @@
 Every call releases the GIL while it works. Failures are raised as the classes of `ocifast.errors`.
 """
 
+from collections.abc import Callable
 from os import PathLike
 from typing import final
 
@@ -197,6 +198,7 @@ class Tree:
         cluster: int = 65536,
         threads: int = 1,
         clamp_mtime: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> tuple[int, list[tuple[str, bytes, str]]]:
         """Writes a compressed erofs image, from any store; returns its size and the losses.
 
@@ -209,6 +211,8 @@ class Tree:
             cluster: most bytes of a physical cluster, a power of two from 4096 to 1048576.
             threads: that compress; they change nothing in the image.
             clamp_mtime: seconds since 1970; later times become this.
+            progress: told bytes of contents that are done, and those that there are, at the beginning, every few MiB
+                and when all are done; what it raises ends the work and is raised.
         """
     def write_ext4(
         self,

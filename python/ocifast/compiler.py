@@ -67,7 +67,8 @@ class CompileOptions:
         clamp_mtime: seconds since 1970 that no time in the output passes; None takes `SOURCE_DATE_EPOCH`, if that is
             set.
         max_entries: bound on the entries of all layers; None for the default.
-        max_layer_bytes: bound on the decompressed size of one layer; None for the default.
+        max_layer_bytes: bound on the decompressed size of one layer, and on the apparent size (holes included) of all
+            its sparse files together; None for the default.
     """
 
     pack: PackOptions = field(default_factory=PackOptions)

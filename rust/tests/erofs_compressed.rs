@@ -2,11 +2,11 @@
 
 mod erofs_support;
 
-use erofs_support::build::{Built, Item, Part, build, bytes, compress};
+use erofs_support::build::{Built, Item, Part, build, bytes, compress, options};
 use erofs_support::fsck;
 use erofs_support::read::{Found, read};
-use ocifast_core::error::Code;
-use ocifast_core::output::erofs::Compression;
+use ocifast_core::error::{Code, Error};
+use ocifast_core::output::erofs::{Compression, write_compressed};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -95,6 +95,40 @@ fn sizes_around_blocks_pieces_and_what_fits_behind_an_inode() {
         assert_eq!((layout("/zero-3000"), layout("/zero-8192"), found.inodes["/zero-8192"].data), (1, 1, 0));
         if cluster > 4096 {
             assert_eq!((layout("/text-1048576"), layout("/mixed-1048576")), (1, 1), "{cluster}");
+        }
+    }
+}
+
+/// What is told while an image is written; the call numbered `refused` says no.
+fn reports(built: &Built, compression: &Compression, refused: usize) -> (Vec<(u64, u64)>, Result<(), Code>) {
+    let mut told = Vec::new();
+    let path = built.folder.path().join("reported.erofs");
+    let mut progress = |done, total| {
+        told.push((done, total));
+        if told.len() == refused { Err(Error::new(Code::Cancelled, "no more")) } else { Ok(()) }
+    };
+    let written = write_compressed(&built.tree, &*built.store, &path, &options(), compression, &mut progress);
+    std::fs::remove_file(&path).expect("a file");
+    (told, written.map(drop).map_err(|error| error.code))
+}
+
+#[test]
+fn progress_counts_the_bytes_of_all_contents() {
+    const MIB: u64 = 1 << 20;
+    let hole =
+        Item::sparse("sparse", vec![Part::Data(bytes(2, 4096)), Part::Hole(64 << 20), Part::Data(bytes(3, 8192))]);
+    let large = Item::file("large", text(1, 11 << 20));
+    let layer = vec![large, hole, Item::file("small", "12345"), Item::file("z-empty", "")];
+    let built = build(&[layer, vec![Item::file("gone", bytes(4, 100_000))], vec![Item::whiteout(".", "gone")]]);
+    let total = 11 * MIB + 12_288 + 5;
+    for threads in [1, 2, 5] {
+        let compression = Compression::parse("lz4", None, 65_536, threads).expect("a compression");
+        let expected = [(0, total), (4 * MIB, total), (8 * MIB, total), (total, total)];
+        assert_eq!(reports(&built, &compression, usize::MAX), (expected.to_vec(), Ok(())));
+        // Whoever is told may end the work, at the beginning, on the way and at the end.
+        for refused in 1..=4 {
+            let (told, ended) = reports(&built, &compression, refused);
+            assert_eq!((&told[..], ended), (&expected[..refused], Err(Code::Cancelled)));
         }
     }
 }

@@ -207,8 +207,6 @@ fn what_cannot_be_held_is_said() {
             .xattr("system.posix_acl_access", "nonsense")
             .xattr("user.large", vec![0; 65_536])
             .xattr(&format!("user.{}", "n".repeat(256)), "1"),
-        Item::new("device", Kind::CharDevice { major: 4096, minor: 0 }),
-        Item::symlink("link", vec![b'a'; 4096]),
         Item::file("z", "x"),
     ];
     let built = build(&[layer]);
@@ -225,11 +223,29 @@ fn what_cannot_be_held_is_said() {
         ("xattr", "a", format!("user.: {prefixes}")),
         ("xattr", "a", "user.large: erofs holds attribute values of up to 65535 bytes".to_owned()),
         ("xattr", "a", format!("user.{long}: erofs holds attribute names of up to 255 bytes after the prefix")),
-        ("device", "device", "Linux has 12 bits for a major and 20 for a minor number; it is left out".to_owned()),
-        ("symlink", "link", "Linux reads targets of up to 4095 bytes; the link is left out".to_owned()),
     ];
     let expected = expected.map(|(kind, path, detail)| Loss { kind, path: path.into(), detail });
     assert_eq!(built.summary.losses, expected);
+}
+
+#[test]
+fn what_linux_does_not_have_is_refused() {
+    let table = [
+        (Item::symlink("x", vec![b'a'; 4096]), "a link target of 4096 bytes: Linux has no more than 4095"),
+        (
+            Item::new("x", Kind::CharDevice { major: 4096, minor: 0 }),
+            "the device number 4096:0, beyond Linux's 4095:1048575",
+        ),
+        (
+            Item::new("x", Kind::BlockDevice { major: 0, minor: 1 << 20 }),
+            "the device number 0:1048576, beyond Linux's 4095:1048575",
+        ),
+    ];
+    for (item, message) in table {
+        let error = try_build(&[vec![Item::file("a", "1"), item]], &[0], &options()).err().expect("refused");
+        assert_eq!((error.code, &*error.message), (Code::OutputUnsupported, message));
+        assert_eq!(error.context.path.as_deref(), Some(&b"x"[..]));
+    }
 }
 
 #[test]

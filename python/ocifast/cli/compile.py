@@ -37,13 +37,14 @@ __all__ = ["command"]
 @click.option("--size", metavar="SIZE", type=options.SIZE, help="Size of the whole ext4 image, as 2G.")
 @click.option("--journal", is_flag=True, default=None, help="Give ext4 a journal.")
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
-@click.option("--strict", is_flag=True, help="Fail when the format cannot hold everything.")
+@click.option("--strict", is_flag=True, help="Fail when something would be lost, or the user is unknown.")
 @click.option(
     "--config",
     "config_file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write there, as JSON, what a machine needs to boot: arguments, environment, user, working directory.",
+    help="Write there, as JSON, what a machine needs to boot: arguments, environment, user, working directory. "
+    "Fails when the image has no such user.",
 )
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
 @options.seed

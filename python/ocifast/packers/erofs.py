@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from ocifast.errors import PackerError, UsageError
-from ocifast.packers import Backend, Format, Loss, Packing, PackOptions, refuse_options, rows, summarize
+from ocifast.errors import CancelledError, OutputUnsupportedError, PackerError, UsageError
+from ocifast.packers import Backend, Format, Loss, Packing, PackOptions, refuse_options, rows, summarize, totals
 from ocifast.packers.squashfs.settings import help_text
 from ocifast.packers.stage import make_readable, set_mtime, stage
 from ocifast.process import find_tool, run_tool
@@ -21,6 +21,9 @@ _SUPERBLOCK = struct.Struct("<IIIBBHQQ")
 """Linux, fs/erofs/erofs_fs.h, struct erofs_super_block, as far as the build time."""
 _OFFSET = 1024
 _MAGIC = 0xE0F5E1E2
+
+LINK_TARGET_MAX = 4095
+"""Bytes of a link's target in any file system of Linux; the core's own outputs refuse longer ones themselves."""
 
 CLUSTER_SIZE = 64 << 10
 """Bytes of a physical cluster of a compressed image at most, when none are chosen."""
@@ -76,6 +79,12 @@ class _CompressedErofsBackend(Backend):
         assert packing.path is not None
         options = packing.options
         assert options.compression is not None
+
+        def tell(done: int, total: int) -> None:
+            if packing.cancelled():
+                raise CancelledError("the work was called off")
+            packing.progress(done, total)
+
         _, losses = packing.tree.write_compressed_erofs(
             packing.path,
             uuid=image_uuid(packing.digest).bytes,
@@ -85,6 +94,7 @@ class _CompressedErofsBackend(Backend):
             cluster=CLUSTER_SIZE if options.block_size is None else options.block_size,
             threads=packing.threads,
             clamp_mtime=packing.clamp_mtime,
+            progress=tell,
         )
         return summarize(losses)
 
@@ -119,7 +129,7 @@ class _MkfsErofs(Backend):
         assert packing.path is not None
         source, feed, losses = self._source(packing)
         # The one way that all releases share to fix the image's own time and keep those of files. It must not cut them.
-        latest = max(packing.created, *(row[5] + 1 for row in rows(packing.tree)))
+        latest = max(packing.created, max(row[5] + 1 for row in rows(packing.tree)))
         if packing.clamp_mtime is not None:
             latest = min(latest, packing.clamp_mtime)
         run_tool(
@@ -137,7 +147,8 @@ class _MkfsErofs(Backend):
             cancelled=packing.cancelled,
         )
         devices = {path for kind, path, _ in losses if kind == "device"}
-        _read_back(packing.path, packing, {row[9] for row in rows(packing.tree) if row[0] not in devices})
+        left = (row for row in rows(packing.tree) if row[0] not in devices)
+        _read_back(packing.path, packing, totals(left).inodes)
         return summarize(losses)
 
     def _source(
@@ -145,6 +156,12 @@ class _MkfsErofs(Backend):
     ) -> tuple[list[str | os.PathLike[str]], Callable[[int], object] | None, list[tuple[str, bytes, str]]]:
         """The arguments that name the source, what feeds it, and the losses so far."""
         if _takes_tar():
+            for path, kind, *_, target, _, _ in rows(packing.tree):
+                if kind == "symlink" and len(target) > LINK_TARGET_MAX:
+                    raise OutputUnsupportedError(
+                        f"a link target of {len(target)} bytes: Linux has no more than {LINK_TARGET_MAX}",
+                        path=path.decode(errors="backslashreplace"),
+                    )
             return (
                 ["--tar=f", "/dev/stdin"],
                 lambda descriptor: packing.tree.write_tar(descriptor, clamp_mtime=packing.clamp_mtime),
@@ -196,7 +213,7 @@ def _compression(options: PackOptions) -> list[str]:
     return [f"-z{options.compression}{level}", *size]
 
 
-def _read_back(path: Path, packing: Packing, inodes: set[int]) -> None:
+def _read_back(path: Path, packing: Packing, inodes: int) -> None:
     """Superblock and number of inodes; then fsck.erofs reads every inode and block, where it is there."""
     with path.open("rb") as file:
         file.seek(_OFFSET)
@@ -204,10 +221,8 @@ def _read_back(path: Path, packing: Packing, inodes: set[int]) -> None:
     if len(head) < _SUPERBLOCK.size or _SUPERBLOCK.unpack(head)[0] != _MAGIC:
         raise PackerError("mkfs.erofs left something that is no erofs image", command="mkfs.erofs")
     found = _SUPERBLOCK.unpack(head)[6]
-    if found != len(inodes):
-        raise PackerError(
-            f"mkfs.erofs wrote {found} files of {len(inodes)}, and reported success", command="mkfs.erofs"
-        )
+    if found != inodes:
+        raise PackerError(f"mkfs.erofs wrote {found} files of {inodes}, and reported success", command="mkfs.erofs")
     if find_tool("fsck.erofs") is not None:
         try:
             run_tool(["fsck.erofs", "--extract", path], folder=packing.folder, cancelled=packing.cancelled)

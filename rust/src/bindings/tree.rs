@@ -99,6 +99,15 @@ impl Tree {
     }
 }
 
+/// Calls a progress callback of Python's; what it raises ends the work and is kept.
+fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, done: u64, total: u64) -> Result<()> {
+    let Some(progress) = progress else { return Ok(()) };
+    Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(|error| {
+        *raised = Some(error);
+        Error::new(Code::Cancelled, "progress was refused")
+    })
+}
+
 /// Counts what goes through.
 struct Counted {
     file: std::fs::File,
@@ -236,7 +245,8 @@ impl Tree {
     }
 
     #[pyo3(signature = (
-        path, /, *, uuid, created, compression, level = None, cluster = 65536, threads = 1, clamp_mtime = None
+        path, /, *, uuid, created, compression, level = None, cluster = 65536, threads = 1, clamp_mtime = None,
+        progress = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
     fn write_compressed_erofs(
@@ -250,13 +260,19 @@ impl Tree {
         cluster: usize,
         threads: usize,
         clamp_mtime: Option<i64>,
+        progress: Option<Py<PyAny>>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
         let build_time = Mtime { seconds: created, nanoseconds: 0 };
         let options = erofs::Options { uuid, build_time, clamp_mtime };
+        let mut raised = None;
         let written = py.detach(|| {
             let compression = erofs::Compression::parse(compression, level, cluster, threads)?;
-            erofs::write_compressed(&self.tree, self.kept.contents(), &path, &options, &compression)
+            let mut tell = |done, total| tell(progress.as_ref(), &mut raised, done, total);
+            erofs::write_compressed(&self.tree, self.kept.contents(), &path, &options, &compression, &mut tell)
         });
+        if let Some(raised) = raised {
+            return Err(raised);
+        }
         written.map(|summary| (summary.bytes, losses(py, summary.losses))).map_err(|error| raise(py, error))
     }
 

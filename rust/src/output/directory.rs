@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::descriptors::RaisedLimit;
-use super::{Loss, clamped};
+use super::{Loss, clamped, refuse_long_links};
 use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs};
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
@@ -165,7 +165,7 @@ struct Frame<'t> {
 /// is a loss. Devices and extended attributes that the system refuses are losses too.
 ///
 /// # Errors
-/// `io_error`, naming the entry.
+/// `output_unsupported` for a link target over 4095 bytes; `io_error`, naming the entry.
 pub fn write_directory(
     tree: &Tree,
     store: &DirectoryStore,
@@ -173,6 +173,7 @@ pub fn write_directory(
     owners: bool,
     clamp: Option<i64>,
 ) -> Result<Vec<Loss>> {
+    refuse_long_links(tree)?;
     let ours = (geteuid().as_raw(), getegid().as_raw());
     let staged = vec![false; tree.inode_bound()];
     let mut writing = Writing { tree, store, owners, clamp, ours, staged, losses: Vec::new() };

@@ -20,7 +20,8 @@ pub use tar::write_tar;
 
 use crate::contents::{Content, Contents};
 use crate::entry::Mtime;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
+use crate::tree::{InodeKind, Tree};
 
 /// Something of the tree that an output could not hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +40,26 @@ pub fn clamped(mtime: Mtime, clamp: Option<i64>) -> Mtime {
         Some(seconds) if mtime >= (Mtime { seconds, nanoseconds: 0 }) => Mtime { seconds, nanoseconds: 0 },
         _ => mtime,
     }
+}
+
+/// Longest target of a symbolic link in any file system of Linux (PATH_MAX, with a NUL).
+const LINK_TARGET_MAX: usize = 4095;
+
+/// Refuses a tree with a link that nobody can make or follow. Every output that is a file system begins with this;
+/// archives hold such a link.
+fn refuse_long_links(tree: &Tree) -> Result<()> {
+    for step in tree.walk().filter(|step| step.first) {
+        if let InodeKind::Symlink(target) = &tree.inode(step.inode).kind
+            && target.len() > LINK_TARGET_MAX
+        {
+            let length = target.len();
+            let message = format!("a link target of {length} bytes: Linux has no more than {LINK_TARGET_MAX}");
+            let mut error = Error::new(Code::OutputUnsupported, message);
+            error.context.path = Some(step.path);
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Bytes read from the contents at a time.

@@ -6,7 +6,7 @@
 use std::io::Write;
 
 use super::tar::write_fitted;
-use super::{Loss, clamped};
+use super::{Loss, clamped, refuse_long_links};
 use crate::contents::Contents;
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
@@ -18,13 +18,14 @@ const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// Writes the tree to `out` as [`super::write_tar`] does, with what squashfs cannot hold left out and reported.
 ///
 /// # Errors
-/// What reading the contents or writing returns.
+/// `output_unsupported` for a link target over 4095 bytes; what reading the contents or writing returns.
 pub fn write_squashfs_tar<W: Write>(
     tree: &Tree,
     contents: &dyn Contents,
     out: W,
     clamp: Option<i64>,
 ) -> Result<(W, Vec<Loss>)> {
+    refuse_long_links(tree)?;
     let mut losses = Vec::new();
     let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), |path, metadata| {
         metadata.mtime = clamped(metadata.mtime, clamp);

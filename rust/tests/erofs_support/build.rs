@@ -4,11 +4,12 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ocifast_core::batch::{Batch, Ingested};
 use ocifast_core::contents::Store;
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
 use ocifast_core::limits::Limits;
-use ocifast_core::merge::{Ingested, Merge};
+use ocifast_core::merge::Merge;
 use ocifast_core::output::dump;
 use ocifast_core::output::erofs::{Compression, ErofsStore, Options, Summary, finish, write_compressed};
 use ocifast_core::tree::Tree;
@@ -147,7 +148,8 @@ pub fn compress(built: &Built, compression: &Compression) -> (Vec<u8>, PathBuf) 
     let path = built.folder.path().join("compressed.erofs");
     // There may be one of another compression.
     let _ = std::fs::remove_file(&path);
-    let summary = write_compressed(&built.tree, &*built.store, &path, &options(), compression).expect("an image");
+    let summary = write_compressed(&built.tree, &*built.store, &path, &options(), compression, &mut |_, _| Ok(()))
+        .expect("an image");
     let image = std::fs::read(&path).expect("the image");
     assert_eq!((summary.bytes, summary.dead), (image.len() as u64, 0));
     assert_eq!(summary.losses, built.summary.losses);
@@ -181,7 +183,7 @@ pub fn try_build(layers: &[Vec<Item>], order: &[usize], options: &Options) -> Re
     }
     let mut merge = Merge::new(Limits::default());
     for (index, layer) in ingested.into_iter().enumerate() {
-        if index == 0 { merge.lowest_layer([Ok(layer)])? } else { merge.upper_layer(vec![layer])? }
+        if index == 0 { merge.lowest_layer([Ok(layer)])? } else { merge.upper_layer(vec![Batch::new(layer)])? }
     }
     let (tree, _) = merge.finish();
     let summary = finish(&tree, &store, options)?;

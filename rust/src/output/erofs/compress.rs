@@ -22,6 +22,9 @@ const AHEAD: usize = 2;
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;
 
+/// Bytes of contents between two reports of progress.
+const REPORT: u64 = 4 << 20;
+
 /// No file.
 const NONE: u32 = u32::MAX;
 
@@ -49,17 +52,17 @@ pub struct CompressedFiles {
 }
 
 impl CompressedFiles {
-    /// Compresses the contents of `tree` into `image`, from block `first` on. An unnamed file is made beside `path`.
+    /// Compresses the contents of `tree` into `image`, from block 1 on. An unnamed file is made beside `path`.
     ///
     /// # Errors
-    /// `io_error`; `output_unsupported` for an image beyond the format's bounds.
+    /// `io_error`; `output_unsupported` for an image beyond the format's bounds; what `progress` returns.
     pub fn write(
         tree: &Tree,
         contents: &dyn Contents,
         image: &File,
-        first: u64,
         path: &Path,
         compression: &Compression,
+        progress: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<Self> {
         let folder = path.parent().unwrap_or(path);
         let files = CompressedFiles {
@@ -68,10 +71,18 @@ impl CompressedFiles {
             files: Vec::new(),
             extents: Vec::new(),
             tails: unnamed_file(folder, "compressed-tails")?,
-            end: first,
+            end: 1,
         };
-        let mut writer =
-            Writer { image, files, pending: Vec::new(), tail_pending: Vec::new(), tail_written: 0, current: None };
+        let mut writer = Writer {
+            image,
+            files,
+            pending: Vec::new(),
+            tail_pending: Vec::new(),
+            tail_written: 0,
+            current: None,
+            report: Report { done: 0, told: 0, total: bytes_of(tree), progress },
+        };
+        writer.report.now()?;
         std::thread::scope(|scope| {
             let mut workers = Vec::new();
             for _ in 0..compression.threads {
@@ -94,7 +105,7 @@ impl CompressedFiles {
                 }
             }
             while pipeline.receive(&mut writer)? {}
-            Ok::<_, Error>(())
+            writer.report.now()
         })?;
         writer.finish()
     }
@@ -131,6 +142,23 @@ impl Files for CompressedFiles {
     fn read_tail(&self, id: InodeId, _: &Content, buffer: &mut [u8]) -> Result<()> {
         let offset = self.kept(id).map_or(0, |kept| kept.tail_offset);
         self.tails.read_exact_at(buffer, offset).map_err(|error| Error::io("cannot read the spool file", &error))
+    }
+}
+
+/// What there is to compress: the data of all files, with the blocks that they fill in sparse ones.
+fn bytes_of(tree: &Tree) -> u64 {
+    let length = |id| match &tree.inode(id).kind {
+        InodeKind::File(content) => runs_of(content).iter().map(|run| run.length).sum(),
+        _ => 0,
+    };
+    tree.walk().filter(|step| step.first).map(|step| length(step.inode)).sum()
+}
+
+/// The runs of a content that are in the image.
+fn runs_of(content: &Content) -> Vec<contents::Extent> {
+    match whole_blocks(content) {
+        Some(sparse) => sparse.runs().collect(),
+        None => vec![contents::Extent { offset: 0, length: content.size, stored: 0 }],
     }
 }
 
@@ -245,12 +273,9 @@ fn feed(
 ) -> Result<()> {
     let content = file.content;
     let behind = EXTENDED + xattr::bound(file.metadata);
-    let sparse = whole_blocks(content);
     // A sparse file is a table of holes and data, and these are not compressed.
-    let runs: Vec<contents::Extent> = match &sparse {
-        Some(sparse) => sparse.runs().collect(),
-        None => vec![contents::Extent { offset: 0, length: content.size, stored: 0 }],
-    };
+    let runs = runs_of(content);
+    let sparse = whole_blocks(content).is_some();
     let length: u64 = runs.iter().map(|run| run.length).sum();
     if length == 0 {
         return Ok(());
@@ -272,10 +297,10 @@ fn feed(
                 first: left == length,
                 last,
                 room: if last { room } else { 0 },
-                flat_room: if last && sparse.is_none() { BLOCK.saturating_sub(behind) } else { 0 },
+                flat_room: if last && !sparse { BLOCK.saturating_sub(behind) } else { 0 },
             };
             left -= read as u64;
-            pipeline.send(Job { file: part, bytes, compress: sparse.is_none() }, writer)?;
+            pipeline.send(Job { file: part, bytes, compress: !sparse }, writer)?;
         }
     }
     Ok(())
@@ -289,11 +314,33 @@ struct Writer<'a> {
     tail_pending: Vec<u8>,
     tail_written: u64,
     current: Option<Kept>,
+    report: Report<'a>,
+}
+
+/// How far the work is, told every few MiB.
+struct Report<'a> {
+    done: u64,
+    told: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64) -> Result<()>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, bytes: u64) -> Result<()> {
+        self.done += bytes;
+        if self.done - self.told < REPORT { Ok(()) } else { self.now() }
+    }
+
+    fn now(&mut self) -> Result<()> {
+        self.told = self.done;
+        (self.progress)(self.done, self.total)
+    }
 }
 
 impl Writer<'_> {
     fn take(&mut self, done: Done) -> Result<()> {
         let Done { file, bytes, clusters } = done;
+        self.report.add(bytes.len() as u64)?;
         if file.first {
             let start = u32::try_from(self.files.end).map_err(|_| too_large())?;
             let first = u32::try_from(self.files.extents.len()).map_err(|_| too_large())?;

@@ -20,19 +20,11 @@ pub struct Name<'t> {
     pub inode: InodeId,
 }
 
-/// All names of a directory in order, `.` and `..` included; without those that `held` refuses.
-pub fn names<'t>(
-    children: &'t Children,
-    directory: InodeId,
-    parent: InodeId,
-    held: impl Fn(InodeId) -> bool + Copy + 't,
-) -> impl Iterator<Item = Name<'t>> {
+/// All names of a directory in order, `.` and `..` included.
+pub fn names<'t>(children: &'t Children, directory: InodeId, parent: InodeId) -> impl Iterator<Item = Name<'t>> {
     const DOT: &[u8] = b".";
     const DOTS: &[u8] = b"..";
-    let range = move |from, to| {
-        let children = children.range::<[u8], _>((from, to));
-        children.map(|(name, &inode)| Name { name, inode }).filter(move |name| held(name.inode))
-    };
+    let range = move |from, to| children.range::<[u8], _>((from, to)).map(|(name, &inode)| Name { name, inode });
     range(Unbounded, Excluded(DOT))
         .chain([Name { name: DOT, inode: directory }])
         .chain(range(Excluded(DOT), Excluded(DOTS)))

@@ -18,9 +18,6 @@ pub const EXTENDED: usize = 64;
 /// The address of a chunk that is a hole.
 pub const NULL_ADDRESS: u32 = u32::MAX;
 
-/// Longest target of a symbolic link that the kernel reads back whole (PATH_MAX with its NUL).
-pub const SYMLINK_MAX: usize = 4095;
-
 /// How an inode's data are found (i_format, bits 1 to 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataLayout {

@@ -17,7 +17,7 @@ use super::superblock::Superblock;
 use super::writer::write_metadata;
 use crate::contents::Contents;
 use crate::error::{Error, Result};
-use crate::output::Loss;
+use crate::output::{Loss, refuse_long_links};
 use crate::tree::{InodeKind, Tree};
 
 /// A finished image.
@@ -37,6 +37,7 @@ pub struct Summary {
 /// # Errors
 /// `output_unsupported` when the tree is beyond the format's bounds; `io_error`.
 pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summary> {
+    refuse_long_links(tree)?;
     let plan = Plan::new(tree, store, options)?;
     let packer = plan.packer();
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
@@ -48,19 +49,22 @@ pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summ
 }
 
 /// Writes an image of `tree` to `path`, which does not exist yet, with contents from any store, compressed.
+/// `progress` is told the bytes of contents that are done and all that there are, now and then and at the end.
 ///
 /// # Errors
-/// As [`finish`].
+/// As [`finish`]; whatever `progress` returns, which ends the work.
 pub fn write_compressed(
     tree: &Tree,
     contents: &dyn Contents,
     path: &Path,
     options: &Options,
     compression: &Compression,
+    progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Summary> {
+    refuse_long_links(tree)?;
     let image = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
     let image = image.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))?;
-    let files = CompressedFiles::write(tree, contents, &image, 1, path, compression)?;
+    let files = CompressedFiles::write(tree, contents, &image, path, compression, progress)?;
     let plan = Plan::new(tree, &files, options)?;
     // All that is there is wanted.
     let space = Space::new(files.end(), files.end(), Vec::new())?;

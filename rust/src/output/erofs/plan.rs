@@ -3,7 +3,7 @@
 use super::clusters::table_size;
 use super::directory::{Name, Shape, names};
 use super::files::{Files, Place};
-use super::format::{BLOCK, DataLayout, NULL_ADDRESS, SYMLINK_MAX, blocks};
+use super::format::{BLOCK, DataLayout, NULL_ADDRESS, blocks};
 use super::inode::{Record, device, type_of};
 use super::layout::Packer;
 use super::options::Options;
@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::output::{Loss, clamped};
 use crate::tree::{Children, InodeId, InodeKind, Tree};
 
-/// An inode that has no place: it is in no name's reach, or the format cannot hold it.
+/// An inode that has no place: it is in no name's reach.
 const NOWHERE: u32 = u32::MAX;
 
 /// Largest table of chunks of a sparse file that is accepted whatever the size of its data, in bytes.
@@ -104,10 +104,6 @@ impl<'t> Plan<'t> {
     fn add(&mut self, path: &[u8], id: InodeId) -> Result<()> {
         let inode = self.tree.inode(id);
         let mut lose = |kind, detail: String| self.losses.push(Loss { kind, path: path.to_vec(), detail });
-        if let Some((kind, why)) = unholdable(&inode.kind) {
-            lose(kind, why.to_owned());
-            return Ok(());
-        }
         let mut attributes = Vec::new();
         self.shared.body(&inode.metadata, &mut attributes, |name, why| {
             lose("xattr", format!("{}: {why}", name.escape_ascii()));
@@ -119,7 +115,10 @@ impl<'t> Plan<'t> {
                 }
             }
         }
-        let form = self.form(id).map_err(|error| error.at_entry(path, 0))?;
+        let form = self.form(id).map_err(|mut error| {
+            error.context.path = Some(path.to_vec());
+            error
+        })?;
         let behind = match form.data {
             Data::Elsewhere | Data::Blocks(_) => 0,
             Data::Inline(length) => length,
@@ -136,10 +135,10 @@ impl<'t> Plan<'t> {
         Ok(())
     }
 
-    /// What an inode that the format can hold looks like.
+    /// What an inode looks like.
     ///
     /// # Errors
-    /// `output_unsupported` for a sparse file whose table of chunks would be out of all proportion.
+    /// `output_unsupported` for a device number that Linux has not, and for a sparse file whose table of chunks would be out of all proportion.
     pub fn form(&self, id: InodeId) -> Result<Form> {
         let inode = self.tree.inode(id);
         let metadata = &inode.metadata;
@@ -189,7 +188,11 @@ impl<'t> Plan<'t> {
                 if fits(&record, target.len()) { Data::Inline(target.len()) } else { Data::Blocks(1) }
             }
             InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
-                record.data = device(*major, *minor).unwrap_or_default();
+                let Some(number) = device(*major, *minor) else {
+                    let message = format!("the device number {major}:{minor}, beyond Linux's 4095:1048575");
+                    return Err(Error::new(Code::OutputUnsupported, message));
+                };
+                record.data = number;
                 Data::Elsewhere
             }
             InodeKind::Fifo => Data::Elsewhere,
@@ -214,11 +217,9 @@ impl<'t> Plan<'t> {
         Ok(Form { record, head: record.length(build_time) + attributes, data })
     }
 
-    /// All names of a directory that the image has.
+    /// All names of a directory.
     pub fn names(&self, directory: InodeId, children: &'t Children) -> impl Iterator<Item = Name<'t>> + use<'t> {
-        let tree = self.tree;
-        let parent = self.parents[directory.index()];
-        names(children, directory, parent, move |child| unholdable(&tree.inode(child).kind).is_none())
+        names(children, directory, self.parents[directory.index()])
     }
 
     /// Where the data of files are.
@@ -269,20 +270,6 @@ impl<'t> Plan<'t> {
     /// What the image cannot hold.
     pub fn into_losses(self) -> Vec<Loss> {
         self.losses
-    }
-}
-
-/// Why no inode can be made of this.
-fn unholdable(kind: &InodeKind) -> Option<(&'static str, &'static str)> {
-    match kind {
-        InodeKind::Symlink(target) if target.len() > SYMLINK_MAX => {
-            Some(("symlink", "Linux reads targets of up to 4095 bytes; the link is left out"))
-        }
-        InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
-            let refused = device(*major, *minor).is_none();
-            refused.then_some(("device", "Linux has 12 bits for a major and 20 for a minor number; it is left out"))
-        }
-        _ => None,
     }
 }
 

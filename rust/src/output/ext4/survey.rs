@@ -18,12 +18,8 @@ use crate::tree::{Inode, InodeKind, Step, Tree};
 
 /// The inode of the root directory.
 pub(super) const ROOT_INODE: u32 = 2;
-/// Longest target of a symbolic link (a block less its final zero byte).
-const TARGET_MAX: usize = BLOCK - 1;
 /// Longest target inside the inode.
 pub(super) const TARGET_INSIDE: usize = 59;
-/// Shortest that needs a block.
-const TARGET_OUTSIDE: usize = TARGET_INSIDE + 1;
 /// Most names of a file, and most subdirectories that a directory counts.
 pub(super) const LINKS_MAX: u32 = 65_000;
 /// Most blocks of a file.
@@ -138,8 +134,8 @@ impl Survey {
             InodeKind::Symlink(target) => match target.len() {
                 0 => return refuse(step, "a symbolic link without a target".to_owned()),
                 1..=TARGET_INSIDE => {}
-                TARGET_OUTSIDE..=TARGET_MAX => self.metadata_blocks += 1,
-                length => return refuse(step, format!("a link target of {length} bytes, more than {TARGET_MAX}")),
+                // One is enough: targets of a block and more are refused.
+                _ => self.metadata_blocks += 1,
             },
             InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
                 if *major > 0xFFF || *minor > 0xF_FFFF {
