@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ocifast.cli.registry import registry_host
 from ocifast.copy import copy
-from ocifast.errors import AuthenticationError
+from ocifast.errors import AuthenticationError, RateLimitError
 from ocifast.reference import Reference
 from ocifast.sources.registry import Credential, RegistryDestination, RegistryOptions, RegistrySource
 
@@ -95,3 +96,34 @@ def test_an_identity_token_is_no_password() -> None:
             pull(f"{server.host}/a:1", options)
         assert str(caught.value) == f"{server.host} asks for a password, but only an identity token is known"
         assert len(server.requests) == 1
+
+
+def test_a_token_server_whose_connection_breaks_is_asked_again(server: FaultyRegistry, tokens: TokenServer) -> None:
+    answers = [Answer(raw=b""), Answer(200, {}, b"{", length=9, cut=1)]
+    tokens.override = lambda request: answers.pop() if answers else None
+    image = random_image(10)
+    assert pull(server.put(image, "a:1"), as_user(server)) == [image.layers[0].blob]
+    assert len(tokens.requests) == 3
+    assert server.lines[:2] == ["GET /v2/a/manifests/1"] * 2
+
+
+def test_a_token_server_that_limits_us(server: FaultyRegistry, tokens: TokenServer) -> None:
+    tokens.override = lambda request: Answer(429)
+    with pytest.raises(RateLimitError) as caught:
+        pull(server.put(random_image(10), "a:1"), as_user(server))
+    assert str(caught.value) == f"{server.host}: 127.0.0.1 limits the rate of requests; try later or log in"
+    assert len(tokens.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("docker.io", "docker.io"),
+        ("index.docker.io", "docker.io"),
+        ("https://index.docker.io/v1/", "docker.io"),
+        ("R.example:5000", "r.example:5000"),
+        ("http://r.example/v2/", "r.example"),
+    ],
+)
+def test_what_people_call_a_registry(written: str, host: str) -> None:
+    assert registry_host(written) == host

@@ -304,6 +304,7 @@ def test_wrong_bytes_leave_nothing(tmp_path: Path, faulty_pair: tuple[FaultyRegi
     assert target.manifests == {}
 
 
+@pytest.mark.timeout(60)
 def test_a_blob_that_waits_is_woken_when_another_one_fails(faulty_pair: tuple[FaultyRegistry, FaultyRegistry]) -> None:
     """One blob stalls for an hour; the failure of the other ends the copy at once."""
     source, target = faulty_pair
@@ -315,7 +316,7 @@ def test_a_blob_that_waits_is_woken_when_another_one_fails(faulty_pair: tuple[Fa
     def script(request: Request) -> Answer | None:
         if image.layers[0].digest in request.path:
             stalling.set()
-            over.wait(60)
+            over.wait(600)
         elif image.layers[1].digest in request.path:
             stalling.wait(10)
             return error(403, "DENIED")

@@ -1,4 +1,4 @@
-"""Where both ends can stream a copy touches no disk."""
+"""What a copy does not do: write files where both ends can stream, or go on without an end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ocifast.cli import main
 
 from tests.support.faulty import serve_faulty
-from tests.support.images import Layer, build_image, write_layout
+from tests.support.images import Layer, build_image, build_index, write_layout
 from tests.support.layers import TarBuilder
 
 WATCHED = """
@@ -63,3 +63,13 @@ def test_a_copy_to_a_layout_is_seen_to_write(tmp_path: Path) -> None:
     """The check above can fail."""
     layout = write_layout(tmp_path / "layout", build_image([b"x"]))
     assert files_written("copy", f"oci:{layout}:app", f"oci:{tmp_path}/there:app") != []
+
+
+def test_more_manifests_than_anybody_means(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ocifast.copy._DOCUMENTS", 2)
+    with serve_faulty() as source, serve_faulty(address="127.0.0.2") as target:
+        name = source.put(build_index([build_image([name]) for name in (b"1", b"2", b"3")]), "a:1")
+        assert main(["copy", name, f"{target.host}/b:1", "--all"]) == 1
+        assert capsys.readouterr().err == (f"ocifast: error: {name}: more than 2 manifests; copy a single platform\n")
+        assert len(source.requests) == 4
+        assert target.requests == []

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ocifast.errors import DocumentError, RegistryError
+from ocifast.errors import AuthenticationError, DocumentError, RegistryError
 from ocifast.reference import Reference
-from ocifast.sources.registry import RegistryDestination
+from ocifast.sources.registry import RegistryDestination, list_tags
 from ocifast.spec import OCI_INDEX, OCI_MANIFEST, Descriptor, Document
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
@@ -115,6 +115,47 @@ def test_a_mount_that_is_refused_and_not_used_is_cancelled_with_the_image_there(
         destination.commit()
     assert server.lines == ["POST /v2/a/blobs/uploads/", "PUT /v2/a/manifests/1", f"DELETE {SESSION}0"]
     assert server.uploads == {}
+
+
+def test_a_session_that_cannot_be_cancelled_hides_no_error(server: FaultyRegistry) -> None:
+    answers = {"PUT": Answer(403), "DELETE": Answer(raw=b"")}
+    server.script = lambda request: answers.get(request.method)
+    destination = destination_of(server)
+    with pytest.raises(AuthenticationError, match="no permission to complete an upload"):
+        destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    assert [line.split()[0] for line in server.lines] == ["POST", "PUT", "DELETE"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_an_upload_is_not_sent_to_where_a_read_is_redirected(server: FaultyRegistry, status: int) -> None:
+    """RFC 9110, section 15.4: after these a POST would become a GET."""
+    server.script = lambda request: Answer(status, {"Location": "/elsewhere"})
+    destination = destination_of(server)
+    with pytest.raises(RegistryError, match=f"cannot start an upload: .* answered {status}"):
+        destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    assert server.lines == ["POST /v2/a/blobs/uploads/"]
+
+
+@pytest.mark.parametrize(("length", "there"), [(None, True), (-1, True), (len(DATA) - 1, False)])
+def test_a_blob_whose_size_the_registry_does_not_state_counts(
+    server: FaultyRegistry, length: int | None, there: bool
+) -> None:
+    server.script = lambda request: Answer(200, {}, DATA, length=length)
+    destination = destination_of(server)
+    assert destination.has_blob(BLOB) is there
+    destination.abort()
+    assert server.lines == [f"HEAD /v2/a/blobs/{BLOB.digest}"]
+
+
+@pytest.mark.parametrize("link", ["ftp://127.0.0.1/x", "http://user:secret@127.0.0.1/x", "http://[::1"])
+def test_a_list_goes_on_at_a_web_address_alone(server: FaultyRegistry, link: str) -> None:
+    server.script = lambda request: Answer(200, {"Link": f'<{link}>; rel="next"'}, b'{"tags":["1"]}')
+    with pytest.raises(RegistryError, match="sends us to") as caught:
+        list_tags(Reference.parse(f"{server.host}/a"), QUICK)
+    assert "secret" not in str(caught.value)
+    assert len(server.requests) == 1
 
 
 SUBJECT = build_image([Layer(b"", blob=b"subject")])

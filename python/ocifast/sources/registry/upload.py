@@ -123,7 +123,7 @@ class Uploader:
 
     def cancel(self, session: Session) -> None:
         """Tells the registry to forget a session; a registry that cannot is left to forget it by itself."""
-        with contextlib.suppress(OcifastError):
+        with contextlib.suppress(OcifastError, _BrokenError):
             self._request("DELETE", session.location, {"Content-Length": "0"}, None, "cancel an upload").close()
 
     def _send(self, session: Session, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
