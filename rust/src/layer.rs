@@ -156,6 +156,21 @@ pub trait Turn: Sync {
     fn release(&self);
 }
 
+/// A core in use. Given back on a panic too, which would else leave the other layers waiting for ever.
+struct Held<'t>(&'t dyn Turn);
+
+impl<'t> Held<'t> {
+    fn acquire(turn: &'t dyn Turn) -> Result<Self> {
+        turn.acquire().map(|()| Held(turn))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
 /// A queue of buffers, read as a stream. A sender that is dropped before its last word breaks the stream.
 struct Buffers<N> {
     /// The next buffer, an empty one at the end, nothing when the stream is broken.
@@ -262,14 +277,14 @@ fn inflate(
     loop {
         let mut buffer: Vec<u8> = recycled.try_recv().unwrap_or_default();
         buffer.resize(BUFFER, 0);
-        turn.acquire()?;
+        let held = Held::acquire(turn)?;
         let read = decompressor.read_chunk(&mut buffer);
         let length = *read.as_ref().unwrap_or(&0);
         buffer.truncate(length);
         // An empty buffer says that the stream ended well; a dropped sender that it did not. The turn is kept while the
         // next stage is busy: that stage is what holds this layer up, and needs the core.
         let sent = read.is_err() || sender.send(buffer).is_ok();
-        turn.release();
+        drop(held);
         match read {
             Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
             Err(error) => return Err(error),

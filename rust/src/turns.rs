@@ -3,7 +3,7 @@
 //! Where a store keeps layers in order, a layer that runs ahead costs a copy, and wherever all cores are busy it takes
 //! them from a layer below. So a higher layer gets a core only when the lower ones leave it unused.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,32 +11,57 @@ use std::time::{Duration, Instant};
 use crate::error::{Code, Error, Result};
 use crate::layer::Turn;
 
-/// How long a core waits for a lower layer before a higher one gets it. Long enough for a thread that is about to bring
-/// bytes to be scheduled, short against what a slow network makes a layer wait.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long a core is kept for a lower layer before a higher one gets it. Long enough for a thread that is about to
+/// bring bytes to be scheduled, short against the 9 ms that one buffer takes at 30 MB/s, what a connection often gives.
+const PATIENCE: Duration = Duration::from_millis(3);
 
 /// Cores, given to the lowest layers that are not complete.
 pub(crate) struct Turns {
-    cores: usize,
     state: Mutex<TurnState>,
-    changed: Condvar,
+    /// One for each layer: of those that wait only the lowest can be next, so that one alone is woken.
+    changed: Vec<Condvar>,
     stop: AtomicBool,
 }
 
 struct TurnState {
+    cores: usize,
+    /// Meaningless once all work was called off: a layer then gives back what it did not get.
     free: usize,
-    waiting: BTreeSet<u32>,
-    incomplete: BTreeSet<u32>,
-    /// When one of the layers that come first gave a core back.
-    left: Instant,
+    /// Layers that wait for a core, and since when.
+    waiting: BTreeMap<u32, Instant>,
+    /// Layers of which something is left to decode, and since when those are away that neither have nor want a core.
+    incomplete: BTreeMap<u32, Option<Instant>>,
+}
+
+impl TurnState {
+    /// How long a layer that waits leaves a free core alone; `None` when it may have one.
+    ///
+    /// The lowest layers come first, as many as there are cores. A core is kept for each of them that is away, for
+    /// `PATIENCE` at a time. Bytes that trickle would renew that for ever, so no layer lets a free core pass once it
+    /// has waited as long itself.
+    fn patience(&self, layer: u32, now: Instant) -> Option<Duration> {
+        let rest = |since: Instant| PATIENCE.checked_sub(now.duration_since(since)).filter(|rest| !rest.is_zero());
+        let first = || self.incomplete.iter().take(self.cores);
+        if first().any(|(&first, _)| first == layer) {
+            return None;
+        }
+        let own = self.waiting.get(&layer).and_then(|&since| rest(since))?;
+        let kept: Vec<Duration> = first().filter_map(|(_, away)| rest((*away)?)).collect();
+        if kept.len() < self.free {
+            return None;
+        }
+        kept.into_iter().min().map(|soonest| soonest.min(own))
+    }
 }
 
 impl Turns {
     pub(crate) fn new(cores: usize, layers: usize) -> Self {
         let cores = cores.max(1);
-        let incomplete = (0..layers as u32).collect();
-        let state = TurnState { free: cores, waiting: BTreeSet::new(), incomplete, left: Instant::now() };
-        Turns { cores, state: Mutex::new(state), changed: Condvar::new(), stop: AtomicBool::new(false) }
+        let began = Some(Instant::now());
+        let incomplete = (0..layers as u32).map(|layer| (layer, began)).collect();
+        let state = TurnState { cores, free: cores, waiting: BTreeMap::new(), incomplete };
+        let changed = (0..layers).map(|_| Condvar::new()).collect();
+        Turns { state: Mutex::new(state), changed, stop: AtomicBool::new(false) }
     }
 
     /// Whether all work was called off.
@@ -54,22 +79,27 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a layer is among the first, as many as there are cores, that are not complete.
-    fn comes_first(&self, state: &TurnState, layer: u32) -> bool {
-        state.incomplete.range(..layer).nth(self.cores - 1).is_none()
+    /// Has the next layer look whether it may have a core.
+    fn wake(&self, state: &TurnState) {
+        if state.free > 0
+            && let Some((&next, _)) = state.waiting.first_key_value()
+        {
+            self.changed[next as usize].notify_one();
+        }
     }
 
     /// Nothing more is decoded of a layer.
     pub(crate) fn complete(&self, layer: u32) {
-        self.state().incomplete.remove(&layer);
-        self.changed.notify_all();
+        let mut state = self.state();
+        state.incomplete.remove(&layer);
+        self.wake(&state);
     }
 
     /// Calls all work off.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         let _state = self.state();
-        self.changed.notify_all();
+        self.changed.iter().for_each(Condvar::notify_one);
     }
 }
 
@@ -81,43 +111,39 @@ pub(crate) struct LayerTurns<'t> {
 
 impl Turn for LayerTurns<'_> {
     fn acquire(&self) -> Result<()> {
-        let mut state = self.turns.state();
-        state.waiting.insert(self.layer);
+        let LayerTurns { turns, layer } = self;
+        let changed = &turns.changed[*layer as usize];
+        let mut state = turns.state();
+        state.waiting.insert(*layer, Instant::now());
+        if let Some(away) = state.incomplete.get_mut(layer) {
+            *away = None;
+        }
         loop {
-            if self.turns.stopped() {
-                state.waiting.remove(&self.layer);
+            if turns.stopped() {
+                state.waiting.remove(layer);
                 return Err(Error::new(Code::Cancelled, "the work was called off"));
             }
-            let mut wait = None;
-            if state.free > 0 && state.waiting.first() == Some(&self.layer) {
-                if !self.turns.comes_first(&state, self.layer) {
-                    wait = PATIENCE.checked_sub(state.left.elapsed()).filter(|rest| !rest.is_zero());
-                }
-                if wait.is_none() {
-                    state.waiting.remove(&self.layer);
-                    state.free -= 1;
-                    if state.free > 0 && !state.waiting.is_empty() {
-                        self.turns.changed.notify_all();
-                    }
-                    return Ok(());
-                }
+            let next = state.waiting.first_key_value().is_some_and(|(next, _)| next == layer);
+            if state.free == 0 || !next {
+                state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else if let Some(patience) = state.patience(*layer, Instant::now()) {
+                state = changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                state.waiting.remove(layer);
+                state.free -= 1;
+                turns.wake(&state);
+                return Ok(());
             }
-            state = match wait {
-                Some(rest) => self.turns.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.turns.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
         }
     }
 
     fn release(&self) {
         let mut state = self.turns.state();
         state.free += 1;
-        if self.turns.comes_first(&state, self.layer) {
-            state.left = Instant::now();
+        if let Some(away) = state.incomplete.get_mut(&self.layer) {
+            *away = Some(Instant::now());
         }
-        if !state.waiting.is_empty() {
-            self.turns.changed.notify_all();
-        }
+        self.turns.wake(&state);
     }
 }
 
@@ -125,21 +151,79 @@ impl Turn for LayerTurns<'_> {
 mod tests {
     use super::*;
 
+    /// What `patience` says, in tenths of `PATIENCE`: with so many cores, so many of them free; for each layer that is
+    /// not complete how long it has been away; for the layer that waits, how long it has.
+    fn patience(cores: usize, free: usize, incomplete: &[(u32, Option<u32>)], layer: u32, waited: u32) -> Option<u32> {
+        let part = PATIENCE / 10;
+        let now = Instant::now() + PATIENCE;
+        let since = |parts: u32| now - parts * part;
+        let incomplete = incomplete.iter().map(|&(layer, away)| (layer, away.map(since))).collect();
+        let state = TurnState { cores, free, waiting: BTreeMap::from([(layer, since(waited))]), incomplete };
+        state.patience(layer, now).map(|rest| (rest.as_nanos() / part.as_nanos()) as u32)
+    }
+
     #[test]
-    fn a_core_waits_for_the_lower_layer_before_a_higher_one_gets_it() -> Result<()> {
-        let turns = Turns::new(1, 3);
+    fn a_core_is_kept_for_a_lower_layer_for_a_while() {
+        let here = None;
+        let table = [
+            // The lowest: at once.
+            (1, 1, vec![(5, here)], 0, None),
+            (2, 1, vec![(0, Some(0)), (5, here)], 0, None),
+            // One core, which a lower layer has just left, or left long ago.
+            (1, 1, vec![(0, Some(2)), (5, here)], 0, Some(8)),
+            (1, 1, vec![(0, Some(10)), (5, here)], 0, None),
+            // A lower layer that comes and goes is waited for no longer than this.
+            (1, 1, vec![(0, Some(2)), (5, here)], 9, Some(1)),
+            (1, 1, vec![(0, Some(0)), (5, here)], 10, None),
+            // A layer at work has its core and keeps no other one.
+            (2, 1, vec![(0, here), (1, Some(4)), (5, here)], 0, Some(6)),
+            (2, 1, vec![(0, here), (1, Some(10)), (5, here)], 0, None),
+            // Two are kept: the first to fall free is waited for. A third core is kept for nobody.
+            (2, 2, vec![(0, Some(3)), (1, Some(7)), (5, here)], 0, Some(3)),
+            (3, 3, vec![(0, Some(3)), (1, Some(7)), (2, Some(10)), (5, here)], 0, None),
+            // Only as many layers as there are cores come first.
+            (1, 1, vec![(0, Some(10)), (1, Some(0)), (5, here)], 0, None),
+        ];
+        for (cores, free, incomplete, waited, expected) in table {
+            let seen = patience(cores, free, &incomplete, 5, waited);
+            assert_eq!(seen, expected, "{cores} {free} {incomplete:?} {waited}");
+        }
+    }
+
+    #[test]
+    fn a_layer_is_away_from_its_release_to_its_next_turn() -> Result<()> {
+        let turns = Turns::new(1, 2);
+        let away = || turns.state().incomplete.iter().map(|(&layer, away)| (layer, away.is_some())).collect::<Vec<_>>();
+        assert_eq!(away(), [(0, true), (1, true)]);
         turns.of(0).acquire()?;
+        assert_eq!(away(), [(0, false), (1, true)]);
         turns.of(0).release();
-        let began = Instant::now();
+        assert_eq!(away(), [(0, true), (1, true)]);
         turns.of(1).acquire()?;
-        assert!(began.elapsed() > PATIENCE / 2);
-        turns.of(1).release();
-        // It waited long enough: the lower layer has not come back since.
-        turns.of(2).acquire()?;
-        turns.of(2).release();
+        assert_eq!(away(), [(0, true), (1, false)]);
         turns.complete(0);
-        assert!(turns.comes_first(&turns.state(), 1) && !turns.comes_first(&turns.state(), 2));
+        turns.complete(1);
+        turns.of(1).release();
+        assert_eq!((away(), turns.state().free), (vec![], 1));
         Ok(())
+    }
+
+    #[test]
+    fn a_layer_that_never_comes_does_not_keep_its_core() {
+        let turns = Turns::new(2, 3);
+        let (said, heard) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            // The lowest layer comes and goes all the time; the next one, whose core is free, never comes.
+            scope.spawn(|| {
+                while turns.of(0).acquire().is_ok() {
+                    turns.of(0).release();
+                }
+            });
+            scope.spawn(|| said.send(turns.of(2).acquire().is_ok()));
+            let had = heard.recv_timeout(Duration::from_secs(60));
+            turns.stop();
+            assert_eq!(had, Ok(true));
+        });
     }
 
     #[test]
@@ -155,7 +239,7 @@ mod tests {
                     said.send(layer).expect("heard");
                     turns.of(layer).release();
                 });
-                while turns.state().waiting.first() != Some(&layer) {
+                while turns.state().waiting.first_key_value().map(|(&first, _)| first) != Some(layer) {
                     std::thread::yield_now();
                 }
             }
