@@ -1,8 +1,8 @@
 //! Tables that decode the Huffman codes of DEFLATE (RFC 1951, 3.2.2).
 //!
 //! The next bits of the stream index a table, and the entry there says what they mean. A code with more bits than the
-//! index leads to a second table, behind the first. The first bit of a code is the lowest of the index, so an entry for a
-//! short code stands at every index that ends with it.
+//! index leads to a second table, behind the first. The first bit of a code is the lowest of the index, so an entry for
+//! a short code stands at every index that ends with it.
 //!
 //! An entry, from its lowest bit: 8 bits for how many bits the code and what it adds take together, 4 for how many the
 //! code takes alone, the flags, and from bit 16 on the value.

@@ -4,6 +4,8 @@
 //! `docs/decisions/2026-11-22-own-inflate.md`. Wherever there is enough input and room it runs a loop that looks for
 //! neither; at the borders it goes symbol by symbol.
 
+use std::sync::LazyLock;
+
 use super::bits::{Bits, ENDS, Fault};
 use super::huffman::{CODE_LENGTHS, DISTANCES, END, EXCEPTION, LENGTHS, LITERAL, SECOND, build, own, total, value};
 
@@ -44,9 +46,19 @@ enum Block {
 struct Tables {
     lengths: [u32; LENGTH_TABLE],
     distances: [u32; DISTANCE_TABLE],
-    /// They hold the codes of blocks that bring none.
-    fixed: bool,
 }
+
+/// The codes of blocks that bring none (3.2.6). Made once: such a block can be as short as ten bits, and a stream of
+/// them, with others between, would take most of its time for making them anew.
+static FIXED: LazyLock<Tables> = LazyLock::new(|| {
+    let mut lengths = [8; 288];
+    lengths[144..256].fill(9);
+    lengths[256..280].fill(7);
+    let mut tables = Tables::new();
+    build(&mut tables.lengths, LENGTH_BITS, &lengths, &LENGTHS, false);
+    build(&mut tables.distances, DISTANCE_BITS, &[5; 32], &DISTANCES, false);
+    tables
+});
 
 /// One stream.
 pub(super) struct Inflate {
@@ -57,13 +69,16 @@ pub(super) struct Inflate {
     last: bool,
     /// A match that has begun: bytes still to come, distance.
     open: (usize, usize),
-    tables: Box<Tables>,
+    /// The block brought no codes of its own.
+    fixed: bool,
+    /// The codes that the last block with codes of its own brought.
+    brought: Box<Tables>,
 }
 
 impl Inflate {
     pub(super) fn new() -> Self {
-        let tables = Tables { lengths: [0; LENGTH_TABLE], distances: [0; DISTANCE_TABLE], fixed: false };
-        Inflate { bits: 0, count: 0, block: Block::Header, last: false, open: (0, 0), tables: Box::new(tables) }
+        let brought = Box::new(Tables::new());
+        Inflate { bits: 0, count: 0, block: Block::Header, last: false, open: (0, 0), fixed: false, brought }
     }
 
     /// Begins with a new stream.
@@ -144,16 +159,22 @@ impl Inflate {
                 Block::Stored(length)
             }
             1 => {
-                self.tables.fix();
+                self.fixed = true;
                 Block::Codes
             }
             2 => {
-                self.tables.read(bits)?;
+                self.fixed = false;
+                self.brought.read(bits)?;
                 Block::Codes
             }
             _ => return Err("is damaged: a block is of no known type"),
         };
         Ok(())
+    }
+
+    /// The codes of the block.
+    fn tables(&self) -> &Tables {
+        if self.fixed { &FIXED } else { &self.brought }
     }
 
     /// The symbols of a block (3.2.5).
@@ -168,7 +189,7 @@ impl Inflate {
             self.open.0 -= step;
             if out.len() - at >= FAST_ROOM && bits.left() >= FAST_INPUT {
                 let ended;
-                (at, ended) = self.tables.fast(bits, out, at)?;
+                (at, ended) = self.tables().fast(bits, out, at)?;
                 if ended {
                     self.end_block();
                     return Ok(at);
@@ -177,7 +198,7 @@ impl Inflate {
             if at == out.len() || !all && bits.left() < 8 {
                 return Ok(at);
             }
-            match self.tables.symbol(bits)? {
+            match self.tables().symbol(bits)? {
                 Symbol::Literal(byte) => {
                     out[at] = byte;
                     at += 1;
@@ -201,16 +222,8 @@ enum Symbol {
 }
 
 impl Tables {
-    /// The codes of a block that brings none (3.2.6).
-    fn fix(&mut self) {
-        if !self.fixed {
-            let mut lengths = [8; 288];
-            lengths[144..256].fill(9);
-            lengths[256..280].fill(7);
-            build(&mut self.lengths, LENGTH_BITS, &lengths, &LENGTHS, false);
-            build(&mut self.distances, DISTANCE_BITS, &[5; 32], &DISTANCES, false);
-            self.fixed = true;
-        }
+    fn new() -> Self {
+        Tables { lengths: [0; LENGTH_TABLE], distances: [0; DISTANCE_TABLE] }
     }
 
     /// The codes that a block brings (3.2.7).
@@ -250,7 +263,6 @@ impl Tables {
         if all[256] == 0 {
             return Err("is damaged: a block has no code for its end");
         }
-        self.fixed = false;
         let (lengths, distances) = all[..end].split_at(lengths);
         if !build(&mut self.lengths, LENGTH_BITS, lengths, &LENGTHS, true) {
             return Err("is damaged: the codes of a block's bytes and lengths are impossible");
