@@ -20,7 +20,7 @@ from ocifast.errors import RegistryError
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.registry import Registry
-from tests.support.run import COMMAND, ocifast, run, try_ocifast
+from tests.support.run import COMMAND, attempt, ocifast, run, try_ocifast
 
 
 @pytest.fixture
@@ -61,6 +61,13 @@ def test_compiling_a_layout_loads_neither_the_registry_client_nor_the_display(la
 
 def test_version() -> None:
     assert ocifast("--version").decode() == f"ocifast {import_module('ocifast').__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compile"], ["--no-such-option"]])
+def test_run_as_a_module(arguments: list[str]) -> None:
+    command = attempt(COMMAND, *arguments)
+    module = attempt(sys.executable, "-m", "ocifast", *arguments)
+    assert (module.returncode, module.stdout, module.stderr) == (command.returncode, command.stdout, command.stderr)
 
 
 def test_every_command_is_there_with_the_help_of_the_table() -> None:

@@ -1,6 +1,6 @@
 """The command line: parsing and rendering, nothing else.
 
-`main` is the console script. Commands are looked up in one table and imported only when they run, so that
+`main` is what the console script calls. Commands are looked up in one table and imported only when they run, so that
 `ocifast --version` and completion load neither httpx nor rich.
 """
 
