@@ -27,8 +27,11 @@ struct TurnState {
     cores: usize,
     /// Meaningless once all work was called off: a layer then gives back what it did not get.
     free: usize,
-    /// Layers that wait for a core, and since when.
-    waiting: BTreeMap<u32, Instant>,
+    /// How long a core was free, up to `free_since` if one is now.
+    idle: Duration,
+    free_since: Option<Instant>,
+    /// Layers that wait for a core, and `idle` when they began.
+    waiting: BTreeMap<u32, Duration>,
     /// Layers of which something is left to decode, and since when those are away that neither have nor want a core.
     incomplete: BTreeMap<u32, Option<Instant>>,
 }
@@ -37,20 +40,32 @@ impl TurnState {
     /// How long a layer that waits leaves a free core alone; `None` when it may have one.
     ///
     /// The lowest layers come first, as many as there are cores. A core is kept for each of them that is away, for
-    /// `PATIENCE` at a time. Bytes that trickle would renew that for ever, so no layer lets a free core pass once it
-    /// has waited as long itself.
+    /// `PATIENCE` at a time. Bytes that trickle would renew that for ever, so no layer lets a free core pass once cores
+    /// were free for as long altogether while it waited.
     fn patience(&self, layer: u32, now: Instant) -> Option<Duration> {
-        let rest = |since: Instant| PATIENCE.checked_sub(now.duration_since(since)).filter(|rest| !rest.is_zero());
+        let rest = |passed: Duration| PATIENCE.checked_sub(passed).filter(|rest| !rest.is_zero());
         let first = || self.incomplete.iter().take(self.cores);
         if first().any(|(&first, _)| first == layer) {
             return None;
         }
-        let own = self.waiting.get(&layer).and_then(|&since| rest(since))?;
-        let kept: Vec<Duration> = first().filter_map(|(_, away)| rest((*away)?)).collect();
+        let own = self.waiting.get(&layer).and_then(|&began| rest(self.idle(now) - began))?;
+        let kept: Vec<Duration> = first().filter_map(|(_, away)| rest(now.duration_since((*away)?))).collect();
         if kept.len() < self.free {
             return None;
         }
         kept.into_iter().min().map(|soonest| soonest.min(own))
+    }
+
+    fn idle(&self, now: Instant) -> Duration {
+        self.idle + self.free_since.map_or(Duration::ZERO, |since| now.duration_since(since))
+    }
+
+    /// One more core is free, or one less.
+    fn set_free(&mut self, free: usize) {
+        let now = Instant::now();
+        self.free = free;
+        self.idle = self.idle(now);
+        self.free_since = (free > 0).then_some(now);
     }
 }
 
@@ -59,7 +74,14 @@ impl Turns {
         let cores = cores.max(1);
         let began = Some(Instant::now());
         let incomplete = (0..layers as u32).map(|layer| (layer, began)).collect();
-        let state = TurnState { cores, free: cores, waiting: BTreeMap::new(), incomplete };
+        let state = TurnState {
+            cores,
+            free: cores,
+            idle: Duration::ZERO,
+            free_since: began,
+            waiting: BTreeMap::new(),
+            incomplete,
+        };
         let changed = (0..layers).map(|_| Condvar::new()).collect();
         Turns { state: Mutex::new(state), changed, stop: AtomicBool::new(false) }
     }
@@ -114,7 +136,8 @@ impl Turn for LayerTurns<'_> {
         let LayerTurns { turns, layer } = self;
         let changed = &turns.changed[*layer as usize];
         let mut state = turns.state();
-        state.waiting.insert(*layer, Instant::now());
+        let idle = state.idle(Instant::now());
+        state.waiting.insert(*layer, idle);
         if let Some(away) = state.incomplete.get_mut(layer) {
             *away = None;
         }
@@ -130,7 +153,8 @@ impl Turn for LayerTurns<'_> {
                 state = changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
             } else {
                 state.waiting.remove(layer);
-                state.free -= 1;
+                let free = state.free - 1;
+                state.set_free(free);
                 turns.wake(&state);
                 return Ok(());
             }
@@ -139,7 +163,8 @@ impl Turn for LayerTurns<'_> {
 
     fn release(&self) {
         let mut state = self.turns.state();
-        state.free += 1;
+        let free = state.free + 1;
+        state.set_free(free);
         if let Some(away) = state.incomplete.get_mut(&self.layer) {
             *away = Some(Instant::now());
         }
@@ -152,13 +177,14 @@ mod tests {
     use super::*;
 
     /// What `patience` says, in tenths of `PATIENCE`: with so many cores, so many of them free; for each layer that is
-    /// not complete how long it has been away; for the layer that waits, how long it has.
+    /// not complete how long it has been away; how long a core was free while the layer waited.
     fn patience(cores: usize, free: usize, incomplete: &[(u32, Option<u32>)], layer: u32, waited: u32) -> Option<u32> {
         let part = PATIENCE / 10;
         let now = Instant::now() + PATIENCE;
         let since = |parts: u32| now - parts * part;
         let incomplete = incomplete.iter().map(|&(layer, away)| (layer, away.map(since))).collect();
-        let state = TurnState { cores, free, waiting: BTreeMap::from([(layer, since(waited))]), incomplete };
+        let (idle, waiting) = (waited * part, BTreeMap::from([(layer, Duration::ZERO)]));
+        let state = TurnState { cores, free, idle, free_since: None, waiting, incomplete };
         state.patience(layer, now).map(|rest| (rest.as_nanos() / part.as_nanos()) as u32)
     }
 
