@@ -2,7 +2,8 @@
 //!
 //! Contents are written to one file each while layers arrive, in a staging folder of ours; at the end every file gets
 //! its metadata there and is moved to its name. Names are made through directory descriptors only, below an empty folder
-//! that is ours too: no path of a layer reaches a system call, only single names of the finished tree.
+//! that is ours too: no path of a layer reaches a system call, only single names of the finished tree. No name is
+//! followed, even if somebody puts a link where a folder or a file of ours was.
 
 use std::collections::btree_map;
 use std::fs::File;
@@ -51,7 +52,7 @@ fn staged_name(layer: u32, serial: u64) -> String {
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(CWD, path, flags, Mode::empty())
         .map_err(|error| Error::io(format_args!("cannot open {}", path.display()), &error.into()))
 }
@@ -260,7 +261,14 @@ impl<'t> Writing<'t> {
                 }
                 made => made.map_err(|error| failed("make", path, error))?,
             }
-            self.metadata(&Place::Named(staging, staged), inode, path)?;
+            if matches!(inode.kind, InodeKind::File(_)) {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = fs::openat(staging, staged, flags, Mode::empty());
+                let file = file.map_err(|error| failed("open", path, error))?;
+                self.metadata(&Place::Open(&file), inode, path)?;
+            } else {
+                self.metadata(&Place::Named(staging, staged), inode, path)?;
+            }
         }
         if inode.nlink > 1 {
             self.staged[id.index()] = true;
@@ -312,7 +320,7 @@ impl<'t> Writing<'t> {
             Place::Open(descriptor) => fs::fchmod(descriptor, Mode::from_raw_mode((*mode).into())),
             // The mode of a symbolic link is nothing that a file system keeps.
             Place::Named(..) if matches!(inode.kind, InodeKind::Symlink(_)) => Ok(()),
-            Place::Named(at, name) => fs::chmodat(at, *name, Mode::from_raw_mode((*mode).into()), AtFlags::empty()),
+            Place::Named(at, name) => change_mode(at, name, Mode::from_raw_mode((*mode).into())),
         };
         changed.map_err(|error| failed("change the mode of", path, error))?;
         let mtime = clamped(*mtime, self.clamp);
@@ -336,6 +344,16 @@ impl<'t> Writing<'t> {
             self.lose("mtime", path, "the file system has no such time".to_owned());
         }
         Ok(())
+    }
+}
+
+/// Changes the mode of a device or pipe, never of what a link in its place leads to (`fchmodat` has no such flag).
+fn change_mode(at: &OwnedFd, name: &[u8], mode: Mode) -> Result<(), Errno> {
+    let node = fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    match fs::chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), mode) {
+        // There is no /proc here.
+        Err(Errno::NOENT) => fs::chmodat(at, name, mode, AtFlags::empty()),
+        changed => changed,
     }
 }
 
