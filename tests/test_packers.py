@@ -107,19 +107,6 @@ def test_hard_names_owners_modes_and_devices(tmp_path: Path, name: str, backend:
     assert seen == expected
 
 
-@pytest.mark.root
-@pytest.mark.parametrize(("name", "backend"), [pair for pair in BACKENDS if pair[0] != "dir"])
-def test_same_bytes_for_any_number_of_threads_at_any_time(tmp_path: Path, name: str, backend: str) -> None:
-    location = plain(tmp_path, deep=backend != "mkfs.erofs")
-    pack(location, tmp_path / "one", name, backend, threads=1)
-    environment = {**os.environ, "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "OCIFAST_CACHE_DIR": str(tmp_path / "c")}
-    program = "import os, sys; os.umask(0o77); from ocifast.cli import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["compile", location, str(tmp_path / "two"), "-f", name, "--backend", backend, "-j", "3", "--no-cache"]
-    # A year later, on another machine, as far as a tool can tell.
-    run("faketime", "--exclude-monotonic", "-f", "+1y", sys.executable, "-c", program, *arguments, env=environment)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-
-
 @pytest.mark.parametrize(("compression", "level"), [("zstd", 1), ("zstd", None), ("gzip", 9), ("xz", None)])
 @pytest.mark.parametrize("backend", ["sqfstar", "tar2sqfs", "mksquashfs"])
 def test_squashfs_options_mean_the_same_for_every_backend(

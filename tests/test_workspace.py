@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,4 +44,29 @@ def test_a_folder_that_is_swept_away_before_it_is_locked(
         assert len(swept) == 1
         assert space.path.is_dir()
         assert space.path not in swept
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_while_the_folder_is_removed(signals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is obeyed when the folder is gone; a second one leaves it to the next run."""
+    real, left = shutil.rmtree, [signals]
+
+    def interrupted(path: Path, *, ignore_errors: bool) -> None:
+        if left[0]:
+            left[0] -= 1
+            (path / "first").unlink(missing_ok=True)
+            raise KeyboardInterrupt
+        real(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", interrupted)
+        space = Workspace(tmp_path / "out", is_directory=False)
+        (space.path / "first").write_bytes(b"1")
+        (space.path / "second").write_bytes(b"2")
+        with pytest.raises(KeyboardInterrupt):
+            space.__exit__(None, None, None)
+    assert space.path.exists() == (signals == 2)
+    with Workspace(tmp_path / "out", is_directory=False) as space:
+        assert listing(tmp_path) == [f"{space.path.name}/"]
     assert listing(tmp_path) == []

@@ -58,8 +58,14 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        remove_tree(self.path)
-        os.close(self._lock)
+        try:
+            remove_tree(self.path)
+        except BaseException:
+            # A signal came in between: what was begun is done, then it is obeyed.
+            remove_tree(self.path)
+            raise
+        finally:
+            os.close(self._lock)
 
     def subfolder(self, name: str) -> Path:
         """A new empty folder, mode 0700, inside."""

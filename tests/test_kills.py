@@ -1,0 +1,126 @@
+"""Runs that are killed at random moments: at the destination is nothing, or what was there, or all of the output."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from ocifast.packers import FORMATS, load_format
+
+from tests.support.images import build_image, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.oracle import dump_directory
+from tests.support.run import COMMAND, Argument, ocifast
+
+CASES: list[tuple[str, tuple[str, ...]]] = [
+    *(
+        (name, ("--backend", backend, *(("--free", "1M") if name == "ext4" else ())))
+        for name in FORMATS
+        for backend in sorted({b.name for b in load_format(name).backends})
+    ),
+    ("erofs", ("--compression", "zstd")),
+    ("cpio", ("--compression", "zstd")),
+    ("ext4", ("--free", "1M", "--journal")),
+]
+
+ROUNDS = 4
+"""Every other one of them soon after the first byte of the output is somewhere, the rest at any moment."""
+
+
+PRECIOUS = b"precious"
+
+
+@pytest.fixture(scope="module")
+def location(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image whose making takes some tenths of a second in every format."""
+    noise = random.Random(5).randbytes(6_000_000)
+    lower = TarBuilder().file("large", noise)
+    for number in range(2500):
+        lower.file(f"d/{number}", noise[number * 1000 : number * 1000 + 2000], mode=0o4755, uid=number)
+    upper = TarBuilder().file("large", noise[::-1]).whiteout("d/7")
+    return f"oci:{write_layout(tmp_path_factory.mktemp('kills') / 'layout', build_image([lower, upper]))}:app"
+
+
+def content(path: Path) -> str:
+    """What is at a path, in a line."""
+    if path.is_dir():
+        return hashlib.sha256(dump_directory(path).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "nothing"
+
+
+def below(folder: Path) -> list[str]:
+    """Commands of all processes that have to do with a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            inside = str((process / "cwd").readlink()).startswith(f"{folder}/")
+        except OSError:
+            continue
+        if os.fsencode(folder) in command or inside:
+            found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def wait_begun(process: subprocess.Popen[bytes], folder: Path, what: str = "") -> None:
+    """Until a run has its own folder beside the output (and `what` in it, or at the destination), or has ended."""
+    while process.poll() is None and not any(folder.glob(f".ocifast-*/{what}")):
+        if what and (out := folder / "out").exists() and out.stat().st_size != len(PRECIOUS):
+            return
+        time.sleep(0.0005)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(("form", "options"), CASES)
+def test_a_kill_at_a_random_moment(
+    location: str, tmp_path: Path, form: str, options: tuple[str, ...], number: signal.Signals
+) -> None:
+    def words(out: Path) -> list[Argument]:
+        return [COMMAND, "compile", location, out, "-f", form, "--no-cache", "--quiet", *options]
+
+    ocifast(*words(tmp_path / "warm")[1:])
+    process = subprocess.Popen(words(tmp_path / "whole"), stdout=subprocess.DEVNULL)
+    wait_begun(process, tmp_path)
+    begun = time.monotonic()
+    assert process.wait(60) == 0
+    lasts = time.monotonic() - begun
+    whole = content(tmp_path / "whole")
+    moments = random.Random(f"{form}{options}{number}")
+    for attempt in range(ROUNDS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        out = folder / "out"
+        if attempt % 3 and form != "dir":
+            out.write_bytes(PRECIOUS)
+        before = content(out)
+        process = subprocess.Popen(words(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if attempt % 2:
+            wait_begun(process, folder)
+            time.sleep(lasts * (attempt + moments.random()) / ROUNDS)
+        else:
+            wait_begun(process, folder, "output")
+            time.sleep(0.02 * moments.random())
+        process.send_signal(number)
+        assert process.communicate(timeout=60)[1] == b""
+        # Killed before it could listen, ended by its own hand, or done before.
+        assert process.returncode in (-number, 128 + number, 0)
+        left = sorted(path.name for path in folder.iterdir() if path.name != "out")
+        assert content(out) in ((before, whole) if process.returncode else (whole,))
+        assert all(name.startswith(".ocifast-") for name in left)
+        # What is left of a killed run goes with the next one, and its tools went with it.
+        deadline = time.monotonic() + 30
+        while (alive := below(folder)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert alive == []
+        if form == "dir" and out.exists():
+            continue
+        ocifast(*words(out)[1:])
+        assert content(out) == whole
+        assert [path.name for path in folder.iterdir()] == ["out"]
