@@ -185,7 +185,7 @@ SPLITS = {"one": (1.0,), "half and half": (0.5, 0.5), "nearly all above": (0.001
 
 @pytest.fixture(scope="module")
 def crowds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], list[LayerFile]]:
-    """Layers that have so many empty files together, a thousand in a folder."""
+    """Layers that have so many empty files together, a thousand in a folder, all of 1969 and somebody else's."""
     folder = tmp_path_factory.mktemp("crowds")
 
     @cache
@@ -194,7 +194,8 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], lis
         for number, part in enumerate(SPLITS[split]):
             end = start + round(count * part)
             names = (b"folder-%d/file-number-%d" % (at // 1000, at) for at in range(start, end))
-            layers.append(write_layer(folder / f"{count}-{split}-{number}", empty_files(names)))
+            files = empty_files(names, mtime=-1, uid=7)
+            layers.append(write_layer(folder / f"{count}-{split}-{number}", files))
             start = end
         return layers
 
@@ -207,8 +208,9 @@ from pathlib import Path
 from ocifast.packers import PackOptions
 from tests.support.pack import LayerFile, pack
 form, backend, out, *words = sys.argv[1:]
+options = PackOptions(backend=backend or None, owners=False if form == "dir" else None)
 layers = [LayerFile(Path(path), digest, diff_id) for path, digest, diff_id in zip(*[iter(words)] * 3)]
-pack(layers, Path(out), form, options=PackOptions(backend=backend or None), with_dump=False)
+pack(layers, Path(out), form, options=options, with_dump=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

@@ -15,7 +15,17 @@ import pytest
 from ocifast.compiler import CompiledImage, CompileOptions, compile  # noqa: A004
 from ocifast.errors import OutputUnsupportedError, PackerError, PackerMissingError, UsageError
 from ocifast.image import open as open_image
-from ocifast.packers import FORMATS, SUFFIXES, Loss, PackOptions, choose_backend, format_of, load_format, summarize
+from ocifast.packers import (
+    FORMATS,
+    SUFFIXES,
+    Loss,
+    PackOptions,
+    choose_backend,
+    format_of,
+    group,
+    load_format,
+    summarize,
+)
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.streamed import SQFSTAR
 from ocifast.rootfs import Rootfs, flatten
@@ -384,7 +394,8 @@ def test_every_format_and_backend_is_documented() -> None:
 
 def test_losses_are_grouped() -> None:
     lost = [("owner", b"a", "x"), ("xattr", b"b", "y"), *(("owner", b"c%d" % n, "x") for n in range(20))]
-    assert summarize(lost) == [
-        Loss("owner", "x", 21, (b"a", *(b"c%d" % n for n in range(9)))),
+    assert summarize(group(lost), group([("owner", b"d", "x"), ("owner", b"e", "z")])) == [
+        Loss("owner", "x", 22, (b"a", *(b"c%d" % n for n in range(9)))),
         Loss("xattr", "y", 1, (b"b",)),
+        Loss("owner", "z", 1, (b"e",)),
     ]

@@ -143,22 +143,24 @@ class Tree:
         """SHA-256 of the canonical text: the tree digest."""
     def write_tar(self, fd: int, /, *, clamp_mtime: int | None = None) -> int:
         """Writes a pax tar to a file descriptor (a file or a pipe); returns the number of bytes."""
-    def write_squashfs_tar(self, fd: int, /, *, clamp_mtime: int | None = None) -> list[tuple[str, bytes, str]]:
+    def write_squashfs_tar(
+        self, fd: int, /, *, clamp_mtime: int | None = None
+    ) -> list[tuple[str, str, int, list[bytes]]]:
         """Writes a tar of what squashfs can hold to a pipe; returns the losses."""
-    def squashfs_losses(self, *, clamp_mtime: int | None = None) -> list[tuple[str, bytes, str]]:
+    def squashfs_losses(self, *, clamp_mtime: int | None = None) -> list[tuple[str, str, int, list[bytes]]]:
         """What squashfs cannot hold of the tree: the losses of `write_squashfs_tar` without writing."""
     def devices(self) -> list[tuple[bytes, int, int]]:
         """Path, major and minor number of every name of a device."""
     def write_directory(
         self, path: str | PathLike[str], /, *, owners: bool, clamp_mtime: int | None = None
-    ) -> list[tuple[str, bytes, str]]:
+    ) -> list[tuple[str, str, int, list[bytes]]]:
         """Makes the tree in the empty folder `path`, on the file system of the flattener's folder.
 
-        Returns the losses: kind ("owner", "device", "xattr", ...), path, detail.
+        Returns the losses: kind ("owner", "device", "xattr", ...), detail, how many entries, the first few paths.
         """
     def write_cpio(
         self, fd: int, /, *, compression: str = "none", level: int = 0, clamp_mtime: int | None = None
-    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+    ) -> tuple[int, list[tuple[str, str, int, list[bytes]]]]:
         """Writes a newc cpio to a file descriptor (a file or a pipe); returns the number of bytes and the losses.
 
         Args:
@@ -175,7 +177,7 @@ class Tree:
         uuid: bytes,
         created: int,
         clamp_mtime: int | None = None,
-    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+    ) -> tuple[int, list[tuple[str, str, int, list[bytes]]]]:
         """Completes the erofs image that the layers were read into; returns its size and the losses.
 
         Contents can still be read afterwards.
@@ -199,7 +201,7 @@ class Tree:
         threads: int = 1,
         clamp_mtime: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+    ) -> tuple[int, list[tuple[str, str, int, list[bytes]]]]:
         """Writes a compressed erofs image, from any store; returns its size and the losses.
 
         Args:
@@ -225,7 +227,7 @@ class Tree:
         size: int | None = None,
         journal: bool = False,
         clamp_mtime: int | None = None,
-    ) -> tuple[int, list[tuple[str, bytes, str]]]:
+    ) -> tuple[int, list[tuple[str, str, int, list[bytes]]]]:
         """Writes an ext4 filesystem to a descriptor of an empty regular file; returns its size and the losses.
 
         Args:

@@ -224,7 +224,7 @@ fn what_cannot_be_held_is_said() {
         ("xattr", "a", "user.large: erofs holds attribute values of up to 65535 bytes".to_owned()),
         ("xattr", "a", format!("user.{long}: erofs holds attribute names of up to 255 bytes after the prefix")),
     ];
-    let expected = expected.map(|(kind, path, detail)| Loss { kind, path: path.into(), detail });
+    let expected = expected.map(|(kind, path, detail)| Loss { kind, detail, count: 1, paths: vec![path.into()] });
     assert_eq!(built.summary.losses, expected);
 }
 

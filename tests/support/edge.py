@@ -36,9 +36,9 @@ def write_layer(path: Path, pieces: Iterable[bytes]) -> LayerFile:
     return LayerFile(path, f"sha256:{blob}", f"sha256:{diff_id.hexdigest()}")
 
 
-def empty_files(names: Iterable[bytes], *, batch: int = 2000) -> Iterator[bytes]:
+def empty_files(names: Iterable[bytes], *, batch: int = 2000, mtime: int = 0, uid: int = 0) -> Iterator[bytes]:
     """The headers of empty files with names of at most 100 bytes, some thousand at a time, and the archive's end."""
-    template = bytearray(header(b"", FILE))
+    template = bytearray(header(b"", FILE, mtime=mtime, uid=uid))
     template[148:156] = b" " * 8
     bare = sum(template)
     gathered = bytearray()

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -25,12 +26,14 @@ __all__ = [
     "Backend",
     "Format",
     "Loss",
+    "LossRow",
     "PackOptions",
     "Packing",
     "Row",
     "Totals",
     "choose_backend",
     "format_of",
+    "group",
     "load_format",
     "refuse_options",
     "rows",
@@ -319,12 +322,25 @@ def totals(entries: Iterable[Row]) -> Totals:
     return Totals(inodes, size)
 
 
-def summarize(losses: Iterable[tuple[str, bytes, str]]) -> list[Loss]:
-    """Groups losses (kind, path, detail) as the core reports them, in order of first appearance."""
+LossRow = tuple[str, str, int, list[bytes]]
+"""Kind, detail, count and the first few paths of a loss, as the core reports it."""
+
+
+def group(losses: Iterable[tuple[str, bytes, str]]) -> list[LossRow]:
+    """Groups losses (kind, path, detail), in order of first appearance; memory follows the groups alone."""
     groups: dict[tuple[str, str], tuple[int, list[bytes]]] = {}
     for kind, path, detail in losses:
         count, paths = groups.get((kind, detail), (0, []))
         if count < LOSS_EXAMPLES:
             paths.append(path)
         groups[kind, detail] = (count + 1, paths)
+    return [(kind, detail, count, paths) for (kind, detail), (count, paths) in groups.items()]
+
+
+def summarize(*reports: Iterable[LossRow]) -> list[Loss]:
+    """Joins several reports into one, with a loss for each kind and detail."""
+    groups: dict[tuple[str, str], tuple[int, list[bytes]]] = {}
+    for kind, detail, count, paths in chain(*reports):
+        known, named = groups.get((kind, detail), (0, []))
+        groups[kind, detail] = (known + count, [*named, *paths][:LOSS_EXAMPLES])
     return [Loss(kind, detail, count, tuple(paths)) for (kind, detail), (count, paths) in groups.items()]

@@ -6,11 +6,23 @@ import os
 import re
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ocifast.errors import CancelledError, OutputUnsupportedError, PackerError, UsageError
-from ocifast.packers import Backend, Format, Loss, Packing, PackOptions, refuse_options, rows, summarize, totals
+from ocifast.packers import (
+    Backend,
+    Format,
+    Loss,
+    LossRow,
+    Packing,
+    PackOptions,
+    group,
+    refuse_options,
+    rows,
+    summarize,
+    totals,
+)
 from ocifast.packers.squashfs.settings import help_text
 from ocifast.packers.stage import make_readable, set_mtime, stage
 from ocifast.process import find_tool, run_tool
@@ -146,14 +158,15 @@ class _MkfsErofs(Backend):
             folder=packing.folder,
             cancelled=packing.cancelled,
         )
-        devices = {path for kind, path, _ in losses if kind == "device"}
-        left = (row for row in rows(packing.tree) if row[0] not in devices)
+        # Who may not make one device may make none.
+        without = ("char", "block") if any(loss[0] == "device" for loss in losses) else ()
+        left = (row for row in rows(packing.tree) if row[1] not in without)
         _read_back(packing.path, packing, totals(left).inodes)
         return summarize(losses)
 
     def _source(
         self, packing: Packing
-    ) -> tuple[list[str | os.PathLike[str]], Callable[[int], object] | None, list[tuple[str, bytes, str]]]:
+    ) -> tuple[list[str | os.PathLike[str]], Callable[[int], object] | None, list[LossRow]]:
         """The arguments that name the source, what feeds it, and the losses so far."""
         if _takes_tar():
             for path, kind, *_, target, _, _ in rows(packing.tree):
@@ -168,15 +181,20 @@ class _MkfsErofs(Backend):
                 [],
             )
         staged, losses = stage(packing)
+        losses += group(self._fit(packing, staged))
+        return [staged], None, losses
+
+    def _fit(self, packing: Packing, staged: Path) -> Iterator[tuple[str, bytes, str]]:
+        """Changes what mkfs.erofs would stumble over; yields the losses of it."""
         for path, _, _, _, _, mtime, *_ in rows(packing.tree):
             if mtime < 0:
                 # It compares times as unsigned numbers, and takes such a one for one that is too late.
                 set_mtime(staged, path, 0)
-                losses.append(("mtime", path, "mkfs.erofs holds no times before 1970"))
+                yield "mtime", path, "mkfs.erofs holds no times before 1970"
         if os.geteuid() != 0:
-            changed = (row[0] for row in rows(packing.tree) if make_readable(staged, row[0], row[1], row[2]))
-            losses += [("mode", path, "mkfs.erofs reads it as a plain user, who may not") for path in changed]
-        return [staged], None, losses
+            for path, kind, mode, *_ in rows(packing.tree):
+                if make_readable(staged, path, kind, mode):
+                    yield "mode", path, "mkfs.erofs reads it as a plain user, who may not"
 
 
 def _takes_tar() -> bool:

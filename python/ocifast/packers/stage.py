@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ocifast.packers import Packing
+from ocifast.packers import LossRow, Packing
 
 __all__ = ["make_readable", "set_mtime", "stage"]
 
 
-def stage(packing: Packing) -> tuple[Path, list[tuple[str, bytes, str]]]:
+def stage(packing: Packing) -> tuple[Path, list[LossRow]]:
     """Makes the tree as a directory in the packing's folder.
 
     The flattener must have used the store "directory". Owners are set when running as root.
 
     Returns:
-        The directory, and the losses of making it (kind, path, detail).
+        The directory, and the losses of making it.
     """
     folder = packing.folder / "stage"
     folder.mkdir(mode=0o700)

@@ -8,7 +8,7 @@ use std::io::Write;
 
 use rustc_hash::FxHashMap;
 
-use super::{CHUNK, Loss, clamped, copy_content};
+use super::{CHUNK, Loss, Losses, clamped, copy_content};
 use crate::contents::Contents;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
@@ -35,7 +35,7 @@ pub fn write_cpio<W: Write>(
 ) -> Result<(W, Vec<Loss>)> {
     check(tree)?;
     let mut archive = Archive { out, written: 0 };
-    let mut losses = Losses(Vec::new());
+    let mut losses = Members::default();
     let mut linked = linked(tree);
     let mut buffer = vec![0; CHUNK];
     let mut next = 1u32;
@@ -69,7 +69,7 @@ pub fn write_cpio<W: Write>(
     }
     archive.member(&Header { links: 1, ..Header::default() }, END)?;
     archive.pad(BLOCK)?;
-    Ok((archive.out, losses.0))
+    Ok((archive.out, losses.0.into_vec()))
 }
 
 /// A file with several names.
@@ -166,11 +166,12 @@ impl Header {
 }
 
 /// Collects what is lost of each member.
-struct Losses(Vec<Loss>);
+#[derive(Default)]
+struct Members(Losses);
 
-impl Losses {
+impl Members {
     fn add(&mut self, kind: &'static str, step: &Step, detail: impl Into<String>) {
-        self.0.push(Loss { kind, path: step.path.clone(), detail: detail.into() });
+        self.0.add(kind, &step.path, detail);
     }
 
     fn of(&mut self, inode: &Inode, step: &Step) {

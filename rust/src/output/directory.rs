@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::descriptors::RaisedLimit;
-use super::{Loss, clamped, refuse_long_links};
+use super::{Loss, Losses, clamped, refuse_long_links};
 use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs};
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
@@ -148,7 +148,7 @@ struct Writing<'t> {
     ours: (u32, u32),
     /// Whether an inode with several names stands in the staging folder.
     staged: Vec<bool>,
-    losses: Vec<Loss>,
+    losses: Losses,
 }
 
 /// A directory whose children are being made.
@@ -177,7 +177,7 @@ pub fn write_directory(
     refuse_long_links(tree)?;
     let ours = (geteuid().as_raw(), getegid().as_raw());
     let staged = vec![false; tree.inode_bound()];
-    let mut writing = Writing { tree, store, owners, clamp, ours, staged, losses: Vec::new() };
+    let mut writing = Writing { tree, store, owners, clamp, ours, staged, losses: Losses::default() };
     let mut path = Vec::new();
     // A deep tree holds one descriptor for each level.
     let mut raised = None;
@@ -204,8 +204,7 @@ pub fn write_directory(
             writing.leaf(&frame.descriptor, name, id, inode, &path)?;
         }
     }
-    writing.losses.sort();
-    Ok(writing.losses)
+    Ok(writing.losses.into_vec())
 }
 
 /// Makes and opens a directory; at the limit of open files, with a higher one.
@@ -279,7 +278,7 @@ impl<'t> Writing<'t> {
     }
 
     fn lose(&mut self, kind: &'static str, path: &[u8], detail: String) {
-        self.losses.push(Loss { kind, path: path.to_vec(), detail });
+        self.losses.add(kind, path, detail);
     }
 
     /// Owner first, for it clears setuid and capabilities; time last.

@@ -8,6 +8,7 @@ mod dump;
 pub mod erofs;
 pub mod ext4;
 pub mod layer;
+mod losses;
 mod squashfs;
 mod tar;
 
@@ -15,6 +16,7 @@ pub use compress::{Compression, Compressor};
 pub use cpio::write_cpio;
 pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
+pub use losses::{Loss, Losses};
 pub use squashfs::{squashfs_losses, write_squashfs_tar};
 pub use tar::write_tar;
 
@@ -22,17 +24,6 @@ use crate::contents::{Content, Contents};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::tree::{InodeKind, Tree};
-
-/// Something of the tree that an output could not hold.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Loss {
-    /// Stable name of the kind: `owner`, `xattr`, `device`, `mtime`, ...
-    pub kind: &'static str,
-    /// Path without a leading slash.
-    pub path: Vec<u8>,
-    /// What was lost of it.
-    pub detail: String,
-}
 
 /// Times later than the clamp become the clamp (reproducible-builds.org, SOURCE_DATE_EPOCH).
 pub fn clamped(mtime: Mtime, clamp: Option<i64>) -> Mtime {

@@ -6,7 +6,7 @@
 use std::io::Write;
 
 use super::tar::write_fitted;
-use super::{Loss, clamped, refuse_long_links};
+use super::{Loss, Losses, clamped, refuse_long_links};
 use crate::contents::Contents;
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
@@ -26,27 +26,27 @@ pub fn write_squashfs_tar<W: Write>(
     clamp: Option<i64>,
 ) -> Result<(W, Vec<Loss>)> {
     refuse_long_links(tree)?;
-    let mut losses = Vec::new();
+    let mut losses = Losses::default();
     let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), |path, metadata| {
         metadata.mtime = clamped(metadata.mtime, clamp);
         fit(path, metadata, &mut losses);
     })?;
-    Ok((out, losses))
+    Ok((out, losses.into_vec()))
 }
 
 /// What squashfs cannot hold of the tree, without writing it.
 pub fn squashfs_losses(tree: &Tree, clamp: Option<i64>) -> Vec<Loss> {
-    let mut losses = Vec::new();
+    let mut losses = Losses::default();
     for step in tree.walk().filter(|step| step.first) {
         let mut metadata = tree.inode(step.inode).metadata.clone();
         metadata.mtime = clamped(metadata.mtime, clamp);
         fit(&step.path, &mut metadata, &mut losses);
     }
-    losses
+    losses.into_vec()
 }
 
-fn fit(path: &[u8], metadata: &mut Metadata, losses: &mut Vec<Loss>) {
-    let mut lose = |kind, detail: String| losses.push(Loss { kind, path: path.to_vec(), detail });
+fn fit(path: &[u8], metadata: &mut Metadata, losses: &mut Losses) {
+    let mut lose = |kind, detail: String| losses.add(kind, path, detail);
     let Mtime { seconds, nanoseconds } = metadata.mtime;
     let held = seconds.clamp(0, i64::from(u32::MAX));
     if held != seconds {

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ocifast.errors import OutputUnsupportedError
-from ocifast.packers import Backend, Loss, Packing, PackOptions, rows, summarize
+from ocifast.packers import Backend, Loss, LossRow, Packing, PackOptions, rows, summarize
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.settings import help_text, resolve, tool_version
 from ocifast.packers.squashfs.streamed import MKSQUASHFS_MEMORY, bar, compression_arguments
@@ -58,11 +58,11 @@ class _Mksquashfs(Backend):
             cancelled=packing.cancelled,
         )
         read_back(packing.path, packing.tree, tool="mksquashfs", seconds=seconds)
-        return summarize([*losses, *packing.tree.squashfs_losses(clamp_mtime=packing.clamp_mtime)])
+        return summarize(losses, packing.tree.squashfs_losses(clamp_mtime=packing.clamp_mtime))
 
     def _define(
-        self, packing: Packing, staged: Path, losses: list[tuple[str, bytes, str]]
-    ) -> tuple[list[str | os.PathLike[str]], list[tuple[str, bytes, str]]]:
+        self, packing: Packing, staged: Path, losses: list[LossRow]
+    ) -> tuple[list[str | os.PathLike[str]], list[LossRow]]:
         """Writes the definitions; returns the arguments, and the losses that are left."""
         ours = (os.geteuid(), os.getegid())
         devices = {name: (major, minor) for name, major, minor in packing.tree.devices()}

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ocifast.errors import OcifastError, UsageError
-from ocifast.packers import Backend, Loss, Packing, PackOptions, rows, summarize, totals
+from ocifast.packers import Backend, Loss, LossRow, Packing, PackOptions, rows, summarize, totals
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.settings import Settings, help_text, resolve, tool_version
 from ocifast.process import run_tool
@@ -62,7 +62,7 @@ class _Sqfstar(Backend):
                 losses.append(Loss("mtime", f"{self.version()} gives the root a time of its own", 1, (b"",)))
             if uid or gid:
                 losses.append(Loss("owner", f"{self.version()} gives the root to 0:0", 1, (b"",)))
-        lost: list[tuple[str, bytes, str]] = []
+        lost: list[LossRow] = []
         run_tool(
             [
                 *("mksquashfs", "-", packing.path, "-tar", "-exit-on-error", "-no-recovery", "-progress"),
@@ -114,7 +114,7 @@ class _Tar2sqfs(Backend):
             seen += chunk.count(b"\n")
             packing.progress(min(total, total * seen // names), total)
 
-        lost: list[tuple[str, bytes, str]] = []
+        lost: list[LossRow] = []
         run_tool(
             [
                 *("tar2sqfs", "--no-skip", "--num-jobs", str(packing.threads), "--compressor", settings.compression),
@@ -160,7 +160,7 @@ def bar(packing: Packing, settings: Settings) -> Callable[[bytes], None]:
     return read
 
 
-def _write(packing: Packing, descriptor: int) -> list[tuple[str, bytes, str]]:
+def _write(packing: Packing, descriptor: int) -> list[LossRow]:
     return packing.tree.write_squashfs_tar(descriptor, clamp_mtime=packing.clamp_mtime)
 
 

@@ -11,7 +11,7 @@ use super::xattr::{self, Shared};
 use crate::contents::Content;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
-use crate::output::{Loss, clamped};
+use crate::output::{Loss, Losses, clamped};
 use crate::tree::{Children, InodeId, InodeKind, Tree};
 
 /// An inode that has no place: it is in no name's reach.
@@ -67,7 +67,7 @@ pub struct Plan<'t> {
     shared_run: u32,
     count: u64,
     chunked: bool,
-    losses: Vec<Loss>,
+    losses: Losses,
 }
 
 impl<'t> Plan<'t> {
@@ -90,7 +90,7 @@ impl<'t> Plan<'t> {
             shared_run: 0,
             count: 0,
             chunked: false,
-            losses: Vec::new(),
+            losses: Losses::default(),
         };
         for step in firsts() {
             plan.add(&step.path, step.inode)?;
@@ -103,10 +103,9 @@ impl<'t> Plan<'t> {
 
     fn add(&mut self, path: &[u8], id: InodeId) -> Result<()> {
         let inode = self.tree.inode(id);
-        let mut lose = |kind, detail: String| self.losses.push(Loss { kind, path: path.to_vec(), detail });
         let mut attributes = Vec::new();
         self.shared.body(&inode.metadata, &mut attributes, |name, why| {
-            lose("xattr", format!("{}: {why}", name.escape_ascii()));
+            self.losses.add("xattr", path, format!("{}: {why}", name.escape_ascii()));
         });
         if let InodeKind::Directory(children) = &inode.kind {
             for child in children.values() {
@@ -269,7 +268,7 @@ impl<'t> Plan<'t> {
 
     /// What the image cannot hold.
     pub fn into_losses(self) -> Vec<Loss> {
-        self.losses
+        self.losses.into_vec()
     }
 }
 

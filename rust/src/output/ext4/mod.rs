@@ -55,7 +55,7 @@ pub fn write(tree: &Tree, contents: &dyn Contents, file: &File, options: &Option
     };
     file.set_len(bytes).map_err(|error| Error::io("cannot set the size of the image", &error))?;
     Writer::new(tree, contents, file, options, &survey, &geometry).write(journal)?;
-    Ok((bytes, survey.losses))
+    Ok((bytes, survey.losses.into_vec()))
 }
 
 /// Chooses the geometry and the blocks of the journal.

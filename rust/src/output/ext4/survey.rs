@@ -13,7 +13,7 @@ use super::superblock::FIRST_INODE;
 use super::xattr::{Plan, SHARED_MAX};
 use crate::entry::{Mtime, Xattrs};
 use crate::error::{Code, Error, Result};
-use crate::output::Loss;
+use crate::output::Losses;
 use crate::tree::{Inode, InodeKind, Step, Tree};
 
 /// The inode of the root directory.
@@ -43,7 +43,7 @@ pub(super) struct Survey {
     pub sharers: FxHashMap<SetId, u32>,
     /// Whether any attribute's value has an inode of its own.
     pub outside_values: bool,
-    pub losses: Vec<Loss>,
+    pub losses: Losses,
 }
 
 /// Which set of attributes it is, when it can be shared at all.
@@ -108,8 +108,7 @@ impl Survey {
         let metadata = &inode.metadata;
         let mtime = crate::output::clamped(metadata.mtime, options.clamp_mtime);
         if holdable(mtime) != mtime {
-            let detail = "ext4 has the years 1901 to 2446".to_owned();
-            self.losses.push(Loss { kind: "mtime", path: step.path.clone(), detail });
+            self.losses.add("mtime", &step.path, "ext4 has the years 1901 to 2446");
         }
         if type_of(inode) != Type::Directory && inode.nlink > LINKS_MAX {
             return refuse(step, format!("a file with {} names, more than {LINKS_MAX}", inode.nlink));
@@ -153,8 +152,7 @@ impl Survey {
         };
         let plan = Plan::new(set);
         for (name, why) in &plan.lost {
-            let detail = format!("{}: {why}", name.escape_ascii());
-            self.losses.push(Loss { kind: "xattr", path: step.path.clone(), detail });
+            self.losses.add("xattr", &step.path, format!("{}: {why}", name.escape_ascii()));
         }
         match shared_set(&inode.metadata.xattrs, &plan) {
             Some(set) => *self.sharers.entry(set).or_default() += 1,
