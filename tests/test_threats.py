@@ -129,7 +129,8 @@ TESTS: dict[int, list[str]] = {
     22: [
         "tests/test_registry_threats_documents.py::test_threat_22_a_manifest_that_is_too_long",
         "tests/test_registry_threats_documents.py::test_threat_22_a_config_that_is_too_long",
-        "tests/test_registry_threats_documents.py::test_threat_22_errors_and_tokens_that_are_too_long",
+        "tests/test_registry_threats_documents.py::test_threat_22_an_error_that_is_too_long",
+        "tests/test_registry_threats_documents.py::test_threat_22_a_token_that_is_too_long",
     ],
     23: [
         HOSTILE + "test_a_bomb_stops_at_the_ratio",
