@@ -132,6 +132,29 @@ def test_squashfs_options_mean_the_same_for_every_backend(
     assert (None if shown is None else int(shown[1])) in (default, None)
 
 
+def time_of_erofs(image: Path) -> int:
+    # Linux, fs/erofs/erofs_fs.h: the build time is 24 bytes into the superblock, which is at 1024.
+    return int.from_bytes(image.read_bytes()[1048:1056], "little")
+
+
+def time_of_ext4(image: Path) -> int:
+    # Linux, fs/ext4/ext4.h: s_mkfs_time is 0x108 bytes into the superblock, which is at 1024.
+    return int.from_bytes(image.read_bytes()[1288:1292], "little")
+
+
+def time_of_squashfs(image: Path) -> int:
+    return int(run("unsquashfs", "-mkfs-time", image))
+
+
+IMAGE_TIMES: dict[str, tuple[PackOptions, Callable[[Path], int]]] = {
+    "erofs": (PackOptions(), time_of_erofs),
+    "erofs lz4": (PackOptions(compression="lz4"), time_of_erofs),
+    "ext4": (PackOptions(free_space=0), time_of_ext4),
+    "squashfs tar2sqfs": (PackOptions(backend="tar2sqfs"), time_of_squashfs),
+    "squashfs mksquashfs": (PackOptions(backend="mksquashfs"), time_of_squashfs),
+}
+
+
 @pytest.mark.parametrize(
     ("created", "clamp", "expected"),
     [
@@ -141,16 +164,48 @@ def test_squashfs_options_mean_the_same_for_every_backend(
         (None, None, 0),
     ],
 )
-@pytest.mark.parametrize("backend", ["tar2sqfs", "mksquashfs"])
+@pytest.mark.parametrize("reader", list(IMAGE_TIMES))
 def test_the_time_of_the_image_is_that_of_the_config(
-    tmp_path: Path, backend: str, created: str | None, clamp: int | None, expected: int
+    tmp_path: Path, reader: str, created: str | None, clamp: int | None, expected: int
 ) -> None:
     layer = TarBuilder().directory("./", mtime=5).file("a", b"1", mtime=5)
     image = build_image([layer], edit_config=lambda config: config.update({"created": created} if created else {}))
     location = f"oci:{write_layout(tmp_path / 'layout', image)}:app"
-    options = CompileOptions(cache=False, pack=PackOptions(backend=backend), clamp_mtime=clamp)
-    compile(location, tmp_path / "image", format="squashfs", options=options)
-    assert run("unsquashfs", "-mkfs-time", tmp_path / "image").decode().strip() == str(expected)
+    pack, read = IMAGE_TIMES[reader]
+    options = CompileOptions(cache=False, pack=pack, clamp_mtime=clamp)
+    compile(location, tmp_path / "image", format=reader.partition(" ")[0], options=options)
+    assert read(tmp_path / "image") == expected
+
+
+def test_tools_that_are_too_old_are_known_by_what_they_can_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins that claim the newest version, and whose help lacks what is needed."""
+    from ocifast.packers.squashfs import settings
+
+    real = tool("mksquashfs")
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "bin/mksquashfs"
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    table = [
+        ("-tar", ["tar2sqfs", "mksquashfs"]),
+        ("-mkfs-time", ["sqfstar", "tar2sqfs"]),
+        ("-tar|-mkfs-time", ["tar2sqfs"]),
+    ]
+    for lacks, able in table:
+        stand_in.write_text(
+            "#!/bin/sh\n[ $1 = -version ] && exec echo 'mksquashfs version 99.9'\n"
+            f"[ $1 = -help ] && {{ {real} -help 2>&1 | grep -vE -- '^({lacks})\\b'; exit 1; }}\nexec {real} \"$@\"\n"
+        )
+        stand_in.chmod(0o755)
+        settings.help_text.cache_clear()
+        try:
+            backends = load_format("squashfs").backends
+            assert [backend.name for backend in backends if backend.version() is not None] == able, lacks
+            for backend in backends:
+                if backend.name not in able:
+                    with pytest.raises(PackerMissingError, match=r"Debian packages squashfs-tools$"):
+                        choose_backend(load_format("squashfs"), PackOptions(backend=backend.name))
+        finally:
+            settings.help_text.cache_clear()
 
 
 @pytest.mark.parametrize("backend", ["sqfstar", "mksquashfs"])
