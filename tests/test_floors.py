@@ -26,7 +26,7 @@ PYTHON: Mapping[int, Steps] = {
     5: (("cli",), ("__main__",)),
 }
 RUST: Mapping[int, Steps] = {
-    0: (("error", "limits", "entry"), ("path", "whiteout", "digest")),
+    0: (("error", "limits", "entry", "open_files"), ("path", "whiteout", "digest")),
     1: (("tar", "contents"), ("decompress", "tree", "batch"), ("merge",)),
     2: (("layer",), ("turns",), ("flatten",)),
     3: (("output",),),

@@ -170,6 +170,7 @@ TESTS: dict[int, list[str]] = {
     34: [
         ISOLATION + "test_an_output_on_its_way_is_for_its_owner_alone",
         ISOLATION + "test_nobody_extracts_with_pythons_tarfile",
+        "tests/test_set_id.py::test_set_id_bits_fall_away_with_their_owner",
     ],
     35: [ISOLATION + "test_a_squashfs_made_to_escape_is_never_unpacked_by_us"],
     36: [

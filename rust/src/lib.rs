@@ -6,6 +6,7 @@ pub mod digest;
 pub mod entry;
 pub mod error;
 pub mod limits;
+mod open_files;
 pub mod path;
 pub mod whiteout;
 

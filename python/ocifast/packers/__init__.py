@@ -79,8 +79,8 @@ class PackOptions:
         free_space: bytes left free in a writable filesystem.
         size: bytes of the whole image of a writable filesystem; excludes `free_space`.
         journal: whether a writable filesystem gets a journal.
-        owners: for directories: True sets owners (and fails where that is not allowed), False leaves all to the caller,
-            None sets them exactly when running as root.
+        owners: for directories: True sets owners, as far as that is allowed, False leaves all to the caller, None sets
+            them exactly when running as root.
     """
 
     backend: str | None = None

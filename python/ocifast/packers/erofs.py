@@ -34,6 +34,9 @@ _SUPERBLOCK = struct.Struct("<IIIBBHQQ")
 _OFFSET = 1024
 _MAGIC = 0xE0F5E1E2
 
+_LOST_KINDS = {"device": ("char", "block"), "fifo": ("fifo",)}
+"""What is not there when a staged directory has this loss."""
+
 LINK_TARGET_MAX = 4095
 """Bytes of a link's target in any file system of Linux; the core's own outputs refuse longer ones themselves."""
 
@@ -158,8 +161,8 @@ class _MkfsErofs(Backend):
             folder=packing.folder,
             cancelled=packing.cancelled,
         )
-        # Who may not make one device may make none.
-        without = ("char", "block") if any(loss[0] == "device" for loss in losses) else ()
+        # Who may not make one device, or one pipe, may make none.
+        without = {kind for loss in losses for kind in _LOST_KINDS.get(loss[0], ())}
         left = (row for row in rows(packing.tree) if row[1] not in without)
         _read_back(packing.path, packing, totals(left).inodes)
         return summarize(losses)

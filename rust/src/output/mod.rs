@@ -2,13 +2,13 @@
 
 mod compress;
 mod cpio;
-mod descriptors;
 mod directory;
 mod dump;
 pub mod erofs;
 pub mod ext4;
 pub mod layer;
 mod losses;
+mod refused;
 mod squashfs;
 mod tar;
 

@@ -14,7 +14,7 @@ struct Shared {
 static SHARED: Mutex<Shared> = Mutex::new(Shared { users: 0, before: None });
 
 /// While one lives, the process may have as many files open as the system allows it.
-pub(super) struct RaisedLimit;
+pub(crate) struct RaisedLimit;
 
 impl RaisedLimit {
     pub fn new() -> Self {

@@ -1,0 +1,141 @@
+//! What an inode of a directory is given: owner, extended attributes, mode, time.
+//!
+//! Each is tried, and then looked at: a file system that takes a call and does nothing (vfat, CIFS, 9p) is told from one
+//! that did it. What did not arrive is a loss, whoever refused it and however; only a disk that fails ends the work.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::failure::failed;
+use crate::entry::{Metadata, Mtime};
+use crate::error::Result;
+use crate::output::refused::is_refusal;
+use crate::output::{Losses, clamped};
+use crate::tree::{Inode, InodeKind};
+
+/// Set user ID and set group ID.
+const SET_ID: u16 = 0o6000;
+
+/// Where an inode's metadata are set.
+pub(super) enum Place<'a> {
+    Open(&'a OwnedFd),
+    Named(&'a OwnedFd, &'a [u8]),
+}
+
+impl Place<'_> {
+    fn stat(&self) -> Result<Stat, Errno> {
+        match self {
+            Place::Open(fd) => fs::fstat(fd),
+            Place::Named(at, name) => fs::statat(at, *name, AtFlags::SYMLINK_NOFOLLOW),
+        }
+    }
+
+    fn change_owner(&self, uid: u32, gid: u32) -> Result<(), Errno> {
+        let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        match self {
+            Place::Open(fd) => fs::fchown(fd, owner, group),
+            Place::Named(at, name) => fs::chownat(at, *name, owner, group, AtFlags::SYMLINK_NOFOLLOW),
+        }
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+        match self {
+            Place::Open(fd) => fs::fsetxattr(fd, name, value, XattrFlags::empty()),
+            Place::Named(at, file) => {
+                // No call sets an attribute below an open folder; a link in /proc leads to the folder itself, and the
+                // name in it is not followed.
+                let through = [format!("/proc/self/fd/{}/", at.as_raw_fd()).as_bytes(), file].concat();
+                fs::lsetxattr(&*through, name, value, XattrFlags::empty())
+            }
+        }
+    }
+
+    fn change_mode(&self, mode: u16) -> Result<(), Errno> {
+        let mode = Mode::from_raw_mode(mode.into());
+        let (at, name) = match self {
+            Place::Open(fd) => return fs::fchmod(fd, mode),
+            Place::Named(at, name) => (at, *name),
+        };
+        // A device or pipe, never what a link in its place leads to (`fchmodat` has no such flag).
+        let node = fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        match fs::chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), mode) {
+            // There is no /proc here.
+            Err(Errno::NOENT) => fs::chmodat(at, name, mode, AtFlags::empty()),
+            changed => changed,
+        }
+    }
+
+    fn set_time(&self, mtime: Mtime) -> Result<(), Errno> {
+        let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
+        let times = Timestamps { last_access: time, last_modification: time };
+        match self {
+            Place::Open(fd) => fs::futimens(fd, &times),
+            Place::Named(at, name) => fs::utimensat(at, *name, &times, AtFlags::SYMLINK_NOFOLLOW),
+        }
+    }
+}
+
+/// How metadata are set in one directory, and what could not be.
+pub(super) struct Setting {
+    pub owners: bool,
+    pub clamp: Option<i64>,
+    pub losses: Losses,
+}
+
+impl Setting {
+    /// Owner first, for it clears setuid and capabilities; time last.
+    ///
+    /// # Errors
+    /// `io_error` for what is no refusal, naming the entry.
+    pub fn set(&mut self, place: &Place<'_>, inode: &Inode, path: &[u8]) -> Result<()> {
+        let Metadata { mode, uid, gid, mtime, xattrs } = &inode.metadata;
+        let losses = &mut self.losses;
+        // For chown the highest number means "leave it".
+        if self.owners && *uid != u32::MAX && *gid != u32::MAX {
+            done(place.change_owner(*uid, *gid)).map_err(|error| failed("change the owner of", path, error))?;
+        }
+        for (name, value) in xattrs.iter().flat_map(|set| set.iter()) {
+            if let Err(error) = place.set_xattr(name, value) {
+                losses.add("xattr", path, format!("{}: {error}", name.escape_ascii()));
+            }
+        }
+        let seen = place.stat().map_err(|error| failed("read the owner of", path, error))?;
+        let owned = (seen.st_uid, seen.st_gid) == (*uid, *gid);
+        if !owned {
+            losses.add("owner", path, format!("{uid}:{gid}"));
+        }
+        let mode = permitted(*mode, owned);
+        // The mode of a symbolic link is nothing that a file system keeps.
+        let has_mode = !matches!(inode.kind, InodeKind::Symlink(_));
+        if has_mode {
+            done(place.change_mode(mode)).map_err(|error| failed("change the mode of", path, error))?;
+        }
+        let mtime = clamped(*mtime, self.clamp);
+        let timed = done(place.set_time(mtime)).map_err(|error| failed("set the time of", path, error))?;
+        let seen = place.stat().map_err(|error| failed("read the mode of", path, error))?;
+        if has_mode && (seen.st_mode & 0o7777) as u16 != mode {
+            losses.add("mode", path, "the file system does not keep modes");
+        }
+        if (seen.st_mtime, seen.st_mtime_nsec) != (mtime.seconds, mtime.nanoseconds.into()) {
+            let what = if timed { "the file system has no such time" } else { "times may not be set here" };
+            losses.add("mtime", path, what);
+        }
+        Ok(())
+    }
+}
+
+/// The bits of a mode that a file may have: set-id bits were given for its owner and group, and go with them. Everything
+/// that writes modes where owners may not be kept asks this.
+fn permitted(mode: u16, owned: bool) -> u16 {
+    if owned { mode } else { mode & !SET_ID }
+}
+
+/// Whether a call was done, or refused.
+fn done(result: Result<(), Errno>) -> Result<bool, Errno> {
+    match result {
+        Err(error) if is_refusal(error) => Ok(false),
+        result => result.map(|()| true),
+    }
+}

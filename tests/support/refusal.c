@@ -1,0 +1,89 @@
+/* Has system calls refused in the program that it is loaded into, and in all that this starts.
+ *
+ * REFUSED is a list of `name=errno`, with commas; the errno 0 has a call say that it was done, and not do it. A name is a
+ * system call, or one of those below that a filter of system calls cannot tell from others: they are refused in libc.
+ *
+ *   folder_fsync: fsync of a folder
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452 /* everywhere the same */
+#endif
+
+#define CALL(name) {#name, SYS_##name}
+static const struct {
+    const char *name;
+    int number;
+} calls[] = {
+    CALL(copy_file_range), CALL(fadvise64), CALL(fallocate), CALL(fchdir), CALL(fchmod), CALL(fchmodat), CALL(fchmodat2), CALL(fchown),
+    CALL(fchownat), CALL(fdatasync), CALL(flock), CALL(fsetxattr), CALL(fsync), CALL(ftruncate), CALL(getrandom),
+    CALL(ioctl), CALL(linkat), CALL(lseek), CALL(lsetxattr), CALL(mkdirat), CALL(mknodat), CALL(openat2),
+    CALL(pidfd_open), CALL(prlimit64), CALL(renameat), CALL(renameat2), CALL(sched_getaffinity), CALL(sendfile),
+    CALL(setxattr), CALL(statx), CALL(symlinkat), CALL(sync_file_range), CALL(unlinkat), CALL(utimensat),
+#ifdef SYS_chmod
+    CALL(chmod), CALL(chown), CALL(lchown), CALL(link), CALL(mkdir), CALL(mknod), CALL(rename), CALL(rmdir),
+    CALL(symlink), CALL(unlink),
+#endif
+};
+
+static int folder_fsync = -1;
+
+int fsync(int fd) {
+    struct stat found;
+    if (folder_fsync >= 0 && fstat(fd, &found) == 0 && S_ISDIR(found.st_mode)) {
+        errno = folder_fsync;
+        return folder_fsync ? -1 : 0;
+    }
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+    return real(fd);
+}
+
+static void refuse(int number, int answer) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)answer),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+        abort();
+}
+
+__attribute__((constructor)) static void begin(void) {
+    char *list = getenv("REFUSED");
+    list = list ? strdup(list) : NULL;
+    for (char *item = list ? strtok(list, ",") : NULL; item; item = strtok(NULL, ",")) {
+        char *value = strchr(item, '=');
+        if (!value)
+            abort();
+        *value++ = 0;
+        size_t index = 0, count = sizeof calls / sizeof *calls;
+        if (strcmp(item, "folder_fsync") == 0) {
+            folder_fsync = atoi(value);
+            continue;
+        }
+        while (index < count && strcmp(calls[index].name, item) != 0)
+            index++;
+        if (index == count) {
+            fprintf(stderr, "no system call %s is known here\n", item);
+            abort();
+        }
+        refuse(calls[index].number, atoi(value));
+    }
+    free(list);
+}
