@@ -341,6 +341,19 @@ def test_signals_clean_up_and_say_nothing(tmp_path: Path, number: signal.Signals
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
+def test_an_interrupt_while_python_imports_shows_no_traceback(tmp_path: Path) -> None:
+    """A module of the standard library that takes its time stands in for a slow disk."""
+    (tmp_path / "click.py").write_text("import os, time\nos.write(1, b'importing')\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-m", "ocifast", "--version"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert os.read(process.stdout.fileno(), 100) == b"importing"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)
+    assert (process.returncode, *said) == (130, b"", b"")
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("0", 0), ("4096", 4096), ("128K", 131072), ("3m", 3 << 20), ("2G", 2 << 30), ("1T", 1 << 40)]
 )

@@ -414,3 +414,51 @@ def test_async_cancelled_writes_nothing_afterwards(tmp_path: Path) -> None:
         assert listing(tmp_path) == ["layout"]
 
     asyncio.run(cancel())
+
+
+def test_async_a_published_output_is_never_told_as_cancelled(tmp_path: Path) -> None:
+    layout = small(tmp_path)
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def wait_at_the_end(event: Event) -> None:
+        if event.phase is Phase.COMPLETE:
+            arrived.set()
+            assert go_on.wait(30)
+
+    async def cancel() -> str:
+        compiling = aio.compile(layout, tmp_path / "out.tar", options=UNCACHED, progress=wait_at_the_end)
+        task = asyncio.create_task(compiling)
+        await asyncio.to_thread(arrived.wait)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0.05)
+        go_on.set()
+        return (await task).digest
+
+    digest = asyncio.run(cancel())
+    assert listing(tmp_path) == ["layout", "out.tar"]
+    assert digest == compile(layout, tmp_path / "again.tar", options=UNCACHED).digest
+
+
+def test_async_cancelled_twice_waits_for_the_end_all_the_same(tmp_path: Path) -> None:
+    layout = small(tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(event: Event) -> None:
+        if event.phase is Phase.RESOLVED:
+            begun.set()
+            assert go_on.wait(30)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(aio.compile(layout, tmp_path / "out.tar", options=UNCACHED, progress=wait))
+        await asyncio.to_thread(begun.wait)
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.05)
+            assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert listing(tmp_path) == ["layout"]

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ocifast.errors import CancelledError, LayerError, PackerError, PackerMissingError
-from ocifast.process import STDERR_LIMIT, HelperError, describe_status, find_tool, run_helper, run_tool
+from ocifast.errors import CancelledError, HelperError, LayerError, PackerError, PackerMissingError
+from ocifast.process import STDERR_LIMIT, describe_status, find_tool, run_helper, run_tool
 
 
 def write_all(data: bytes) -> Callable[[int], None]:

@@ -7,9 +7,11 @@ nothing, whatever the parts behind it need.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from ocifast import aio
     from ocifast.boot import BootConfig
     from ocifast.cache import Cache, CacheInfo

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["run"]
 
 
 def run() -> NoReturn:
     """Runs the command line of this process and exits with its status; see `ocifast.cli.main`."""
+    # Until the command line takes care of signals, an interrupt ends the process without a word: there is nothing to
+    # clean up while modules are imported, and a traceback would tell of their insides.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     # What a command imports lives as long as the command. Looking through all of it for garbage, while it is imported
     # and once more at the exit, was a seventh of the run on a tiny image.
     gc.set_threshold(100_000, 50, 100)
     from ocifast.cli import main
 
     status = main()
+    # All is done and told: an interrupt while the interpreter takes itself down changes nothing.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(status))
     gc.freeze()
     sys.exit(status)
 

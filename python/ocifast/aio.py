@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 
@@ -34,7 +35,8 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
         progress: called from other threads than the loop's.
 
     When the task is cancelled, the work is stopped and everything taken back *before* `asyncio.CancelledError` goes on,
-    so that nothing is written after it.
+    so that nothing is written after it. A cancellation that comes too late, when the output is published already, is
+    dropped: the result is returned.
     """
     stop = threading.Event()
     work = asyncio.ensure_future(
@@ -53,7 +55,10 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([work])
-        if not work.cancelled():
-            work.exception()
-        raise
+        while not work.done():
+            # Who cancels a second time waits as well: a thread cannot be left behind.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        if work.cancelled() or work.exception() is not None:
+            raise
+        return work.result()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
@@ -36,6 +36,7 @@ from ocifast.reference import parse_location
 from ocifast.rootfs import FlattenOptions, Rootfs, flatten
 from ocifast.sources.open import open_source
 from ocifast.spec import total_size
+from ocifast.streams import fd_of
 from ocifast.workspace import Workspace, check_room
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ class _Run:
                     done = self._from_cache(image, backend, found, space)
                 else:
                     done = self._make(image, backend, key, space)
-        self._tell(Phase.COMPLETE, done=done.size, total=done.size)
+        # Not called off any more: what was published is never told as cancelled.
+        self.progress(Event(Phase.COMPLETE, done=done.size, total=done.size))
         return done
 
     def _choose_format(self) -> tuple[Format, PackOptions]:
@@ -324,20 +326,22 @@ class _Run:
         stop = threading.Event()
         scratch = folder / "packer"
         scratch.mkdir(mode=0o700)
-        packing = Packing(
-            tree=rootfs.tree,
-            path=made,
-            folder=scratch,
-            digest=image.digest,
-            options=self.pack_options,
-            descriptor=sys.stdout.fileno() if made is None else None,
-            clamp_mtime=self.clamp,
-            created=self._created(image),
-            threads=self.threads,
-            progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
-            cancelled=lambda: stop.is_set() or self.cancelled(),
-        )
-        return tuple(_interruptible(lambda: backend.pack(packing), stop))
+        with ExitStack() as streams:
+            fd = streams.enter_context(fd_of(_stdout())) if made is None else None
+            packing = Packing(
+                tree=rootfs.tree,
+                path=made,
+                folder=scratch,
+                digest=image.digest,
+                options=self.pack_options,
+                descriptor=fd,
+                clamp_mtime=self.clamp,
+                created=self._created(image),
+                threads=self.threads,
+                progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
+                cancelled=lambda: stop.is_set() or self.cancelled(),
+            )
+            return tuple(_interruptible(lambda: backend.pack(packing), stop))
 
     def _created(self, image: Image) -> int:
         created = _seconds(image.config.created or "")
@@ -407,6 +411,13 @@ def _usable_cache(options: CompileOptions) -> Cache | None:
             _log.warning("nothing is cached: %s", error)
             return None
     return cache
+
+
+def _stdout() -> BinaryIO:
+    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise UsageError("standard output was replaced by something that takes text only; name a file")
+    return stream
 
 
 def _suffix_format(output: str) -> tuple[str, str | None] | None:

@@ -32,8 +32,10 @@ Every failure that a caller can meet is a subclass of `OcifastError` with a stab
     │   ├── OutputUnsupportedError output_unsupported     the format cannot hold this tree
     │   ├── LossError              output_lossy           `strict` was asked for and something would be lost
     │   ├── PackerMissingError     packer_missing         no backend for the format is installed
-    │   ├── PackerError            packer_failed          a tool failed, was killed, or left a wrong image
-    │   └── FileError              io_error               a local file could not be read or written
+    │   └── PackerError            packer_failed          a tool failed, was killed, or left a wrong image
+    ├── FileError (an OSError)     io_error               a local file could not be read or written
+    ├── HelperError                helper_failed          a helper program failed or did not answer
+    ├── InternalError              internal_error         a call that makes no sense: a fault of the calling program
     └── CancelledError             cancelled
 """
 
@@ -53,8 +55,10 @@ __all__ = [
     "ElfError",
     "EntryRefusedError",
     "FileError",
+    "HelperError",
     "ImageNotFoundError",
     "ImageReferenceError",
+    "InternalError",
     "LayerError",
     "LimitError",
     "LossError",
@@ -286,10 +290,40 @@ class PackerError(OutputError):
     code = "packer_failed"
 
 
-class FileError(OutputError):
-    """A local file could not be read or written."""
+class FileError(OcifastError, OSError):
+    """A local file could not be read or written.
+
+    It is an OSError, so that `except OSError` has it as well: `errno` is the system's number where that is known, and
+    `strerror` the message.
+    """
 
     code = "io_error"
+
+    def __init__(self, message: str, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.errno = context.get("errno")
+        self.strerror = message
+
+
+class HelperError(OcifastError):
+    """A helper program failed, was not found, or did not answer in time.
+
+    Attributes:
+        output: what it wrote to standard output, at most 64 KiB (the docker credential helper protocol reports errors
+            there). May hold a secret: never put it into a message unseen.
+    """
+
+    code = "helper_failed"
+
+    def __init__(self, message: str, *, output: bytes = b"", **context: Any) -> None:
+        super().__init__(message, **context)
+        self.output = output
+
+
+class InternalError(OcifastError):
+    """A call that makes no sense, such as a second `finish`: a fault of the calling program, not of the image."""
+
+    code = "internal_error"
 
 
 class CancelledError(OcifastError):
@@ -298,11 +332,28 @@ class CancelledError(OcifastError):
     code = "cancelled"
 
 
-def _subclasses(cls: type[OcifastError]) -> list[type[OcifastError]]:
-    return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
+_CORE = {
+    cls.code: cls
+    for cls in (
+        CancelledError,
+        CompressionError,
+        DiffIdMismatchError,
+        DigestInvalidError,
+        DigestMismatchError,
+        ElfError,
+        EntryRefusedError,
+        FileError,
+        InternalError,
+        LimitError,
+        OutputUnsupportedError,
+        PathNotFoundError,
+        SizeMismatchError,
+        TarError,
+    )
+}
+"""The class of every code in `_core.CODES`. Written out: a subclass that a caller makes inherits its code."""
 
 
 def from_core(code: str, message: str, context: dict[str, Any]) -> OcifastError:
     """The Python error for a failure of the Rust core; called by `ocifast._core` alone."""
-    classes = {cls.code: cls for cls in _subclasses(OcifastError)}
-    return classes.get(code, OcifastError)(message, **context)
+    return _CORE[code](message, **context)

@@ -26,9 +26,9 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from ocifast.errors import CancelledError, OcifastError, PackerError, PackerMissingError
+from ocifast.errors import CancelledError, HelperError, OcifastError, PackerError, PackerMissingError
 
-__all__ = ["STDERR_LIMIT", "Finished", "HelperError", "describe_status", "find_tool", "run_helper", "run_tool"]
+__all__ = ["STDERR_LIMIT", "Finished", "describe_status", "find_tool", "run_helper", "run_tool"]
 
 STDERR_LIMIT = 64 << 10
 """Bytes of standard error that are kept: the last ones, where tools say why they gave up."""
@@ -39,21 +39,6 @@ STALL = 300.0
 _TICK = 0.2
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Looked at after PATH: mke2fs and its kind are for everybody, but are often not in the PATH of a plain user."""
-
-
-class HelperError(OcifastError):
-    """A helper program failed, was not found, or did not answer in time.
-
-    Attributes:
-        output: what it wrote to standard output, at most 64 KiB (the docker credential helper protocol reports errors
-            there). May hold a secret: never put it into a message unseen.
-    """
-
-    code = "helper_failed"
-
-    def __init__(self, message: str, *, output: bytes = b"", **context: object) -> None:
-        super().__init__(message, **context)
-        self.output = output
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from ocifast import _core
-from ocifast.errors import CancelledError, FileError, OcifastError
+from ocifast.errors import CancelledError, FileError, OcifastError, PathNotFoundError, UsageError
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
+from ocifast.streams import fd_of
 
 __all__ = ["BlobStore", "BlobWriter", "FlattenOptions", "Layered", "Rootfs", "RootfsEntry", "flatten"]
 
@@ -154,12 +155,32 @@ class Rootfs:
 
     def __init__(self, tree: _core.Tree, *, name: str, resources: ExitStack | None = None) -> None:
         self.name = name
-        self.tree = tree
-        """The core's tree, for the writers."""
+        self._tree: _core.Tree | None = tree
         self._resources = resources or ExitStack()
+
+    @property
+    def tree(self) -> _core.Tree:
+        """The core's tree, for the writers. Raises UsageError after `close`, as all that reads the tree does."""
+        if self._tree is None:
+            raise UsageError(f"{self.name}: the root filesystem is closed", reference=self.name)
+        return self._tree
 
     def __len__(self) -> int:
         return len(self.tree)
+
+    def __contains__(self, item: object) -> bool:
+        """Whether a path (text or bytes) is a name of the tree, or an entry one of it.
+
+        Links on the way are followed inside the tree, one at its end is not: a link that leads nowhere is there.
+        """
+        path = item.path if isinstance(item, RootfsEntry) else item
+        if not isinstance(path, (str, bytes)):
+            return False
+        try:
+            found = self.stat(path, follow=False)
+        except PathNotFoundError:
+            return False
+        return not isinstance(item, RootfsEntry) or found == item
 
     def __iter__(self) -> Iterator[RootfsEntry]:
         return self.walk("/")
@@ -216,18 +237,18 @@ class Rootfs:
         """Writes the tree as a pax tar.
 
         Args:
-            out: a path, which is written beside and renamed when complete, or a binary file with a descriptor.
+            out: a path, which is written beside and renamed when complete, or anything that bytes can be written to.
             clamp_mtime: seconds since 1970; later times become this.
 
         Returns:
             Number of bytes.
 
         Raises:
-            FileError: writing failed; nothing is left at the path.
+            FileError: writing failed; nothing is left at the path. An object's own errors are raised as they are.
         """
         if not isinstance(out, (str, os.PathLike)):
-            out.flush()
-            return self.tree.write_tar(out.fileno(), clamp_mtime=clamp_mtime)
+            with fd_of(out) as fd:
+                return self.tree.write_tar(fd, clamp_mtime=clamp_mtime)
         path = Path(out)
         try:
             descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -246,7 +267,8 @@ class Rootfs:
         return written
 
     def close(self) -> None:
-        """Frees the contents."""
+        """Frees the contents. Nothing can be read after."""
+        self._tree = None
         self._resources.close()
 
     def __enter__(self) -> Rootfs:

@@ -119,6 +119,8 @@ class Workspace:
     def _reported(self, what: str) -> Iterator[None]:
         try:
             yield
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"{what}: {error.strerror}", path=self._shown) from error
 

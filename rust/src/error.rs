@@ -51,6 +51,8 @@ codes! {
     Io = "io_error",
     /// The work was called off by the caller.
     Cancelled = "cancelled",
+    /// A call that makes no sense (a layer that there is not, a second `finish`): a fault of the calling program.
+    Internal = "internal_error",
 }
 
 /// A failure of the core.

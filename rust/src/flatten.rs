@@ -197,8 +197,8 @@ impl Flattener {
                 self.start(layer, fetched)?;
                 Ok(feed)
             }
-            Slot::Running(None) => Err(Error::new(Code::Cancelled, "two threads write to one layer")),
-            Slot::Fed => Err(Error::new(Code::Cancelled, "the layer is complete already")),
+            Slot::Running(None) => Err(Error::new(Code::Internal, "two threads write to one layer")),
+            Slot::Fed => Err(Error::new(Code::Internal, "the layer is complete already")),
         }
     }
 
@@ -239,7 +239,8 @@ impl Flattener {
     /// Waits for all layers and gives the tree, and what was dropped on the way.
     ///
     /// # Errors
-    /// The failure of the lowest layer that has one; `cancelled` when a layer was never fed.
+    /// The failure of the lowest layer that has one; `cancelled` when a layer was never fed; `internal_error` when the
+    /// tree was given before.
     pub fn finish(&self) -> Result<(Tree, Notices)> {
         self.drop_feeds();
         for worker in std::mem::take(&mut *lock(&self.workers)) {
@@ -247,10 +248,10 @@ impl Flattener {
                 std::panic::resume_unwind(panic);
             }
         }
-        let merged = match lock(&self.merging).take() {
-            Some(merging) => merging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            None => None,
+        let Some(merging) = lock(&self.merging).take() else {
+            return Err(Error::new(Code::Internal, "the layers were finished before"));
         };
+        let merged = merging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let mut failures: Vec<Error> = lock(&self.shared.failures).iter_mut().filter_map(Option::take).collect();
         let cause = failures.iter().position(|error| error.code != Code::Cancelled);
         match (cause, merged) {

@@ -193,7 +193,7 @@ fn settings_that_there_are_not() {
     ];
     for (name, level, cluster, message) in table {
         let error = Compression::parse(name, level, cluster, 1).expect_err(message);
-        assert_eq!((error.code, &*error.message), (Code::OutputUnsupported, message));
+        assert_eq!((error.code, &*error.message), (Code::Internal, message));
     }
 }
 

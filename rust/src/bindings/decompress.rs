@@ -2,7 +2,6 @@ use std::os::fd::RawFd;
 
 use pyo3::prelude::*;
 
-use super::error::raise;
 use super::fd::duplicate;
 use crate::decompress as core;
 use crate::limits::Limits;
@@ -11,6 +10,6 @@ use crate::limits::Limits;
 #[pyo3(signature = (source, destination, /))]
 pub(super) fn decompress(py: Python<'_>, source: RawFd, destination: RawFd) -> PyResult<(String, u64)> {
     let run = || core::decompress(duplicate(source)?, duplicate(destination)?, &Limits::default());
-    let (diff_id, length) = py.detach(run).map_err(|error| raise(py, error))?;
+    let (diff_id, length) = py.detach(run)?;
     Ok((diff_id.as_str().to_owned(), length))
 }

@@ -1,7 +1,6 @@
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
-use super::error::raise;
 use crate::digest as core;
 
 #[pyfunction]
@@ -12,8 +11,9 @@ pub(super) fn digest(py: Python<'_>, data: PyBackedBytes) -> String {
 
 #[pyfunction]
 #[pyo3(signature = (text, /))]
-pub(super) fn check_digest(py: Python<'_>, text: &str) -> PyResult<()> {
-    text.parse::<core::Digest>().map(drop).map_err(|error| raise(py, error))
+pub(super) fn check_digest(text: &str) -> PyResult<()> {
+    text.parse::<core::Digest>()?;
+    Ok(())
 }
 
 #[pyclass(frozen, module = "ocifast._core")]
@@ -23,8 +23,8 @@ pub(super) struct Hasher(std::sync::Mutex<core::Hasher>);
 impl Hasher {
     #[new]
     #[pyo3(signature = (algorithm = "sha256"))]
-    fn new(py: Python<'_>, algorithm: &str) -> PyResult<Self> {
-        let algorithm = algorithm.parse().map_err(|error| raise(py, error))?;
+    fn new(algorithm: &str) -> PyResult<Self> {
+        let algorithm = algorithm.parse()?;
         Ok(Hasher(std::sync::Mutex::new(core::Hasher::new(algorithm))))
     }
 

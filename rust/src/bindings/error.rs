@@ -3,9 +3,11 @@ use pyo3::types::PyDict;
 
 use crate::error::Error;
 
-/// The exception of `ocifast.errors` for a failure of the core.
-pub(super) fn raise(py: Python<'_>, error: Error) -> PyErr {
-    build(py, &error).unwrap_or_else(|failure| failure)
+/// The exception of `ocifast.errors` for a failure of the core: `?` in a binding raises it.
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        Python::attach(|py| build(py, &error).unwrap_or_else(|failure| failure))
+    }
 }
 
 fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {

@@ -5,7 +5,6 @@ use std::thread::available_parallelism;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
-use super::error::raise;
 use super::tree::{Kept, Tree};
 use crate::contents::{SpoolStore, Store};
 use crate::error::{Code, Error, Result};
@@ -62,7 +61,7 @@ impl Flattener {
                 let store = Arc::new(ErofsStore::create(folder, layers.len())?);
                 (Kept::Erofs(Arc::clone(&store)), Arc::new(store))
             }
-            _ => return Err(Error::new(Code::OutputUnsupported, format!("no store is called \"{store}\""))),
+            _ => return Err(Error::new(Code::Internal, format!("no store is called \"{store}\""))),
         };
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
@@ -73,7 +72,7 @@ impl Flattener {
         if layer < self.inner.layers() {
             return Ok(());
         }
-        Err(Error::new(Code::LimitExceeded, format!("there is no layer {layer}")))
+        Err(Error::new(Code::Internal, format!("there is no layer {layer}")))
     }
 
     fn read(&self, layer: usize, path: &std::path::Path, offset: u64, length: u64) -> Result<()> {
@@ -108,22 +107,22 @@ impl Flattener {
         limits: Option<&Limits>,
         decoders: Option<usize>,
     ) -> PyResult<Self> {
-        py.detach(|| Flattener::make(layers, store, &folder, limits, decoders)).map_err(|error| raise(py, error))
+        Ok(py.detach(|| Flattener::make(layers, store, &folder, limits, decoders))?)
     }
 
     #[pyo3(signature = (layer, chunk, /))]
     fn write(&self, py: Python<'_>, layer: usize, chunk: PyBackedBytes) -> PyResult<()> {
-        py.detach(|| self.check(layer).and_then(|()| self.inner.write(layer, &chunk))).map_err(|error| raise(py, error))
+        Ok(py.detach(|| self.check(layer).and_then(|()| self.inner.write(layer, &chunk)))?)
     }
 
     #[pyo3(signature = (layer, /))]
     fn close_layer(&self, py: Python<'_>, layer: usize) -> PyResult<()> {
-        py.detach(|| self.check(layer).and_then(|()| self.inner.close_layer(layer))).map_err(|error| raise(py, error))
+        Ok(py.detach(|| self.check(layer).and_then(|()| self.inner.close_layer(layer)))?)
     }
 
     #[pyo3(signature = (layer, path, offset, length, /))]
     fn read_file(&self, py: Python<'_>, layer: usize, path: PathBuf, offset: u64, length: u64) -> PyResult<()> {
-        py.detach(|| self.read(layer, &path, offset, length)).map_err(|error| raise(py, error))
+        Ok(py.detach(|| self.read(layer, &path, offset, length))?)
     }
 
     fn progress(&self) -> Vec<(u64, u64, bool)> {
@@ -131,7 +130,7 @@ impl Flattener {
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<Tree> {
-        let (tree, notices) = py.detach(|| self.inner.finish()).map_err(|error| raise(py, error))?;
+        let (tree, notices) = py.detach(|| self.inner.finish())?;
         Ok(Tree::new(tree, notices, self.kept.clone()))
     }
 

@@ -3,7 +3,6 @@ use std::os::unix::ffi::OsStringExt;
 
 use pyo3::prelude::*;
 
-use super::error::raise;
 use super::fd::duplicate;
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
@@ -19,7 +18,7 @@ fn member((path, mode, kind, data, size): Row) -> Result<LayerMember> {
         "bytes" => Content::Bytes(data),
         "directory" => Content::Directory,
         "symlink" => Content::Symlink(data),
-        _ => return Err(Error::new(Code::OutputUnsupported, format!("no kind of member is called \"{kind}\""))),
+        _ => return Err(Error::new(Code::Internal, format!("no kind of member is called \"{kind}\""))),
     };
     Ok(LayerMember { path, metadata: Metadata { mode, ..Metadata::default() }, content })
 }
@@ -35,11 +34,11 @@ pub(super) fn write_layer(
     compression: &str,
     level: i32,
 ) -> PyResult<(String, u64, String)> {
-    let written = py.detach(|| {
+    let written = py.detach(|| -> Result<_> {
         let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
         let output = Positioned::new(duplicate(fd)?, offset);
         core::write_layer(&members, Compression::parse(compression, level)?, output)
     });
-    let layer = written.map_err(|error| raise(py, error))?;
+    let layer = written?;
     Ok((layer.digest.to_string(), layer.size, layer.diff_id.to_string()))
 }

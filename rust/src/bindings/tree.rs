@@ -5,7 +5,6 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::error::raise;
 use super::fd::duplicate;
 use super::pages::Pages;
 use crate::contents::{Contents, SpoolStore};
@@ -140,19 +139,18 @@ impl Tree {
     #[pyo3(signature = (prefix, start, count, /))]
     fn entries(&self, py: Python<'_>, prefix: &[u8], start: usize, count: usize) -> PyResult<Vec<Row>> {
         let page = py.detach(|| self.pages.page(&self.tree, prefix, start, count));
-        let page = page.map_err(|error| raise(py, error))?;
-        Ok(page.into_iter().map(|(path, inode)| self.row(py, &path, inode)).collect())
+        Ok(page?.into_iter().map(|(path, inode)| self.row(py, &path, inode)).collect())
     }
 
     #[pyo3(signature = (path, *, follow = true))]
     fn stat(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<Row> {
-        let inode = self.tree.lookup(path, follow).map_err(|error| raise(py, error))?;
+        let inode = self.tree.lookup(path, follow)?;
         Ok(self.row(py, path, inode))
     }
 
     #[pyo3(signature = (path, /))]
     fn xattrs<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyDict>> {
-        let inode = self.tree.lookup(path, false).map_err(|error| raise(py, error))?;
+        let inode = self.tree.lookup(path, false)?;
         let found = PyDict::new(py);
         for (name, value) in self.tree.inode(inode).metadata.xattrs.iter().flat_map(|set| set.iter()) {
             found.set_item(PyBytes::new(py, name), PyBytes::new(py, value))?;
@@ -162,7 +160,7 @@ impl Tree {
 
     #[pyo3(signature = (path, offset, length, /))]
     fn read(&self, py: Python<'_>, path: &[u8], offset: u64, length: usize) -> PyResult<Py<PyBytes>> {
-        let bytes = py.detach(|| {
+        let bytes = py.detach(|| -> Result<_> {
             let inode = self.tree.lookup(path, true)?;
             let InodeKind::File(content) = &self.tree.inode(inode).kind else {
                 let message = format!("not a regular file: /{}", path.escape_ascii());
@@ -175,11 +173,11 @@ impl Tree {
             buffer.truncate(read);
             Ok(buffer)
         });
-        bytes.map(|bytes| PyBytes::new(py, &bytes).unbind()).map_err(|error| raise(py, error))
+        Ok(PyBytes::new(py, &bytes?).unbind())
     }
 
     fn dump(&self, py: Python<'_>) -> PyResult<Py<PyBytes>> {
-        let text = py.detach(|| {
+        let text = py.detach(|| -> Result<_> {
             let mut text = Vec::new();
             output::dump(&self.tree, self.kept.contents(), |line| {
                 text.extend_from_slice(line.as_bytes());
@@ -187,12 +185,12 @@ impl Tree {
             })?;
             Ok(text)
         });
-        text.map(|text| PyBytes::new(py, &text).unbind()).map_err(|error: Error| raise(py, error))
+        Ok(PyBytes::new(py, &text?).unbind())
     }
 
     fn digest(&self, py: Python<'_>) -> PyResult<String> {
         let digest = py.detach(|| output::tree_digest(&self.tree, self.kept.contents()));
-        digest.map(|digest| digest.as_str().to_owned()).map_err(|error| raise(py, error))
+        Ok(digest?.as_str().to_owned())
     }
 
     #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
@@ -200,7 +198,8 @@ impl Tree {
         let written = py.detach(|| {
             self.write(fd, |tree, contents, out| Ok((output::write_tar(tree, contents, out, clamp_mtime)?, ())))
         });
-        written.map(|(bytes, ())| bytes).map_err(|error| raise(py, error))
+        let (bytes, ()) = written?;
+        Ok(bytes)
     }
 
     #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None))]
@@ -212,7 +211,7 @@ impl Tree {
         level: i32,
         clamp_mtime: Option<i64>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
-        let compression = Compression::parse(compression, level).map_err(|error| raise(py, error))?;
+        let compression = Compression::parse(compression, level)?;
         let written = py.detach(|| {
             self.write(fd, |tree, contents, out| {
                 let out = Compressor::new(out, compression)?;
@@ -220,7 +219,8 @@ impl Tree {
                 Ok((out.finish()?, lost))
             })
         });
-        written.map(|(bytes, lost)| (bytes, losses(py, lost))).map_err(|error| raise(py, error))
+        let (bytes, lost) = written?;
+        Ok((bytes, losses(py, lost)))
     }
 
     #[pyo3(signature = (path, /, *, uuid, created, clamp_mtime = None))]
@@ -236,13 +236,14 @@ impl Tree {
         let options = erofs::Options { uuid, build_time, clamp_mtime };
         let written = py.detach(|| {
             let Kept::Erofs(store) = &self.kept else {
-                return Err(Error::new(Code::OutputUnsupported, "the contents are not in an erofs image"));
+                return Err(Error::new(Code::Internal, "the contents are not in an erofs image"));
             };
             let summary = erofs::finish(&self.tree, store, &options)?;
             store.publish(&path)?;
             Ok(summary)
         });
-        written.map(|summary| (summary.bytes, losses(py, summary.losses))).map_err(|error| raise(py, error))
+        let summary = written?;
+        Ok((summary.bytes, losses(py, summary.losses)))
     }
 
     #[pyo3(signature = (
@@ -274,7 +275,8 @@ impl Tree {
         if let Some(raised) = raised {
             return Err(raised);
         }
-        written.map(|summary| (summary.bytes, losses(py, summary.losses))).map_err(|error| raise(py, error))
+        let summary = written?;
+        Ok((summary.bytes, losses(py, summary.losses)))
     }
 
     #[pyo3(signature = (fd, /, *, uuid, created, free = None, size = None, journal = false, clamp_mtime = None))]
@@ -293,7 +295,8 @@ impl Tree {
         let size = size.map_or(ext4::Size::Free(free.unwrap_or_default()), ext4::Size::Total);
         let options = ext4::Options { uuid, created, size, journal, clamp_mtime };
         let written = py.detach(|| ext4::write(&self.tree, self.kept.contents(), &duplicate(fd)?, &options));
-        written.map(|(bytes, lost)| (bytes, losses(py, lost))).map_err(|error| raise(py, error))
+        let (bytes, lost) = written?;
+        Ok((bytes, losses(py, lost)))
     }
 
     #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
@@ -301,7 +304,8 @@ impl Tree {
         let written = py.detach(|| {
             self.write(fd, |tree, contents, out| output::write_squashfs_tar(tree, contents, out, clamp_mtime))
         });
-        written.map(|(_, lost)| losses(py, lost)).map_err(|error| raise(py, error))
+        let (_, lost) = written?;
+        Ok(losses(py, lost))
     }
 
     #[pyo3(signature = (*, clamp_mtime = None))]
@@ -332,9 +336,9 @@ impl Tree {
     ) -> PyResult<Vec<LossRow>> {
         let Kept::Directory(store) = &self.kept else {
             let message = "a directory is written from the store \"directory\"";
-            return Err(raise(py, Error::new(Code::OutputUnsupported, message)));
+            return Err(Error::new(Code::Internal, message).into());
         };
         let lost = py.detach(|| output::write_directory(&self.tree, store, &path, owners, clamp_mtime));
-        lost.map(|lost| losses(py, lost)).map_err(|error| raise(py, error))
+        Ok(losses(py, lost?))
     }
 }

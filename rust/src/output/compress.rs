@@ -28,13 +28,13 @@ impl Compression {
     /// By name: `none`, `gzip`, `zstd`.
     ///
     /// # Errors
-    /// `output_unsupported` for another name, or a level that the compression does not have.
+    /// `internal_error` for another name, or a level that the compression does not have.
     pub fn parse(name: &str, level: i32) -> Result<Self> {
         match (name, level) {
             ("none", _) => Ok(Compression::None),
             ("gzip", 1..=9) => Ok(Compression::Gzip { level: level.unsigned_abs() }),
             ("zstd", 1..=22) => Ok(Compression::Zstd { level }),
-            _ => Err(Error::new(Code::OutputUnsupported, format!("no compression {name} of level {level}"))),
+            _ => Err(Error::new(Code::Internal, format!("no compression {name} of level {level}"))),
         }
     }
 }

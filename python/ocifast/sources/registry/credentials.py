@@ -16,8 +16,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from ocifast.errors import AuthenticationError, UsageError
-from ocifast.process import HelperError, find_tool, run_helper
+from ocifast.errors import AuthenticationError, HelperError, UsageError
+from ocifast.process import find_tool, run_helper
 from ocifast.sources.registry.credential_file import HUB_KEY, CredentialFile, keys_for, normalise_key
 from ocifast.sources.registry.options import Credential, RegistryOptions
 

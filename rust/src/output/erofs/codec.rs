@@ -39,7 +39,7 @@ impl Compression {
     /// By name: `lz4` (which has no levels) and `zstd`.
     ///
     /// # Errors
-    /// `output_unsupported` for another name, and for a level or size of clusters that there is not.
+    /// `internal_error` for another name, and for a level or size of clusters that there is not.
     pub fn parse(name: &str, level: Option<i32>, cluster: usize, threads: usize) -> Result<Self> {
         let algorithm = match (name, level) {
             ("lz4", None) => Algorithm::Lz4,
@@ -47,12 +47,12 @@ impl Compression {
             ("zstd", Some(level @ 1..=22)) => Algorithm::Zstd { level },
             _ => {
                 let level = level.map(|level| format!(" of level {level}")).unwrap_or_default();
-                return Err(Error::new(Code::OutputUnsupported, format!("erofs has no compression {name}{level}")));
+                return Err(Error::new(Code::Internal, format!("erofs has no compression {name}{level}")));
             }
         };
         if !(BLOCK..=CLUSTER_MAX).contains(&cluster) || !cluster.is_power_of_two() {
             let message = "a physical cluster of erofs has 4096 to 1048576 bytes, a power of two";
-            return Err(Error::new(Code::OutputUnsupported, message));
+            return Err(Error::new(Code::Internal, message));
         }
         Ok(Compression { algorithm, cluster, threads: threads.max(1) })
     }

@@ -147,7 +147,7 @@ impl ErofsStore {
             Some(Part { base: Some(base), blocks: Some(blocks), .. }) => Some(base + blocks),
             Some(_) => None,
         };
-        end.map(|end| (FIRST, end)).ok_or_else(|| Error::new(Code::Io, "a layer of the image is not complete"))
+        end.map(|end| (FIRST, end)).ok_or_else(|| Error::new(Code::Internal, "a layer of the image is not complete"))
     }
 
     /// The content's blocks in the image, as their first and how many.
@@ -190,7 +190,7 @@ impl ErofsStore {
         }
         moves.sort_unstable_by_key(|step| step.from);
         if self.moves.set(moves).is_err() {
-            return Err(Error::new(Code::Io, "the image is complete already"));
+            return Err(Error::new(Code::Internal, "the image is complete already"));
         }
         Ok(())
     }

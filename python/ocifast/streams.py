@@ -1,0 +1,67 @@
+"""Binary streams of the caller's, for writers that need a file descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+from collections.abc import Iterator
+from typing import BinaryIO
+
+__all__ = ["fd_of"]
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def fd_of(stream: BinaryIO) -> Iterator[int]:
+    """A file descriptor whose bytes arrive in the stream, all of them when the block ends without an error.
+
+    A stream that has a descriptor of its own is flushed, and that descriptor is given. For any other (`io.BytesIO`, a
+    compressor, an upload) it is a pipe, and a thread calls `stream.write` with at most 1 MiB at a time.
+
+    Raises:
+        What `stream.write` raises, instead of the broken pipe that the block meets then.
+    """
+    try:
+        fd = stream.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        pass
+    else:
+        stream.flush()
+        yield fd
+        return
+    reader, writer = os.pipe()
+    failures: list[BaseException] = []
+
+    def forward() -> None:
+        try:
+            with os.fdopen(reader, "rb", buffering=0) as pipe:
+                while chunk := pipe.read(_CHUNK):
+                    _write_all(stream, chunk)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=forward, name="ocifast-stream", daemon=True)
+    thread.start()
+    try:
+        yield writer
+    except BaseException as error:
+        os.close(writer)
+        thread.join()
+        if failures and isinstance(error, Exception):
+            raise failures[0] from None
+        raise
+    os.close(writer)
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _write_all(stream: BinaryIO, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    while left:
+        # A raw stream may take less; one that says nothing has taken all.
+        count = stream.write(left)
+        left = left[len(left) if count is None else count :]
