@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from ocifast import _core
 from ocifast.errors import CompressionError, EntryRefusedError, LayerError, LimitError, OcifastError, TarError
+from ocifast.packers import FORMATS
 
 from tests.support import layers
 from tests.support.core import dump, flatten, names
 from tests.support.images import Layer, digest_of
 from tests.support.layers import BLOCK, GNU_LONG_LINK, GNU_LONG_NAME, PAX, TarBuilder, header, padded
 from tests.support.oracle import dump_directory
+from tests.support.pack import pack
 from tests.support.run import run
 
 INNER = TarBuilder().file("evil", b"hidden").build()
@@ -144,6 +146,17 @@ def test_names_that_leave_the_root_are_refused(tmp_path: Path, outside: Path, pa
     with pytest.raises((EntryRefusedError, TarError)) as caught:
         directory([TarBuilder().file("a/fine").pax({"path": path}).file("x")], tmp_path)
     assert caught.value.context["layer"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_a_long_name_in_a_links_target(tmp_path: Path, form: str) -> None:
+    """No format gets a name that it would have to cut: a folder that a link's target names is made of that name."""
+    for number, name in enumerate(["z" * 256, "etc" + "z" * 256, "z" * 1500]):
+        tar = TarBuilder().file("etc/real", b"real").symlink("l", name).file("l/evil", b"evil")
+        out = tmp_path / f"{number}"
+        out.mkdir()
+        with pytest.raises(EntryRefusedError, match=r"longer than 255 bytes.*l/evil"):
+            pack([tar], out, form, with_dump=False)
 
 
 @pytest.mark.parametrize(

@@ -152,22 +152,42 @@ pub trait Turn: Sync {
     /// # Errors
     /// `cancelled` when all work was called off.
     fn acquire(&self) -> Result<()>;
-    /// Gives the core back.
+    /// Gives the core back; called once for each `acquire` that succeeded.
     fn release(&self);
 }
 
-/// A core in use. Given back on a panic too, which would else leave the other layers waiting for ever.
-struct Held<'t>(&'t dyn Turn);
+/// A layer's core, had or not. The one place that gives it back, once for each time that it was got; on a panic too,
+/// which would else leave the other layers waiting for ever.
+struct Core<'t> {
+    turn: &'t dyn Turn,
+    had: Cell<bool>,
+}
 
-impl<'t> Held<'t> {
-    fn acquire(turn: &'t dyn Turn) -> Result<Self> {
-        turn.acquire().map(|()| Held(turn))
+impl<'t> Core<'t> {
+    fn new(turn: &'t dyn Turn) -> Self {
+        Core { turn, had: Cell::new(false) }
+    }
+
+    /// Waits for the core unless the layer has it.
+    fn take(&self) -> Result<()> {
+        if !self.had.get() {
+            self.turn.acquire()?;
+            self.had.set(true);
+        }
+        Ok(())
+    }
+
+    /// Gives the core back if the layer has it.
+    fn park(&self) {
+        if self.had.take() {
+            self.turn.release();
+        }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Core<'_> {
     fn drop(&mut self) {
-        self.0.release();
+        self.park();
     }
 }
 
@@ -260,12 +280,12 @@ fn inflate(
     recycled: &Receiver<Vec<u8>>,
 ) -> Result<()> {
     let Fetched { receiver, recycle } = fetched;
-    let cancelled = Cell::new(false);
+    let (core, cancelled) = (Core::new(turn), Cell::new(false));
     let compressed = Buffers::new(recycle, || {
         let fed = receiver.try_recv().or_else(|_| {
-            turn.release();
+            core.park();
             let fed = receiver.recv();
-            turn.acquire().map_err(|_| RecvError).and(fed)
+            core.take().map_err(|_| RecvError).and(fed)
         });
         cancelled.set(fed.is_err());
         fed.ok().map(|fed| match fed {
@@ -277,14 +297,14 @@ fn inflate(
     loop {
         let mut buffer: Vec<u8> = recycled.try_recv().unwrap_or_default();
         buffer.resize(BUFFER, 0);
-        let held = Held::acquire(turn)?;
+        core.take()?;
         let read = decompressor.read_chunk(&mut buffer);
         let length = *read.as_ref().unwrap_or(&0);
         buffer.truncate(length);
         // An empty buffer says that the stream ended well; a dropped sender that it did not. The turn is kept while the
         // next stage is busy: that stage is what holds this layer up, and needs the core.
         let sent = read.is_err() || sender.send(buffer).is_ok();
-        drop(held);
+        core.park();
         match read {
             Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
             Err(error) => return Err(error),

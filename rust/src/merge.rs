@@ -4,63 +4,57 @@
 //! made; then the entries, in their order. So a whiteout never touches its own layer, wherever it stands in the
 //! archive.
 
+mod fate;
+#[cfg(test)]
+mod tests;
+mod whiteouts;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use rustc_hash::FxBuildHasher;
-
-use crate::batch::{Batch, Ingested, View};
+use self::fate::{Fate, fate};
+use crate::batch::{Batch, Ingested};
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
-use crate::path::{self, Components};
+use crate::path;
 use crate::tree::{InodeId, InodeKind, SYMLINKS_MAX, Tree};
-use crate::whiteout::{self, Whiteout};
 
 /// What was dropped on the way in, by stable name, with how often.
 pub type Notices = BTreeMap<&'static str, u64>;
 
-/// What the last component, or one before it, makes of an entry.
-enum Fate<'a> {
-    Kept(Components<'a>),
-    Whiteout { parent: Components<'a>, name: &'a [u8] },
-    Opaque { directory: Components<'a> },
-    Bookkeeping,
+/// The directory that the last entry went to: the next one mostly goes there too, and its path may lead through links
+/// far longer than the entry.
+#[derive(Debug, Default)]
+struct LastParent {
+    /// Every component with a slash behind it.
+    path: Vec<u8>,
+    directory: Option<InodeId>,
+    /// What `Tree::detours` said.
+    detours: u64,
+}
+
+impl LastParent {
+    fn get(&self, parent: &[&[u8]], tree: &Tree) -> Option<InodeId> {
+        let directory = self.directory.filter(|_| self.detours == tree.detours())?;
+        let mut rest = &self.path[..];
+        for name in parent {
+            rest = rest.strip_prefix(*name)?.strip_prefix(b"/")?;
+        }
+        rest.is_empty().then_some(directory)
+    }
+
+    fn set(&mut self, parent: &[&[u8]], directory: InodeId, tree: &Tree) {
+        self.path.clear();
+        for name in parent {
+            self.path.extend_from_slice(name);
+            self.path.push(b'/');
+        }
+        (self.directory, self.detours) = (Some(directory), tree.detours());
+    }
 }
 
 type SharedXattrs = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
-
-/// What a layer says of paths that its whiteouts go through.
-#[derive(Default)]
-struct News<'a> {
-    /// Paths on the way of a whiteout that the layer has a directory at.
-    directories: HashSet<&'a [&'a [u8]], FxBuildHasher>,
-    hidden: HashSet<Components<'a>, FxBuildHasher>,
-    opaque: HashSet<Components<'a>, FxBuildHasher>,
-}
-
-impl News<'_> {
-    /// Whether a whiteout's directory is still the lower layers' one. Where they have a symbolic link on its path and
-    /// the layer puts a directory in the link's place, or hides it, the whiteout means the new directory, which has
-    /// nothing of theirs; what the link led to is none of its business.
-    fn leaves(&self, tree: &Tree, directory: &[&[u8]]) -> bool {
-        let mut at = tree.root();
-        for (index, name) in directory.iter().enumerate() {
-            let path = &directory[..=index];
-            match tree.child(at, name) {
-                Some(child) if tree.inode(child).children().is_some() => at = child,
-                Some(child) if matches!(tree.inode(child).kind, InodeKind::Symlink(_)) => {
-                    let replaced = self.directories.contains(path);
-                    let above =
-                        |length: usize| self.opaque.contains(&path[..length]) || self.hidden.contains(&path[..length]);
-                    return !(replaced || self.hidden.contains(path) || (0..path.len()).any(above));
-                }
-                _ => return true,
-            }
-        }
-        true
-    }
-}
 
 /// A tree on its way.
 #[derive(Debug, Default)]
@@ -70,10 +64,11 @@ pub struct Merge {
     notices: Notices,
     entries: u64,
     /// Every set of attributes once.
-    xattrs: HashSet<SharedXattrs, FxBuildHasher>,
+    xattrs: HashSet<SharedXattrs>,
     links: Vec<LateLink>,
     /// The placeholders of `links`.
-    held: HashSet<InodeId, FxBuildHasher>,
+    held: HashSet<InodeId>,
+    last: LastParent,
 }
 
 /// A hard link whose target has not come yet.
@@ -133,88 +128,18 @@ impl Merge {
                 }
             }
         }
-        self.hide(&batches)?;
+        for (directory, name) in whiteouts::hidden(&self.tree, &batches, &self.limits)? {
+            match name {
+                Some(name) => drop(self.tree.unlink(directory, &name)),
+                None => self.tree.clear(directory),
+            }
+        }
         let mut targets = targets.into_iter().peekable();
         for (index, ingested) in batches.into_iter().flatten().enumerate() {
             let hidden = targets.next_if(|(link, _)| *link == index).map(|(_, inode)| inode);
             self.apply(ingested, hidden)?;
         }
         self.late_links()
-    }
-
-    fn fate<'a>(&self, path: &'a [u8]) -> Result<Fate<'a>> {
-        let mut components = path::clean(path, &self.limits)?;
-        let Some(name) = components.pop() else {
-            return Ok(Fate::Kept(components));
-        };
-        for parent in &components {
-            match whiteout::classify(parent)? {
-                Whiteout::None => {}
-                Whiteout::Bookkeeping => return Ok(Fate::Bookkeeping),
-                Whiteout::Name(_) | Whiteout::Opaque => {
-                    return Err(Error::new(Code::EntryRefused, "the path goes through a whiteout"));
-                }
-            }
-        }
-        Ok(match whiteout::classify(name)? {
-            Whiteout::None => {
-                components.push(name);
-                Fate::Kept(components)
-            }
-            Whiteout::Name(name) => Fate::Whiteout { parent: components, name },
-            Whiteout::Opaque => Fate::Opaque { directory: components },
-            Whiteout::Bookkeeping => Fate::Bookkeeping,
-        })
-    }
-
-    /// Takes from the lower layers' tree what the whiteouts of a layer hide: first all of them are looked up, in the
-    /// tree as it was, then it is done.
-    fn hide(&mut self, batches: &[Batch]) -> Result<()> {
-        let entries = || batches.iter().flat_map(Batch::views);
-        let mut whiteouts = Vec::new();
-        for entry in entries() {
-            let named = |error: Error| error.at_entry(entry.path, entry.offset);
-            match self.fate(entry.path).map_err(named)? {
-                Fate::Whiteout { parent, name } => whiteouts.push((parent, Some(name), entry.path, entry.offset)),
-                Fate::Opaque { directory } => whiteouts.push((directory, None, entry.path, entry.offset)),
-                Fate::Kept(_) | Fate::Bookkeeping => {}
-            }
-        }
-        if whiteouts.is_empty() {
-            return Ok(());
-        }
-        let mut news = News::default();
-        let ways = whiteouts.iter().flat_map(|(parent, ..)| (1..=parent.len()).map(|end| &parent[..end]));
-        let ways: HashSet<&[&[u8]], FxBuildHasher> = ways.collect();
-        for entry in entries().filter(View::is_directory) {
-            if let Ok(Fate::Kept(path)) = self.fate(entry.path) {
-                news.directories.extend(ways.get(path.as_slice()));
-            }
-        }
-        for (parent, name, ..) in &whiteouts {
-            let mut path = parent.clone();
-            match name {
-                Some(name) => {
-                    path.push(name);
-                    news.hidden.insert(path);
-                }
-                None => drop(news.opaque.insert(path)),
-            }
-        }
-        let mut found = Vec::new();
-        for (parent, name, path, offset) in &whiteouts {
-            let hides = news.leaves(&self.tree, parent);
-            let directory = if hides { self.tree.find(parent, true) } else { Ok(None) };
-            let directory = directory.map_err(|error| error.at_entry(path, *offset))?;
-            found.extend(directory.map(|directory| (directory, *name)));
-        }
-        for (directory, name) in found {
-            match name {
-                Some(name) => drop(self.tree.unlink(directory, name)),
-                None => self.tree.clear(directory),
-            }
-        }
-        Ok(())
     }
 
     fn notice(&mut self, what: &'static str) {
@@ -233,7 +158,7 @@ impl Merge {
         let mut metadata = metadata;
         let xattrs = metadata.xattrs.take();
         metadata.xattrs = self.keep_xattrs(xattrs);
-        let applied = match self.fate(&path) {
+        let applied = match fate(&path, &self.limits) {
             Ok(Fate::Kept(components)) => match components.split_last() {
                 None => self.root(&kind, metadata),
                 Some((name, parent)) => {
@@ -294,10 +219,14 @@ impl Merge {
     }
 
     fn parent(&mut self, parent: &[&[u8]]) -> Result<InodeId> {
-        let directory = self.tree.make_directories(parent, self.limits.depth)?;
+        if let Some(directory) = self.last.get(parent, &self.tree) {
+            return Ok(directory);
+        }
+        let directory = self.tree.make_directories(parent, self.limits.depth)?.inode;
         if self.tree.inode(directory).children().is_none() {
             return Err(Error::new(Code::EntryRefused, "a parent of the path is not a directory"));
         }
+        self.last.set(parent, directory, &self.tree);
         Ok(directory)
     }
 
@@ -312,8 +241,7 @@ impl Merge {
             }
         }
         let inode = self.tree.add(metadata, kind)?;
-        self.tree.link(directory, name, inode);
-        Ok(())
+        self.tree.link(directory, name, inode)
     }
 
     fn hard_link(
@@ -332,7 +260,7 @@ impl Merge {
             return self.link_to(directory, name, inode, &target);
         }
         let placeholder = self.tree.add(Metadata::default(), InodeKind::Fifo)?;
-        self.tree.link(directory, name, placeholder);
+        self.tree.link(directory, name, placeholder)?;
         self.held.insert(placeholder);
         let (name, path) = (name.to_vec(), path.to_vec());
         self.links.push(LateLink { placeholder, directory, name, target, hidden, path, offset });
@@ -345,7 +273,7 @@ impl Merge {
             return Err(Error::new(Code::EntryRefused, message));
         }
         if self.tree.child(directory, name) != Some(inode) {
-            self.tree.link(directory, name, inode);
+            self.tree.link(directory, name, inode)?;
         }
         Ok(())
     }
@@ -380,7 +308,7 @@ impl Merge {
     /// that is. `lower` takes for a missing target what a whiteout of this layer has hidden.
     fn settle(&mut self, links: Vec<LateLink>, lower: bool) -> Result<Vec<LateLink>> {
         let mut missing = Vec::new();
-        let mut behind: HashMap<InodeId, Vec<LateLink>, FxBuildHasher> = HashMap::default();
+        let mut behind: HashMap<InodeId, Vec<LateLink>> = HashMap::default();
         let mut ready = VecDeque::from(links);
         while let Some(late) = ready.pop_front() {
             let named = |error: Error| error.at_entry(&late.path, late.offset);

@@ -9,6 +9,37 @@ pub type Components<'a> = Vec<&'a [u8]>;
 /// Longest name that Linux filesystems hold, in bytes.
 pub const NAME_MAX: usize = 255;
 
+/// Longest target of a symbolic link in any filesystem of Linux (PATH_MAX, with a NUL).
+pub const TARGET_MAX: usize = 4095;
+
+/// Refuses a target of a symbolic link that no filesystem of Linux holds.
+///
+/// # Errors
+/// `entry_refused` for more than 4095 bytes.
+pub fn check_target(target: &[u8]) -> Result<()> {
+    if target.len() > TARGET_MAX {
+        let message = format!("a link target of {} bytes: Linux has no more than {TARGET_MAX}", target.len());
+        return Err(Error::new(Code::EntryRefused, message));
+    }
+    Ok(())
+}
+
+/// Refuses what no filesystem of Linux takes as a name.
+///
+/// # Errors
+/// `entry_refused` for an empty name, `.`, `..`, a slash or NUL, or more than 255 bytes.
+pub fn check_name(name: &[u8]) -> Result<()> {
+    let why = match name {
+        b"" | b"." | b".." => "is none",
+        _ if name.len() > NAME_MAX => "is longer than 255 bytes",
+        _ if name.iter().any(|byte| matches!(byte, 0 | b'/')) => "contains a slash or a NUL byte",
+        _ => return Ok(()),
+    };
+    let shown = &name[..name.len().min(60)];
+    let dots = if shown.len() < name.len() { "..." } else { "" };
+    Err(Error::new(Code::EntryRefused, format!("the name \"{}\"{dots} {why}", shown.escape_ascii())))
+}
+
 /// Cleans the path of an entry or the target of a hard link: a leading `/` is dropped, as are `.` and empty
 /// components; `..` takes back the component before it.
 ///
@@ -36,8 +67,10 @@ pub fn clean<'a>(path: &'a [u8], limits: &Limits) -> Result<Components<'a>> {
                     return refuse("the path leaves the image's root");
                 }
             }
-            name if name.len() > NAME_MAX => return refuse("a name is longer than 255 bytes"),
-            name => components.push(name),
+            name => {
+                check_name(name)?;
+                components.push(name);
+            }
         }
     }
     if components.len() > limits.depth {

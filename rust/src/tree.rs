@@ -3,76 +3,20 @@
 //! A path is resolved against the tree's own names and links, never against a disk. How layers are applied is
 //! `merge`'s affair.
 
-use std::collections::BTreeMap;
+mod inode;
+mod resolution;
 
-use crate::contents::Content;
+pub use self::inode::{Children, Inode, InodeId, InodeKind};
+#[cfg(test)]
+pub(crate) use self::resolution::STEPS;
+pub use self::resolution::SYMLINKS_MAX;
+pub(crate) use self::resolution::count_step;
+
+use self::inode::{ROOT, implicit_directory};
+use self::resolution::{Found, Resolution};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
-
-/// Symbolic links followed for one path before it is taken for a loop (as Linux, path_resolution(7)).
-pub const SYMLINKS_MAX: usize = 40;
-
-/// Names an inode for the life of its tree; never used again for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InodeId(u32);
-
-impl InodeId {
-    /// A number from 0 (the root) on, without order or meaning beyond that.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// Children of a directory by name, in the order of the names' bytes.
-pub type Children = BTreeMap<Box<[u8]>, InodeId>;
-
-/// What an inode is.
-#[derive(Debug)]
-pub enum InodeKind {
-    /// A regular file.
-    File(Content),
-    /// A directory.
-    Directory(Children),
-    /// A symbolic link and its target.
-    Symlink(Box<[u8]>),
-    /// A character device.
-    CharDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A block device.
-    BlockDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A named pipe.
-    Fifo,
-}
-
-/// One file of any type, under one name or several.
-#[derive(Debug)]
-pub struct Inode {
-    /// Mode, owner, time, attributes.
-    pub metadata: Metadata,
-    /// Type and what belongs to it.
-    pub kind: InodeKind,
-    /// Names that it has; 0 once the last was removed. A directory has one.
-    pub nlink: u32,
-}
-
-impl Inode {
-    /// The children, when it is a directory.
-    pub fn children(&self) -> Option<&Children> {
-        match &self.kind {
-            InodeKind::Directory(children) => Some(children),
-            _ => None,
-        }
-    }
-}
+use crate::path::{check_name, check_target};
 
 /// One name of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +34,9 @@ pub struct Step {
 pub struct Tree {
     inodes: Vec<Inode>,
     names: u64,
+    /// How often a directory or a symbolic link lost a name: what no path went through cannot change where it leads.
+    detours: u64,
 }
-
-const ROOT: InodeId = InodeId(0);
 
 impl Default for Tree {
     fn default() -> Self {
@@ -100,15 +44,10 @@ impl Default for Tree {
     }
 }
 
-fn implicit_directory() -> Inode {
-    let metadata = Metadata { mode: 0o755, ..Metadata::default() };
-    Inode { metadata, kind: InodeKind::Directory(Children::new()), nlink: 1 }
-}
-
 impl Tree {
     /// An empty root, 0755, owner 0:0, time 0.
     pub fn new() -> Self {
-        Tree { inodes: vec![implicit_directory()], names: 1 }
+        Tree { inodes: vec![implicit_directory()], names: 1, detours: 0 }
     }
 
     /// The root directory.
@@ -140,7 +79,14 @@ impl Tree {
         self.inode(directory).children()?.get(name).copied()
     }
 
+    /// An inode without a name yet.
+    ///
+    /// # Errors
+    /// `entry_refused` for a symbolic link whose target is too long; `limit_exceeded` for too many inodes.
     pub(crate) fn add(&mut self, metadata: Metadata, kind: InodeKind) -> Result<InodeId> {
+        if let InodeKind::Symlink(target) = &kind {
+            check_target(target)?;
+        }
         let Ok(index) = u32::try_from(self.inodes.len()) else {
             return Err(Error::new(Code::LimitExceeded, "more than 2^32 inodes"));
         };
@@ -148,8 +94,18 @@ impl Tree {
         Ok(InodeId(index))
     }
 
-    /// Gives `inode` a name, taking it from whatever had it.
-    pub(crate) fn link(&mut self, directory: InodeId, name: &[u8], inode: InodeId) {
+    /// Changes whenever a path to a directory may lead elsewhere than before.
+    pub(crate) fn detours(&self) -> u64 {
+        self.detours
+    }
+
+    /// Gives `inode` a name, taking it from whatever had it. Every name of the tree comes in here: whatever it was
+    /// made of, it is one that a filesystem can have.
+    ///
+    /// # Errors
+    /// `entry_refused` for what is no name, or is longer than 255 bytes.
+    pub(crate) fn link(&mut self, directory: InodeId, name: &[u8], inode: InodeId) -> Result<()> {
+        check_name(name)?;
         self.inode_mut(inode).nlink += 1;
         self.names += 1;
         let InodeKind::Directory(children) = &mut self.inode_mut(directory).kind else {
@@ -162,6 +118,7 @@ impl Tree {
         if let Some(displaced) = displaced {
             self.unlinked(displaced);
         }
+        Ok(())
     }
 
     /// Takes a name away, with everything below it. Returns whether it was there.
@@ -194,52 +151,69 @@ impl Tree {
             self.names -= 1;
             let inode = &mut self.inodes[id.index()];
             inode.nlink -= 1;
-            if let InodeKind::Directory(children) = &mut inode.kind {
-                gone.extend(std::mem::take(children).into_values());
+            match &mut inode.kind {
+                InodeKind::Directory(children) => {
+                    self.detours += 1;
+                    gone.extend(std::mem::take(children).into_values());
+                }
+                InodeKind::Symlink(_) => self.detours += 1,
+                _ => {}
             }
         }
     }
 
     /// Follows a clean path from the root, links and all, and never leaves it: `..` of the root is the root. What is
     /// missing becomes a directory, 0755, owner 0:0, time 0, at most `depth` of them below each other.
-    pub(crate) fn make_directories(&mut self, components: &[&[u8]], depth: usize) -> Result<InodeId> {
+    ///
+    /// # Errors
+    /// `entry_refused` when something on the way is no directory or goes round in links; `limit_exceeded` for `depth`.
+    pub(crate) fn make_directories(&mut self, components: &[&[u8]], depth: usize) -> Result<Found> {
         let mut walk = Resolution::new(components);
-        while let Some((name, last)) = walk.next() {
-            let directory = walk.directory();
-            let child = match self.child(directory, &name) {
+        while let Some((name, last)) = walk.next(&self.inodes) {
+            let (directory, length) = (walk.directory(), name.len());
+            let child = match self.child(directory, name) {
                 Some(child) => child,
-                None if walk.stack.len() > depth => {
+                None if walk.depth() > depth => {
                     let message = format!("the path leads deeper than {depth} directories");
                     return Err(Error::new(Code::LimitExceeded, message));
                 }
                 None if self.inode(directory).children().is_some() => {
+                    let name = name.to_vec();
                     let made = implicit_directory();
                     let id = self.add(made.metadata, made.kind)?;
-                    self.link(directory, &name, id);
+                    self.link(directory, &name, id)?;
                     id
                 }
                 None => return Err(not_a_directory()),
             };
-            if !walk.enter(self.inode(child), child, last, true)? {
+            if !walk.enter(self.inode(child), child, length, last, true)? {
                 return Err(not_a_directory());
             }
         }
-        Ok(walk.directory())
+        Ok(walk.found())
     }
 
     /// Follows a clean path as `make_directories` does, in a tree that is only read; `None` when something is missing.
-    /// `follow_last` says whether a link at the end is followed as well.
-    pub(crate) fn find(&self, components: &[&[u8]], follow_last: bool) -> Result<Option<InodeId>> {
+    /// `follow_last` says whether a link at the end is followed as well. The second value is the bytes of the link
+    /// targets on the way, also to where nothing is.
+    pub(crate) fn resolve(&self, components: &[&[u8]], follow_last: bool) -> Result<(Option<InodeId>, u64)> {
         let mut walk = Resolution::new(components);
-        while let Some((name, last)) = walk.next() {
-            let Some(child) = self.child(walk.directory(), &name) else {
-                return Ok(None);
+        while let Some((name, last)) = walk.next(&self.inodes) {
+            let entered = match self.child(walk.directory(), name) {
+                Some(child) => walk.enter(self.inode(child), child, name.len(), last, follow_last)?,
+                None => false,
             };
-            if !walk.enter(self.inode(child), child, last, follow_last)? {
-                return Ok(None);
+            if !entered {
+                return Ok((None, walk.found().followed_bytes));
             }
         }
-        Ok(Some(walk.directory()))
+        let found = walk.found();
+        Ok((Some(found.inode), found.followed_bytes))
+    }
+
+    /// The inode that `resolve` finds.
+    pub(crate) fn find(&self, components: &[&[u8]], follow_last: bool) -> Result<Option<InodeId>> {
+        self.resolve(components, follow_last).map(|(inode, _)| inode)
     }
 
     /// The inode at a path of the user's (cleaned as an entry's path is); links are followed inside the root, a last
@@ -266,64 +240,6 @@ impl Tree {
     /// The names at and below `inode`, whose own path is `path`.
     pub fn walk_from(&self, inode: InodeId, path: Vec<u8>) -> Walk<'_> {
         Walk { tree: self, start: Some((inode, path)), stack: Vec::new(), path: Vec::new(), seen: Seen::default() }
-    }
-}
-
-/// A path on its way through the tree.
-struct Resolution {
-    /// Directories from the root to where we are; the last may turn out to be something else at the path's end.
-    stack: Vec<InodeId>,
-    /// What is still to do, last component first.
-    rest: Vec<Box<[u8]>>,
-    followed: usize,
-}
-
-impl Resolution {
-    fn new(components: &[&[u8]]) -> Self {
-        let rest = components.iter().rev().map(|&name| name.into()).collect();
-        Resolution { stack: vec![ROOT], rest, followed: 0 }
-    }
-
-    fn directory(&self) -> InodeId {
-        self.stack.last().copied().unwrap_or(ROOT)
-    }
-
-    /// The next name to look up, and whether it is the path's last.
-    fn next(&mut self) -> Option<(Box<[u8]>, bool)> {
-        loop {
-            let name = self.rest.pop()?;
-            match &*name {
-                b"" | b"." => {}
-                b".." => {
-                    if self.stack.len() > 1 {
-                        self.stack.pop();
-                    }
-                }
-                _ => return Some((name, self.rest.is_empty())),
-            }
-        }
-    }
-
-    /// Goes to a child, or to where it leads. Returns false when the path goes on behind something that is no
-    /// directory, be it only by `..` or a slash.
-    fn enter(&mut self, inode: &Inode, id: InodeId, last: bool, follow_last: bool) -> Result<bool> {
-        match &inode.kind {
-            InodeKind::Symlink(target) if !last || follow_last => {
-                self.followed += 1;
-                if self.followed > SYMLINKS_MAX {
-                    return Err(Error::new(Code::EntryRefused, "the path goes through too many symbolic links"));
-                }
-                if target.first() == Some(&b'/') {
-                    self.stack.truncate(1);
-                }
-                self.rest.extend(target.rsplit(|&byte| byte == b'/').map(Into::into));
-            }
-            _ => {
-                self.stack.push(id);
-                return Ok(self.rest.is_empty() || inode.children().is_some());
-            }
-        }
-        Ok(true)
     }
 }
 

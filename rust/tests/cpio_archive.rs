@@ -85,7 +85,6 @@ fn what_is_lost_is_said_once_for_each_file() -> Result<()> {
     maker.with(0o644, 0, 0, 5, 1).file("fraction", b"").link("fraction-too", "fraction");
     maker.with(0o644, 0, 0, 5, 0).xattrs(&[("user.a", b"1"), ("user.\u{e9}", b"2")]).file("xattrs", b"");
     maker.link("xattrs-too", "xattrs").xattrs(&[]).symlink("sym", "t").link("sym-too", "sym");
-    maker.symlink("target", "t".repeat(4096));
     let folder = "d/".repeat(2046);
     maker.file(format!("{folder}abc"), b"").file(format!("{folder}abcd"), b"");
     let (tree, memory) = maker.finish()?;
@@ -100,7 +99,6 @@ fn what_is_lost_is_said_once_for_each_file() -> Result<()> {
         "mtime fraction",
         "mtime late",
         "hardlink sym-too",
-        "symlink target",
         "xattr xattrs",
         "xattr xattrs",
     ];

@@ -52,6 +52,49 @@ fn names(tree: &Tree) -> Vec<String> {
     tree.walk().filter_map(line).collect()
 }
 
+/// Whatever way a name takes into the tree, it is one that a filesystem can have.
+#[test]
+fn no_name_comes_in_that_no_filesystem_has() {
+    let long = "z".repeat(256);
+    let most = "z".repeat(255);
+    // Layers whose last entry makes a directory or a file of the name.
+    type Way = fn(&str) -> Vec<Vec<String>>;
+    let ways: &[Way] = &[
+        |name| vec![vec![name.into()]],
+        |name| vec![vec![format!("{name}/f")]],
+        |name| vec![vec![format!("l -> {name}"), "l/f".into()]],
+        |name| vec![vec![format!("l -> /{name}/"), "l/f".into()]],
+        |name| vec![vec![format!("l -> a/../{name}/b"), "l/f".into()]],
+        |name| vec![vec![format!("l -> {name}"), "m -> l/b".into(), "m/f".into()]],
+        |name| vec![vec![format!("l -> {name}"), "t".into(), "l/h = t".into()]],
+        |name| vec![vec![format!("l -> {name}"), "l/h = t".into(), "t".into()]],
+        |name| vec![vec!["t".into(), format!("{name} = t")]],
+        |name| vec![vec![format!("{name} = t"), "t".into()]],
+        |name| vec![vec![format!("l -> {name}")], vec!["l/f".into()]],
+        |name| vec![vec!["t".into()], vec![format!("l -> {name}"), "l/".into(), format!("l/{name}/")]],
+    ];
+    for (index, way) in ways.iter().enumerate() {
+        let tree = |name: &str| {
+            let layers = way(name);
+            let layers: Vec<Vec<&str>> =
+                layers.iter().map(|layer| layer.iter().map(String::as_str).collect()).collect();
+            merge(&layers.iter().map(Vec::as_slice).collect::<Vec<_>>(), Limits::default())
+        };
+        assert!(tree(&most).is_ok(), "{index}");
+        let error = tree(&long).expect_err("refused");
+        assert_eq!(error.code, Code::EntryRefused, "{index}: {error}");
+        assert!(error.message.contains("longer than 255 bytes"), "{index}: {error}");
+    }
+    // What is not there has no name: a whiteout or a hard link through the target takes nothing in.
+    let layers: &[&[&str]] = &[&["f"], &[&format!("l -> {long}"), "l/.wh.f"]];
+    assert!(merge(layers, Limits::default()).is_ok());
+    for target in [4095, 4096] {
+        let link = format!("l -> {}", "t".repeat(target));
+        let code = merge(&[&[&link]], Limits::default()).err().map(|error| error.code);
+        assert_eq!(code, (target > 4095).then_some(Code::EntryRefused));
+    }
+}
+
 type Layers = &'static [&'static [&'static str]];
 
 #[test]

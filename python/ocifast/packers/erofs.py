@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ocifast.errors import CancelledError, OutputUnsupportedError, PackerError, UsageError
+from ocifast.errors import CancelledError, PackerError, UsageError
 from ocifast.packers import (
     Backend,
     Format,
@@ -36,9 +36,6 @@ _MAGIC = 0xE0F5E1E2
 
 _LOST_KINDS = {"device": ("char", "block"), "fifo": ("fifo",)}
 """What is not there when a staged directory has this loss."""
-
-LINK_TARGET_MAX = 4095
-"""Bytes of a link's target in any file system of Linux; the core's own outputs refuse longer ones themselves."""
 
 CLUSTER_SIZE = 64 << 10
 """Bytes of a physical cluster of a compressed image at most, when none are chosen."""
@@ -172,12 +169,6 @@ class _MkfsErofs(Backend):
     ) -> tuple[list[str | os.PathLike[str]], Callable[[int], object] | None, list[LossRow]]:
         """The arguments that name the source, what feeds it, and the losses so far."""
         if _takes_tar():
-            for path, kind, *_, target, _, _ in rows(packing.tree):
-                if kind == "symlink" and len(target) > LINK_TARGET_MAX:
-                    raise OutputUnsupportedError(
-                        f"a link target of {len(target)} bytes: Linux has no more than {LINK_TARGET_MAX}",
-                        path=path.decode(errors="backslashreplace"),
-                    )
             return (
                 ["--tar=f", "/dev/stdin"],
                 lambda descriptor: packing.tree.write_tar(descriptor, clamp_mtime=packing.clamp_mtime),

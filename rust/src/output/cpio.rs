@@ -4,11 +4,10 @@
 //! several share an inode number and have no data but the last that Linux unpacks: GNU cpio waits for it, Linux takes it
 //! either way.
 
+use std::collections::HashMap;
 use std::io::Write;
 
-use rustc_hash::FxHashMap;
-
-use super::{CHUNK, Loss, Losses, clamped, copy_content};
+use super::{CHUNK, Loss, Losses, clamped, copy_content, refuse_unholdable};
 use crate::contents::Contents;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
@@ -18,7 +17,7 @@ const MAGIC: &[u8] = b"070701";
 const END: &[u8] = b"TRAILER!!!";
 /// Archives end on a whole block, as GNU cpio's do.
 const BLOCK: u64 = 512;
-/// Longest path or link target that Linux unpacks, with its final zero byte; it passes over longer ones in silence.
+/// Longest path that Linux unpacks, with its final zero byte; it passes over longer ones in silence.
 const PATH_MAX: usize = 4096;
 
 /// Writes the tree to `out`; gives `out` back, and what the format could not hold.
@@ -33,6 +32,7 @@ pub fn write_cpio<W: Write>(
     out: W,
     clamp: Option<i64>,
 ) -> Result<(W, Vec<Loss>)> {
+    refuse_unholdable(tree)?;
     check(tree)?;
     let mut archive = Archive { out, written: 0 };
     let mut losses = Members::default();
@@ -80,8 +80,8 @@ struct Linked {
     unpacked: bool,
 }
 
-fn linked(tree: &Tree) -> FxHashMap<InodeId, Linked> {
-    let mut linked: FxHashMap<InodeId, Linked> = FxHashMap::default();
+fn linked(tree: &Tree) -> HashMap<InodeId, Linked> {
+    let mut linked: HashMap<InodeId, Linked> = HashMap::default();
     for (index, step) in tree.walk().enumerate().filter(|(_, step)| tree.inode(step.inode).nlink > 1) {
         let unpacked = is_unpacked(&step.path);
         let known = linked.entry(step.inode).or_insert(Linked { number: None, data_at: index, unpacked });
@@ -179,9 +179,6 @@ impl Members {
             self.add("path", step, "Linux unpacks no path over 4095 bytes");
         }
         match &inode.kind {
-            InodeKind::Symlink(target) if target.len() >= PATH_MAX => {
-                self.add("symlink", step, "Linux unpacks no link target over 4095 bytes");
-            }
             InodeKind::Symlink(_) if !step.first => {
                 self.add("hardlink", step, "Linux makes each name of a symbolic link a link of its own");
             }

@@ -1,8 +1,7 @@
 //! The canonical text of a tree: one line a name, the currency of all comparisons. `docs/dump.md` fixes the format.
 
+use std::collections::HashMap;
 use std::fmt::Write;
-
-use rustc_hash::FxHashMap;
 
 use super::{CHUNK, copy_content};
 use crate::contents::Contents;
@@ -46,7 +45,7 @@ fn xattrs(set: &Xattrs, out: &mut String) {
 /// # Errors
 /// What reading the contents or `take` returns.
 pub fn dump(tree: &Tree, contents: &dyn Contents, mut take: impl FnMut(&str) -> Result<()>) -> Result<()> {
-    let mut first_names: FxHashMap<InodeId, (Vec<u8>, String)> = FxHashMap::default();
+    let mut first_names: HashMap<InodeId, (Vec<u8>, String)> = HashMap::default();
     let mut buffer = vec![0; CHUNK];
     let mut line = String::new();
     for step in tree.walk() {

@@ -1,11 +1,12 @@
 //! What an output could not hold, counted by cause: memory follows the causes, not the entries.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-
-use rustc_hash::FxHashMap;
 
 /// Paths that one loss names at most.
 const PATHS: usize = 10;
+/// Bytes of the paths that all losses name at most: one entry of a long path may have a cause for each attribute.
+const PATH_BYTES: usize = 1 << 20;
 
 /// Something of the tree that an output could not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub struct Loss {
 #[derive(Debug, Default)]
 pub struct Losses {
     found: Vec<Loss>,
-    known: FxHashMap<(&'static str, String), usize>,
+    known: HashMap<(&'static str, String), usize>,
+    path_bytes: usize,
 }
 
 impl Losses {
@@ -41,7 +43,8 @@ impl Losses {
             }
         };
         loss.count += 1;
-        if loss.paths.len() < PATHS {
+        if loss.paths.len() < PATHS && self.path_bytes + path.len() <= PATH_BYTES {
+            self.path_bytes += path.len();
             loss.paths.push(path.to_vec());
         }
     }
@@ -72,5 +75,15 @@ mod tests {
             Loss { kind: "owner", detail: "y".into(), count: 1, paths: vec![b"d".to_vec()] },
         ];
         assert_eq!(losses.into_vec(), expected);
+    }
+
+    #[test]
+    fn long_paths_of_many_causes_are_named_up_to_a_bound() {
+        let mut losses = Losses::default();
+        let path = [b'p'; 64 << 10];
+        (0..100).for_each(|index| losses.add("xattr", &path, index.to_string()));
+        let losses = losses.into_vec();
+        assert_eq!(losses.iter().map(|loss| loss.count).sum::<u64>(), 100);
+        assert_eq!(losses.iter().map(|loss| loss.paths.len()).sum::<usize>(), PATH_BYTES >> 16);
     }
 }

@@ -23,6 +23,7 @@ pub use tar::write_tar;
 use crate::contents::{Content, Contents};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
+use crate::path::{check_name, check_target};
 use crate::tree::{InodeKind, Tree};
 
 /// Times later than the clamp become the clamp (reproducible-builds.org, SOURCE_DATE_EPOCH).
@@ -33,22 +34,23 @@ pub fn clamped(mtime: Mtime, clamp: Option<i64>) -> Mtime {
     }
 }
 
-/// Longest target of a symbolic link in any file system of Linux (PATH_MAX, with a NUL).
-const LINK_TARGET_MAX: usize = 4095;
-
-/// Refuses a tree with a link that nobody can make or follow. Every output that is a file system begins with this;
-/// archives hold such a link.
-fn refuse_long_links(tree: &Tree) -> Result<()> {
+/// Refuses a tree that no filesystem of Linux holds. The merge lets nothing of that kind in; every output begins with
+/// this all the same, because none of them has room for a longer name or target, and a name that is cut is another one.
+///
+/// # Errors
+/// `output_unsupported`, with the path.
+fn refuse_unholdable(tree: &Tree) -> Result<()> {
     for step in tree.walk().filter(|step| step.first) {
-        if let InodeKind::Symlink(target) = &tree.inode(step.inode).kind
-            && target.len() > LINK_TARGET_MAX
-        {
-            let length = target.len();
-            let message = format!("a link target of {length} bytes: Linux has no more than {LINK_TARGET_MAX}");
-            let mut error = Error::new(Code::OutputUnsupported, message);
+        let checked = match &tree.inode(step.inode).kind {
+            InodeKind::Symlink(target) => check_target(target),
+            InodeKind::Directory(children) => children.keys().try_for_each(|name| check_name(name)),
+            _ => Ok(()),
+        };
+        checked.map_err(|refused| {
+            let mut error = Error::new(Code::OutputUnsupported, refused.message);
             error.context.path = Some(step.path);
-            return Err(error);
-        }
+            error
+        })?;
     }
     Ok(())
 }
@@ -73,4 +75,82 @@ pub fn copy_content(
         offset += length as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::contents::SpoolStore;
+    use crate::entry::Metadata;
+    use crate::tree::InodeId;
+
+    /// A tree that no merge makes: one child of the root, without any check.
+    fn forced(name: &[u8], kind: InodeKind) -> Tree {
+        let mut tree = Tree::new();
+        let child: InodeId = tree.add(Metadata::default(), InodeKind::Fifo).expect("room");
+        tree.inode_mut(child).kind = kind;
+        tree.link(tree.root(), b"placeholder", child).expect("a name");
+        let root = tree.root();
+        if let InodeKind::Directory(children) = &mut tree.inode_mut(root).kind {
+            children.clear();
+            children.insert(name.into(), child);
+        }
+        tree
+    }
+
+    /// The code of the failure of each writer.
+    fn written(tree: &Tree) -> Vec<(&'static str, Option<Code>)> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let make = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).expect("a folder");
+            path
+        };
+        let spool = SpoolStore::new(folder.path(), 0);
+        let staged = Arc::new(DirectoryStore::new(&make("staged")).expect("a store"));
+        let image = erofs::ErofsStore::create(&make("erofs"), 0).expect("a store");
+        let file = || std::fs::File::create(folder.path().join("file")).expect("a file");
+        let build_time = Mtime::default();
+        let options = erofs::Options { uuid: [0; 16], build_time, clamp_mtime: None };
+        let size = ext4::Size::Free(0);
+        let ext4 = ext4::Options { uuid: [0; 16], created: 0, size, journal: false, clamp_mtime: None };
+        let compression = erofs::Compression::parse("lz4", None, 65536, 1).expect("known");
+        let clusters = folder.path().join("clusters");
+        let compressed = erofs::write_compressed(tree, &spool, &clusters, &options, &compression, &mut |_, _| Ok(()));
+        vec![
+            ("tar", write_tar(tree, &spool, Vec::new(), None).map(drop)),
+            ("squashfs", write_squashfs_tar(tree, &spool, Vec::new(), None).map(drop)),
+            ("cpio", write_cpio(tree, &spool, Vec::new(), None).map(drop)),
+            ("ext4", ext4::write(tree, &spool, &file(), &ext4).map(drop)),
+            ("erofs", erofs::finish(tree, &image, &options).map(drop)),
+            ("compressed erofs", compressed.map(drop)),
+            ("dir", write_directory(tree, &staged, &make("target"), true, None).map(drop)),
+        ]
+        .into_iter()
+        .map(|(writer, result)| (writer, result.err().map(|error| error.code)))
+        .collect()
+    }
+
+    #[test]
+    fn no_writer_cuts_what_it_has_no_room_for() {
+        let long = |length| vec![b'n'; length];
+        let trees = [
+            forced(&long(256), InodeKind::Fifo),
+            forced(&long(259), InodeKind::Directory(Default::default())),
+            forced(&long(70_000), InodeKind::Fifo),
+            forced(b"..", InodeKind::Fifo),
+            forced(b"a/b", InodeKind::Fifo),
+            forced(b"l", InodeKind::Symlink(long(4096).into())),
+        ];
+        for tree in &trees {
+            for (writer, code) in written(tree) {
+                assert_eq!(code, Some(Code::OutputUnsupported), "{writer}");
+            }
+        }
+        for (writer, code) in written(&forced(&long(255), InodeKind::Symlink(long(4095).into()))) {
+            assert_eq!(code, None, "{writer}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use std::io::Write;
 
 use super::tar::write_fitted;
-use super::{Loss, Losses, clamped, refuse_long_links};
+use super::{Loss, Losses, clamped};
 use crate::contents::Contents;
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
@@ -25,7 +25,6 @@ pub fn write_squashfs_tar<W: Write>(
     out: W,
     clamp: Option<i64>,
 ) -> Result<(W, Vec<Loss>)> {
-    refuse_long_links(tree)?;
     let mut losses = Losses::default();
     let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), |path, metadata| {
         metadata.mtime = clamped(metadata.mtime, clamp);

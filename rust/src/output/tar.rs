@@ -1,10 +1,9 @@
 //! A tree as a tar stream: pax where ustar is too small, every link after its target, nothing of the host.
 
+use std::collections::HashMap;
 use std::io::Write;
 
-use rustc_hash::FxHashMap;
-
-use super::{CHUNK, clamped, copy_content};
+use super::{CHUNK, clamped, copy_content, refuse_unholdable};
 use crate::contents::Contents;
 use crate::entry::Metadata;
 use crate::error::Result;
@@ -30,8 +29,9 @@ pub(super) fn write_fitted<W: Write>(
     writer: Writer<W>,
     mut fit: impl FnMut(&[u8], &mut Metadata),
 ) -> Result<W> {
+    refuse_unholdable(tree)?;
     let mut writer = writer;
-    let mut first_names: FxHashMap<InodeId, Vec<u8>> = FxHashMap::default();
+    let mut first_names: HashMap<InodeId, Vec<u8>> = HashMap::default();
     let mut buffer = vec![0; CHUNK];
     for step in tree.walk() {
         let inode = tree.inode(step.inode);

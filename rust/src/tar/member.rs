@@ -8,6 +8,7 @@ use super::sparse;
 use crate::entry::{Kind, Metadata, Mtime, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
+use crate::path::check_target;
 
 /// What extension headers say about the entry that follows them.
 #[derive(Debug, Default)]
@@ -107,7 +108,11 @@ impl Extensions {
             0 | b'0' | b'7' | b'S' if path.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' | b'S' => Kind::File { size: 0 },
             b'1' => Kind::HardLink { target: link()? },
-            b'2' => Kind::Symlink { target: link()? },
+            b'2' => {
+                let target = link()?;
+                check_target(&target)?;
+                Kind::Symlink { target }
+            }
             flag @ (b'3' | b'4') => {
                 let (major, minor) = pax.device(header.dev_major()?, header.dev_minor()?)?;
                 if flag == b'3' { Kind::CharDevice { major, minor } } else { Kind::BlockDevice { major, minor } }

@@ -2,7 +2,7 @@
 
 use ocifast_core::error::Code;
 
-use super::tar_support::{Header, pax};
+use super::tar_support::{Header, long, pax};
 use super::{Row, reads, refused, refused_as};
 
 pub fn rows() -> Vec<Row> {
@@ -38,6 +38,17 @@ pub fn rows() -> Vec<Row> {
             "hard-link-size",
             &[Header::new(b"l", b'1').link(b"f").size(512).block(), next()],
             &["l link=f 644 0 0 0.000000000", next_line],
+        ),
+        reads(
+            "symlink-4095",
+            &[long(b'K', &[b't'; 4095]), Header::gnu(b"l", b'2').block()],
+            &[&format!("l symlink={} 644 0 0 0.000000000", "t".repeat(4095))],
+        ),
+        refused_as(
+            "symlink-4096",
+            &[pax(b'x', &[("linkpath", &[b't'; 4096])]), Header::new(b"l", b'2').block()],
+            Code::EntryRefused,
+            "a link target of 4096 bytes: Linux has no more than 4095",
         ),
         refused("link-empty", &[Header::new(b"l", b'2').block()], "the link has no target"),
         refused("hard-link-empty", &[Header::new(b"l", b'1').block()], "the link has no target"),

@@ -21,7 +21,7 @@ use self::metadata::{Place, Setting};
 pub use self::store::DirectoryStore;
 use self::store::open_directory;
 use super::refused::is_refusal;
-use super::{Loss, Losses, refuse_long_links};
+use super::{Loss, Losses, refuse_unholdable};
 use crate::error::Result;
 use crate::open_files::RaisedLimit;
 use crate::tree::{Inode, InodeId, InodeKind, Tree};
@@ -59,7 +59,7 @@ pub fn write_directory(
     owners: bool,
     clamp: Option<i64>,
 ) -> Result<Vec<Loss>> {
-    refuse_long_links(tree)?;
+    refuse_unholdable(tree)?;
     let staged = vec![false; tree.inode_bound()];
     let setting = Setting { owners, clamp, losses: Losses::default() };
     let mut writing = Writing { tree, store, setting, staged };

@@ -17,7 +17,7 @@ use super::superblock::Superblock;
 use super::writer::write_metadata;
 use crate::contents::Contents;
 use crate::error::{Error, Result};
-use crate::output::{Loss, refuse_long_links};
+use crate::output::{Loss, refuse_unholdable};
 use crate::tree::{InodeKind, Tree};
 
 /// A finished image.
@@ -37,7 +37,7 @@ pub struct Summary {
 /// # Errors
 /// `output_unsupported` when the tree is beyond the format's bounds; `io_error`.
 pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summary> {
-    refuse_long_links(tree)?;
+    refuse_unholdable(tree)?;
     let plan = Plan::new(tree, store, options)?;
     let packer = plan.packer();
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
@@ -61,7 +61,7 @@ pub fn write_compressed(
     compression: &Compression,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Summary> {
-    refuse_long_links(tree)?;
+    refuse_unholdable(tree)?;
     let image = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
     let image = image.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))?;
     let files = CompressedFiles::write(tree, contents, &image, path, compression, progress)?;

@@ -1,6 +1,6 @@
 //! Extended attributes: entries behind an inode, or shared by many inodes in an area of their own.
 
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 
 use crate::entry::Metadata;
 
@@ -99,7 +99,7 @@ pub fn bound(metadata: &Metadata) -> usize {
 #[derive(Default)]
 pub struct Shared<'t> {
     /// By entry: how often it is used, then where it stands.
-    ids: FxHashMap<Attribute<'t>, u32>,
+    ids: HashMap<Attribute<'t>, u32>,
     order: Vec<Attribute<'t>>,
 }
 

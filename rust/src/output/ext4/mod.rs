@@ -26,7 +26,7 @@ use self::layout::{BLOCK, Geometry, least_blocks, whole_groups};
 use self::superblock::journal_blocks;
 use self::survey::Survey;
 use self::writer::Writer;
-use super::{Loss, refuse_long_links};
+use super::{Loss, refuse_unholdable};
 use crate::contents::Contents;
 use crate::error::{Code, Error, Result};
 use crate::tree::Tree;
@@ -46,7 +46,7 @@ const BLOCKS_MAX: u64 = u32::MAX as u64;
 /// # Errors
 /// `output_unsupported` for what cannot be held even in part (nothing is written then), `io_error`.
 pub fn write(tree: &Tree, contents: &dyn Contents, file: &File, options: &Options) -> Result<(u64, Vec<Loss>)> {
-    refuse_long_links(tree)?;
+    refuse_unholdable(tree)?;
     let survey = Survey::new(tree, options)?;
     let (geometry, journal) = plan(&survey, options)?;
     let bytes = match options.size {

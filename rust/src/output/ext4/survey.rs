@@ -2,7 +2,7 @@
 //!
 //! Nothing is written before this walk is through, so a tree that ext4 cannot hold leaves no image.
 
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 
 use super::directory::Shape;
 use super::extent::{EXTENT_BLOCKS, data_blocks, tree_blocks};
@@ -40,7 +40,7 @@ pub(super) struct Survey {
     /// Blocks of contents, values of attributes and, at most, extent trees.
     pub data_blocks: u64,
     /// How many inodes share an attribute block of each set.
-    pub sharers: FxHashMap<SetId, u32>,
+    pub sharers: HashMap<SetId, u32>,
     /// Whether any attribute's value has an inode of its own.
     pub outside_values: bool,
     pub losses: Losses,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 
 use super::bitmap::{Use, write_bitmaps};
 use super::checksum::file_system_seed;
@@ -37,7 +37,7 @@ pub(super) struct Writer<'a> {
     far: Allocator<'a>,
     /// Directories of each group.
     directories: Vec<u16>,
-    shared: FxHashMap<SetId, Shared>,
+    shared: HashMap<SetId, Shared>,
     /// Inode numbers of the directories that lead to where the walk is.
     ancestors: Vec<u32>,
     journal: Option<([u8; 60], u64)>,
@@ -84,7 +84,7 @@ impl<'a> Writer<'a> {
             far: near.clone(),
             near,
             directories: vec![0; geometry.groups.len()],
-            shared: FxHashMap::default(),
+            shared: HashMap::default(),
             ancestors: Vec::new(),
             journal: None,
         }
