@@ -119,6 +119,7 @@ def test_entries(tmp_path: Path, content: Any, expected: Credential | None) -> N
     ("raw", "message"),
     [
         (b"{", "it is not JSON"),
+        (b'{"auths":' + b"[" * 100_000, "it is not JSON"),
         (b"[]", "it is not a JSON object"),
         (b'{"auths":{"r.io":{"auth":"!"}}}', "the entry r.io of .* cannot be decoded; log in again"),
         (b'{"auths":{"r.io":{"auth":"c2VjcmV0"}}}', "the entry r.io of .* holds no password; log in again"),
@@ -265,6 +266,7 @@ def test_identity_tokens_of_helpers(tmp_path: Path, helper: Callable[[], dict[st
     [
         ("echo hunter2; exit 3", "docker-credential-bad failed: exit status 3; it was asked to get a credential"),
         ("echo hunter2", "the answer of docker-credential-bad is not a credential"),
+        ("head -c 60000 /dev/zero | tr '\\0' '['", "the answer of docker-credential-bad is not a credential"),
         ('echo \'{"Username": "hunter2"}\'', "the answer of docker-credential-bad is not a credential"),
         ("yes hunter2", "docker-credential-bad answered with more than 65536 bytes"),
         ("kill -9 $$", "docker-credential-bad failed: killed by SIGKILL"),

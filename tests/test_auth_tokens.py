@@ -410,6 +410,7 @@ def test_challenges_that_cannot_be_answered(challenge: str, kind: type[Exception
     [
         (Answer(200, {}, b"{}"), RegistryError, "the answer of its token server 127.0.0.1 holds no token"),
         (Answer(200, {}, b"not json"), RegistryError, "holds no token"),
+        (Answer(200, {}, b'{"x":' + b"[" * 30_000), RegistryError, "holds no token"),
         (Answer(200, {}, b'{"token": "two words"}'), RegistryError, "holds no token"),
         (Answer(200, {}, b'{"token": "line\\nbreak"}'), RegistryError, "holds no token"),
         (Answer(200, {}, b'{"token": 5}'), RegistryError, "holds no token"),

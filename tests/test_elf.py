@@ -141,20 +141,13 @@ REFUSED: list[tuple[bytes, str]] = [
     (build_elf(machine=243, flags=8), "it is for the embedded RISC-V ABI with 16 registers"),
     (build_elf(machine=8, flags=0x20), "it has the n32 ABI of MIPS, not n64"),
     (build_elf(machine=258), "it has no ABI of 64-bit LoongArch (flags 0x0)"),
-    (build_elf(gnu_property(ISA_NEEDED, struct.pack("<I", 0x10))), "it needs an unknown micro-architecture level"),
-    (build_elf(gnu_property(ISA_NEEDED, b"\1\0")), "the property for the micro-architecture level has 2 bytes, not 4"),
-    (
-        build_elf(Segment(PT_NOTE, struct.pack("<III4s", 4, 0xFFFFFFF0, 5, b"GNU\0"), alignment=8)),
-        "a note runs past its segment; the file is damaged",
-    ),
-    (
-        build_elf(Segment(PT_NOTE, struct.pack("<III4sII", 4, 8, 5, b"GNU\0", ISA_NEEDED, 99), alignment=8)),
-        "a property runs past its note; the file is damaged",
-    ),
     (build_elf(Segment(PT_INTERP, b"/lib/ld.so")), "the name of its interpreter is b'/lib/ld.so'"),
     (build_elf(Segment(PT_INTERP, b"ld.so\0")), "the name of its interpreter is b'ld.so\\x00'"),
     (build_elf(Segment(PT_INTERP, b"/" * 5000 + b"\0")), "the name of its interpreter has 5001 bytes"),
-    (build_elf(Segment(PT_INTERP, b"/a\0"), Segment(PT_INTERP, b"/a\0")), "it has 2 segments of the type PT_INTERP"),
+    (
+        build_elf(Segment(PT_INTERP, b"/a\0"), Segment(PT_INTERP, b"/b\0")),
+        "it is dynamically linked (interpreter /a); ",
+    ),
     (build_elf(Segment(PT_INTERP, b"/lib/ld.so.1\0")), "it is dynamically linked (interpreter /lib/ld.so.1); "),
     (build_elf(dynamic((1, 1))), "its dynamic section has no string table"),
     (build_elf(dynamic((1, 1), (5, 0x10), (10, 8))), "address 0x10 is not in any segment"),
@@ -162,7 +155,7 @@ REFUSED: list[tuple[bytes, str]] = [
     (build_elf(dynamic((1, 8), (5, 0x400000), (10, 12))), "its dynamic section holds an empty name"),
     (build_elf(dynamic((1, 1), (5, 0x400000), (10, 5))), "its dynamic section names a string outside"),
     (build_elf(dynamic((1, 1), (5, 0x400000), (10, 1 << 40))), "its dynamic string table has 1099511627776 bytes"),
-    (build_elf(Segment(2, struct.pack("<qQ", 1, 1))), "its dynamic section has no end"),
+    (build_elf(Segment(2, struct.pack("<qQ", 1, 1))), "its dynamic section has no string table"),
     (
         build_elf(dynamic((1, 1), (5, 0x400000), (10, 12))),
         "it needs ELF\x02\x01\x01 but names no interpreter to load them",
@@ -185,12 +178,16 @@ def patched(data: bytes, *changes: tuple[int, str, int]) -> bytes:
 
 PLAIN, WITH_SECTION = build_elf(), build_elf(sections=((1, b"x"),))
 # Offsets of gABI's Elf64_Ehdr, and of the first Elf64_Phdr behind it.
-EI_VERSION, VERSION, ENTRY, SHOFF, PHENTSIZE, PHNUM, SHENTSIZE = 6, 20, 24, 40, 54, 56, 58
+EI_CLASS, EI_DATA, EI_VERSION, EI_PAD, VERSION, ENTRY, SHOFF, PHENTSIZE, PHNUM, SHENTSIZE, SHNUM = (
+    *(4, 5, 6, 8, 20, 24, 40),
+    *(54, 56, 58, 60),
+)
 FLAGS, VADDR, FILESZ, MEMSZ, ALIGN = 68, 80, 96, 104, 112
+PIE = build_elf(kind=3)
 
 FIELDS: list[tuple[bytes, str]] = [
-    (patched(PLAIN, (EI_VERSION, "B", 2)), "its header has an unknown version or byte order"),
-    (patched(PLAIN, (VERSION, "I", 0)), "its header has an unknown version or byte order"),
+    (patched(PLAIN, (EI_CLASS, "B", 3)), "its header has the unknown class 3 or byte order 1"),
+    (patched(PLAIN, (EI_DATA, "B", 0)), "its header has the unknown class 2 or byte order 0"),
     (patched(PLAIN, (PHNUM, "H", 0)), "its program header table has 0 entries of 56 bytes"),
     (patched(PLAIN + bytes(1 << 22), (PHNUM, "H", 0xFFFF)), "its program header table has 65535 entries of 56 bytes"),
     (patched(PLAIN, (PHENTSIZE, "H", 57)), "its program header table has 1 entries of 57 bytes"),
@@ -199,16 +196,12 @@ FIELDS: list[tuple[bytes, str]] = [
     (patched(PLAIN, (MEMSZ, "Q", 1 << 47)), "its segment at address 0x400000 ends at address 0x800000400000, beyond"),
     (patched(PLAIN, (VADDR, "Q", 0x400001)), "its segment at address 0x400001 cannot be mapped"),
     (patched(PLAIN, (VADDR, "Q", 0)), "its segment at address 0x0 lies in the first page of memory"),
-    (patched(PLAIN, (ALIGN, "Q", 3)), "its segment at address 0x400000 has the alignment 0x3"),
-    (patched(PLAIN, (ALIGN, "Q", 1 << 40)), "its segment at address 0x400000 has the alignment 0x10000000000"),
+    (patched(PIE, (ALIGN, "Q", 1 << 40)), "its segment at address 0x0 has the alignment 0x10000000000"),
     (build_elf(Segment(1, b"second")), "its segment at address 0x4000c0 overlaps the one before, or is out of order"),
     (patched(PLAIN, (FILESZ, "Q", 0)), "it has no segment to load"),
     (patched(PLAIN, (FLAGS, "I", 6)), "its entry point 0x400078 is not in executable code"),
     (patched(PLAIN, (ENTRY, "Q", 0)), "its entry point 0x0 is not in executable code"),
     (patched(PLAIN, (FILESZ, "Q", 1 << 40), (MEMSZ, "Q", 1 << 40)), "its segment 0 reaches to byte 1099511627776, but"),
-    (patched(WITH_SECTION, (SHENTSIZE, "H", 40)), "its section headers have 40 bytes"),
-    (patched(WITH_SECTION, (SHOFF, "Q", 200)), "its section header table reaches to byte "),
-    (build_elf(dynamic(*[(1, 1)] * (1 << 16))), "its dynamic section has 1048592 bytes"),
 ]
 
 
@@ -221,12 +214,9 @@ def test_more_sections_than_are_looked_through(tmp_path: Path) -> None:
     # The number of sections stands in the first header when it does not fit into the file's own.
     data = arm(b"A" + aeabi(b"\x06\x0a"))
     (start,) = struct.unpack_from("<I", data, 32)
-    for count, refusal in [(2, None), (0xFF01, "it has 65281 sections")]:
+    for count, variant in [(2, "v7"), (0xFF00, "v7"), (0xFF01, None)]:
         many = patched(data + bytes(40 << 16), (48, "H", 0), (start + 20, "I", count))
-        if refusal is None:
-            assert inspected(tmp_path, many).platform.variant == "v7"
-        else:
-            assert refused(tmp_path, many).startswith(refusal)
+        assert inspected(tmp_path, many).platform.variant == variant
 
 
 def test_not_a_regular_file(tmp_path: Path) -> None:
@@ -243,7 +233,7 @@ def test_a_position_independent_file_without_dynamic_section_is_no_library(tmp_p
 
 
 def test_level_from_notes_of_either_kind_and_only_the_highest_counts(tmp_path: Path) -> None:
-    for mask, variant in [(0, None), (1, None), (3, "v2"), (4, "v3"), (0xF, "v4"), (8, "v4")]:
+    for mask, variant in [(0, None), (1, None), (3, "v2"), (4, "v3"), (0xF, "v4"), (8, "v4"), (0x10, "v4")]:
         segment = gnu_property(ISA_NEEDED, struct.pack("<I", mask))
         for kind in (segment.type, PT_NOTE):
             data = build_elf(Segment(kind, segment.data, alignment=8))
@@ -275,24 +265,21 @@ def test_arm_attributes(tmp_path: Path) -> None:
     ]
     for attributes, variant in table:
         assert inspected(tmp_path, arm(attributes)).platform.variant == variant, attributes
+    for attributes in (
+        b"B",
+        b"A\0\0\0\0",
+        b"A\1",
+        b"A" + aeabi(b"\x06\x0a")[:-1],
+        b"A" + aeabi(b"\x05abc"),
+        b"A" + aeabi(b"\x06" + b"\xff" * 20),
+    ):
+        # The kernel does not read them: damaged ones state nothing.
+        assert inspected(tmp_path, arm(attributes)).platform.variant is None, attributes
     for attributes, message in [
-        (b"B", "the section .ARM.attributes has an unknown format"),
-        (b"A\0\0\0\0", "the section .ARM.attributes is cut off"),
-        (b"A\1", "the section .ARM.attributes is cut off"),
-        (b"A" + aeabi(b"\x06\x0a")[:-1], "the section .ARM.attributes is cut off"),
-        (b"A" + aeabi(b"\x05abc"), "the section .ARM.attributes is cut off"),
-        (b"A" + aeabi(b"\x06" + b"\xff" * 20), "the section .ARM.attributes holds a number without end"),
         (b"A" + aeabi(b"\x06\x0b"), "it is built for an ARM that runs no Linux programs (Tag_CPU_arch 11)"),
         (b"A" + aeabi(b"\x06\x0a\x07M"), "it is built for an ARM that runs no Linux programs (Tag_CPU_arch 10)"),
     ]:
         assert refused(tmp_path, arm(attributes)).startswith(message)
-
-
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    whole = compile_c("musl-gcc", tmp_path / "hello", "-static").read_bytes()
-    for length in {*range(0, 600, 7), *range(600, len(whole), 977), len(whole) - 1}:
-        with pytest.raises(ElfError):
-            inspected(tmp_path, whole[:length])
 
 
 def extremes(size: int) -> set[int]:

@@ -127,15 +127,6 @@ def test_an_entry_without_a_platform_has_that_of_its_config(tmp_path: Path) -> N
     assert Index(source, source.root()).platforms == (Platform("arm64", "linux", "v8"), Platform("amd64", "linux"))
 
 
-def test_the_entries_of_an_index_are_images_alone(tmp_path: Path) -> None:
-    def add_artifact(index: dict[str, Any]) -> None:
-        index["manifests"].append({**AMD64.descriptor(), "artifactType": "application/example"})
-
-    write_layout(tmp_path, build_index([attestation(), ARM64, AMD64], edit=add_artifact))
-    source = open_source(parse_location(f"oci:{tmp_path}:app"))
-    assert [entry.digest for entry in Index(source, source.root()).entries] == [ARM64.digest, AMD64.digest]
-
-
 def test_two_images_for_one_platform(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = build_image([TarBuilder().file("other")])
     with caplog.at_level(logging.WARNING), open_layout(tmp_path, build_index([AMD64, other]), "linux/amd64") as image:
@@ -220,8 +211,8 @@ NOT_IMAGES: dict[str, tuple[Callable[[], BuiltImage], type[OcifastError], str]] 
         NotAnImageError,
         "{0} is not an image but an artifact of type application/vnd.cncf.helm.config.v1+json",
     ),
-    "artifact by its type": (
-        lambda: edited(artifactType="application/example"),
+    "artifact by its config and type": (
+        lambda: edited(config=HELM, artifactType="application/example"),
         NotAnImageError,
         "{0} is not an image but an artifact of type application/example",
     ),

@@ -15,7 +15,7 @@ import pytest
 from ocifast.cli import main
 from ocifast.errors import RegistryError
 from ocifast.reference import Reference
-from ocifast.sources.registry import addresses, list_tags
+from ocifast.sources.registry import addresses, list_tags, repository
 
 from tests.support.faulty import Answer, Request, error, serve_faulty
 from tests.support.images import write_layout
@@ -230,6 +230,7 @@ def test_tags_in_pages(capsys: pytest.CaptureFixture[str]) -> None:
             "the list of tags does not end",
         ),
         (Answer(200, {}, b"[]"), "what the registry sends is no list of tags"),
+        (Answer(200, {}, b'{"x":' + b"[" * 100_000), "what the registry sends is no list of tags"),
         (Answer(200, {}, b'{"tags":["' + b"x" * (4 << 20)), "a page of its tags is longer than 4 MiB"),
     ],
 )
@@ -238,6 +239,23 @@ def test_tags_that_are_none(answer: Answer, message: str, capsys: pytest.Capture
         assert main(["tags", f"{server.host}/a"]) == 1
         assert capsys.readouterr().err == f"ocifast: error: {server.host}/a: {message}\n"
         assert len(server.requests) <= 2
+
+
+def test_tags_that_never_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Always another page, with other tags on it: what is kept of them is bounded."""
+    monkeypatch.setattr(repository, "_LIST_LIMIT", 1 << 20)
+
+    def script(request: Request) -> Answer:
+        page = int((request.values("last") or ["0"])[0])
+        body = json.dumps({"tags": [f"{page}-{number}" + "x" * 100 for number in range(1000)]}).encode()
+        return Answer(200, {"Link": f'</v2/a/tags/list?last={page + 1}&n=1000>; rel="next"'}, body)
+
+    with serve_faulty(script) as server:
+        assert main(["tags", f"{server.host}/a"]) == 1
+        told = capsys.readouterr()
+        message = f"{server.host}/a: the list of tags is longer than 1 MiB, after 9000 tags"
+        assert (told.out, told.err) == ("", f"ocifast: error: {message}\n")
+        assert len(server.requests) == 10
 
 
 def test_a_registry_with_no_tags_at_all(capsys: pytest.CaptureFixture[str]) -> None:

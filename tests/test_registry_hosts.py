@@ -139,6 +139,7 @@ def test_files_and_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "[[registry]]\ninsecure = true\n",
         '[[registry]]\nlocation = "a"\n[[registry.mirror]]\ninsecure = true\n',
         '[registry]\nx = "[[registry"\n',
+        '[[registry]]\nlocation = "a"\nx = ' + "[" * 100_000,
     ],
 )
 def test_damaged_files(tmp_path: Path, content: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from ocifast import platforms
 from ocifast.errors import BlobNotFoundError, CancelledError, DocumentError, NotAnImageError, UsageError
 from ocifast.image import NESTING, resolve
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
@@ -144,6 +145,12 @@ class _Copy:
                     )
                 if child.digest in self._documents:
                     continue
+                if not self._source.holds(child):
+                    raise BlobNotFoundError(
+                        f"{self._source.name}: the manifest {child.digest} ({platforms.describe(child.platform)}) of "
+                        "its index is missing here; copy what is there with --platform",
+                        reference=self._source.name,
+                    )
                 if depth == 0:
                     raise DocumentError(f"{self._source.name}: indexes stand more than {NESTING} deep in one another")
                 self._gather(self._source.document(child), depth - 1)

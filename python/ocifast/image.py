@@ -71,6 +71,7 @@ class Index:
         self.source = source
         self.name = source.name
         self.document = document
+        self._absent: list[Descriptor] = []
 
     @property
     def digest(self) -> str:
@@ -81,7 +82,8 @@ class Index:
     def entries(self) -> tuple[Descriptor, ...]:
         """The image manifests that the index leads to, in its order, those of nested indexes in their place.
 
-        Attestations and artifacts are left out. An entry that says no platform has that of its config.
+        Attestations and artifacts are left out, and so is what the source says that it has not got (see
+        `Source.holds`). An entry that says no platform has that of its config.
 
         Raises:
             DocumentError: indexes that are nested deeper than three times, or that hold no valid entries.
@@ -97,24 +99,57 @@ class Index:
     def image(self, platform: Platform | str | None = None) -> Image:
         """The image for a platform, by default this machine's.
 
+        Where all but one of an index's images are left out (what `docker save` writes of an image that was pulled for
+        one platform), that one is the default.
+
         Raises:
             PlatformError: there is none; the message lists those that there are.
+            BlobNotFoundError: all are left out.
         """
-        chosen = platforms.choose(self.entries, _platform(platform) or platforms.host(), name=self.name)
+        wanted = _platform(platform)
+        entries = self.entries
+        if self._absent and not entries:
+            missing = self._absent[0].digest
+            raise BlobNotFoundError(
+                f"{self.name}: none of the {len(self._absent)} manifests that its index names is there; the first is "
+                f"{missing}",
+                reference=self.name,
+            )
+        if wanted is None and self._absent and len({entry.digest for entry in entries}) == 1:
+            chosen = entries[0]
+        else:
+            chosen = platforms.choose(entries, wanted or platforms.host(), name=self.name)
         return Image(self.source, self.source.document(chosen), platform=chosen.platform, index=self.document)
 
     def _entries(self, document: Document, depth: int) -> Iterator[Descriptor]:
         for entry in decode_index(document, name=self.name).manifests:
-            if platforms.is_attestation(entry) or entry.artifact_type is not None:
+            if platforms.is_attestation(entry):
+                continue
+            if entry.media_type in INDEXES | MANIFESTS and not self.source.holds(entry):
+                self._absent.append(entry)
                 continue
             if entry.media_type in INDEXES:
                 if depth == 0:
                     raise DocumentError(f"{self.name}: indexes are nested more than {NESTING} times deep")
                 yield from self._entries(self.source.document(entry), depth - 1)
-            elif entry.media_type in MANIFESTS and entry.platform is not None:
+            elif entry.media_type in MANIFESTS and entry.platform is not None and self._may_be_image(entry):
                 yield entry
             elif entry.media_type in MANIFESTS and (found := self._stated_in_config(entry)) is not None:
                 yield msgspec.structs.replace(entry, platform=found)
+
+    def _may_be_image(self, entry: Descriptor) -> bool:
+        """Whether an entry with a platform is an image, as far as it need be known before it is chosen.
+
+        An artifact type decides nothing: many tools write that of the config for ordinary images. Any other leads to
+        the manifest, whose config's media type tells.
+        """
+        if entry.artifact_type is None or entry.artifact_type in CONFIGS:
+            return True
+        try:
+            Image(self.source, self.source.document(entry))
+        except (NotAnImageError, BlobNotFoundError):
+            return False
+        return True
 
     def _stated_in_config(self, entry: Descriptor) -> Platform | None:
         try:
@@ -261,7 +296,8 @@ class Image:
         config_type = manifest.config.media_type
         # Early schema 2 pushes of Docker call the config so.
         legacy = self.document.media_type == DOCKER_MANIFEST and config_type == "application/octet-stream"
-        if manifest.artifact_type is not None or not (config_type in CONFIGS or legacy):
+        # What the manifest calls itself (`artifactType`) says nothing: apko, ko and crane write it on images.
+        if not (config_type in CONFIGS or legacy):
             kind = manifest.artifact_type or config_type
             raise NotAnImageError(f"{self.name} is not an image but an artifact of type {kind}", reference=self.name)
         for layer in manifest.layers:

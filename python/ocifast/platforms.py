@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import platform as _host
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ocifast.errors import PlatformError, UsageError
 from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Platform
 
-__all__ = ["choose", "describe", "fits", "host", "is_attestation", "normalise", "parse"]
+__all__ = ["choose", "describe", "fits", "host", "is_attestation", "listing", "normalise", "parse"]
 
 _log = logging.getLogger(__name__)
+
+_LISTED = 10
+"""Most names in a message; an index of 4 MiB can hold ten thousand."""
 
 _SYSTEMS = {"macos": "darwin"}
 
@@ -131,6 +134,12 @@ def describe(platform: Platform | None) -> str:
     return "/".join(filter(None, (system, platform.architecture, platform.variant)))
 
 
+def listing(texts: Sequence[str]) -> str:
+    """Some of many, for a message: ten, and how many more there are."""
+    more = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return ", ".join(texts[:_LISTED]) + more
+
+
 def fits(offered: Platform, wanted: Platform) -> bool:
     """Whether something built for `offered` runs on `wanted`."""
     return _distance(normalise(offered), normalise(wanted)) is not None
@@ -172,7 +181,7 @@ def choose(manifests: Iterable[Descriptor], wanted: Platform, *, name: str) -> D
             ranked.append((distance, entry))
     if not ranked:
         available = sorted({describe(entry.platform) for entry in offered})
-        listed = f"it has {', '.join(available)}" if available else "it names no platform at all"
+        listed = f"it has {listing(available)}" if available else "it names no platform at all"
         raise PlatformError(
             f"{name} has no image for {describe(wanted)}; {listed}", reference=name, available=tuple(available)
         )

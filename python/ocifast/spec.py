@@ -177,8 +177,8 @@ def parse_document(raw: bytes, media_type: str | None, *, name: str) -> Document
         name: how messages call the document.
 
     Raises:
-        DocumentError: no JSON object, manifest and index at once (CVE-2021-41190), or a `mediaType` field that
-            contradicts `media_type`.
+        DocumentError: no JSON object, manifest and index at once (CVE-2021-41190), or a `mediaType` field of another
+            kind than `media_type`.
         NotAnImageError: Docker schema 1, or neither manifest nor index.
     """
     try:
@@ -196,7 +196,11 @@ def parse_document(raw: bytes, media_type: str | None, *, name: str) -> Document
     stated = probe.get("mediaType")
     known = MANIFESTS | INDEXES
     if media_type in known and stated is not None and stated != media_type:
-        raise DocumentError(f"{name} says that it is {stated}, but was announced as {media_type}")
+        # Docker's and OCI's manifests have one shape, and so have their indexes: an index may call a child by the other
+        # name. What the document bears is what registries compare with.
+        if not any({media_type, stated} <= same for same in (MANIFESTS, INDEXES)):
+            raise DocumentError(f"{name} says that it is {stated}, but was announced as {media_type}")
+        media_type = stated
     shape = OCI_INDEX if "manifests" in probe else OCI_MANIFEST if "layers" in probe or "config" in probe else None
     decided = media_type if media_type in known else stated if stated in known else shape
     if decided is None:

@@ -65,6 +65,10 @@ class CachedSource:
         self._keep(descriptor, document)
         return document
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """See `Source.holds`."""
+        return self._source.holds(descriptor)
+
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
         """See `Source.blob`; what the cache has not got is kept there while it is read from the beginning."""
         found = self._blobs.get(descriptor)

@@ -115,7 +115,10 @@ def _show(data: dict[str, Any]) -> str:
     rows: list[tuple[str, str]] = [("reference", data["reference"]), ("digest", data["digest"])]
     manifests = data.get("manifests")
     if manifests is not None:
-        rows += [("platforms" if not number else "", _line(entry)) for number, entry in enumerate(manifests)]
+        shown = manifests[:_ROWS]
+        rows += [("platforms" if not number else "", _line(entry)) for number, entry in enumerate(shown)]
+        if len(manifests) > len(shown):
+            rows.append(("", f"and {len(manifests) - len(shown)} more, which --json lists"))
     image = data.get("image")
     if image is not None:
         if manifests is not None:
@@ -139,6 +142,8 @@ def _show(data: dict[str, Any]) -> str:
     return "\n".join(f"{_TITLES.get(title, title):<14}{printable(value)}" for title, value in rows if value)
 
 
+_ROWS = 100
+"""Most images of an index that are shown to people."""
 _TITLES = {"workingDir": "working dir", "stopSignal": "stop signal", "exposedPorts": "ports"}
 
 

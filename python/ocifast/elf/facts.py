@@ -17,8 +17,6 @@ __all__ = ["Elf", "inspect", "require_runnable"]
 
 _NOTES_LIMIT = 1 << 20
 """Most bytes of notes or attributes that are read; real ones have hundreds."""
-_DYNAMIC_LIMIT = 1 << 20
-"""Most bytes of a dynamic section that are read; real ones have hundreds."""
 _STRING_LIMIT = 16 << 20
 """Most bytes of a dynamic string table that are read."""
 _DF_1_NODEFLIB, _DF_1_PIE = 0x800, 0x08000000
@@ -133,7 +131,7 @@ def _inspect(path: Path) -> Elf:
             platform=Platform(machine.architecture, "linux", _variant(image)),
             interpreter=_interpreter(image),
         )
-        dynamic = image.only_segment("PT_DYNAMIC")
+        dynamic = image.first_segment("PT_DYNAMIC")
         if dynamic is not None:
             found = _with_dynamic(found, image, dynamic)
         elif image.type == "ET_DYN":
@@ -156,11 +154,12 @@ def _check_magic(file: BinaryIO) -> None:
 
 
 def _interpreter(image: ElfImage) -> str | None:
-    segment = image.only_segment("PT_INTERP")
+    segment = image.first_segment("PT_INTERP")
     if segment is None:
         return None
     if not 2 <= segment.file_size <= os.pathconf("/", "PC_PATH_MAX"):
         raise ElfError(f"the name of its interpreter has {segment.file_size} bytes; the file is damaged")
+    image.check_inside("interpreter's name", segment.offset, segment.file_size)
     text = image.read(segment.offset, segment.file_size)
     name = text.rstrip(b"\0")  # some linkers pad it
     if name == text or b"\0" in name or name[:1] != b"/":
@@ -169,23 +168,24 @@ def _interpreter(image: ElfImage) -> str | None:
 
 
 def _with_dynamic(elf: Elf, image: ElfImage, segment: Segment) -> Elf:
-    if segment.file_size > _DYNAMIC_LIMIT:
-        raise ElfError(f"its dynamic section has {segment.file_size} bytes; the file is damaged")
     tags = image.dynamic(segment)
     values: dict[object, int] = dict(tags)
     flags = values.get("DT_FLAGS_1", 0)
-    strings = _Strings(image, values)
+    strings = _Strings(image, values, is_needed=elf.interpreter is not None)
     soname = strings.get("DT_SONAME")
+    needed = tuple(strings.at(value) for tag, value in tags if tag == "DT_NEEDED")
     kind = "executable"
     if image.type == "ET_DYN":
-        # Every linker of the last ten years marks executables with DF_1_PIE. Older ones had an interpreter and no
-        # name; a library that has an interpreter (libc.so.6 can be started) has a name.
-        is_pie = bool(flags & _DF_1_PIE) or (elf.interpreter is not None and soname is None)
+        # Most linkers mark executables with DF_1_PIE. Where they do not, an executable has no name, and it has an
+        # interpreter, or needs nothing and can be started. A library that can be started (libc.so.6) has a name; any
+        # other needs libraries or has no entry point.
+        starts = elf.interpreter is not None or (not needed and image.entry != 0 and image.can_start())
+        is_pie = bool(flags & _DF_1_PIE) or (soname is None and starts)
         kind = "pie" if is_pie else "library"
     return replace(
         elf,
         kind=kind,
-        needed=tuple(strings.at(value) for tag, value in tags if tag == "DT_NEEDED"),
+        needed=needed,
         soname=soname,
         rpath=strings.get("DT_RPATH"),
         runpath=strings.get("DT_RUNPATH"),
@@ -194,15 +194,27 @@ def _with_dynamic(elf: Elf, image: ElfImage, segment: Segment) -> Elf:
 
 
 class _Strings:
-    """The dynamic string table, read when the first string is asked for."""
+    """The dynamic string table, read when the first string is asked for.
 
-    def __init__(self, image: ElfImage, values: dict[object, int]) -> None:
+    Args:
+        is_needed: whether a loader will read the names, so that damaged ones are errors; else those of `get` are None.
+    """
+
+    def __init__(self, image: ElfImage, values: dict[object, int], *, is_needed: bool) -> None:
         self._image = image
         self._values = values
+        self._is_needed = is_needed
         self._table: bytes | None = None
 
     def get(self, tag: str) -> str | None:
-        return self.at(self._values[tag]) if tag in self._values else None
+        if tag not in self._values:
+            return None
+        try:
+            return self.at(self._values[tag])
+        except ElfError:
+            if self._is_needed:
+                raise
+            return None
 
     def at(self, offset: int) -> str:
         if self._table is None:
@@ -228,18 +240,14 @@ class _Strings:
 def _variant(image: ElfImage) -> str | None:
     if image.machine == "EM_X86_64":
         properties = image.segments_of("PT_GNU_PROPERTY") or image.segments_of("PT_NOTE")
-        levels = [
-            x86_64_variant(_limited(image, segment.offset, segment.file_size), 8 if segment.alignment == 8 else 4)
-            for segment in properties
-        ]
+        levels = [x86_64_variant(_stated(image, segment.offset, segment.file_size)) for segment in properties]
         return max((level for level in levels if level), default=None)
     if image.machine == "EM_ARM":
         section = image.section("SHT_ARM_ATTRIBUTES")
-        return arm_variant(_limited(image, *section)) if section else None
+        return arm_variant(_stated(image, *section)) if section else None
     return None
 
 
-def _limited(image: ElfImage, offset: int, size: int) -> bytes:
-    if size > _NOTES_LIMIT:
-        raise ElfError(f"its notes or attributes have {size} bytes; the file is damaged")
-    return image.read(offset, size)
+def _stated(image: ElfImage, offset: int, size: int) -> bytes:
+    """Notes or attributes; none where they lie outside of the file or are longer than any real ones."""
+    return image.read(offset, size) if size <= _NOTES_LIMIT and offset + size <= image.size else b""

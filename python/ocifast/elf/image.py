@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from elftools.common.utils import struct_parse
-from elftools.elf.elffile import ELFFile
+from elftools.elf.structs import ELFStructs
 
 from ocifast.elf.machine import MACHINES
 from ocifast.errors import ElfError
@@ -19,6 +19,8 @@ _SEGMENT_BYTES = 64 << 10
 """Linux refuses a longer table of segments (fs/binfmt_elf.c, load_elf_phdrs)."""
 _SECTION_LIMIT = 0xFF00
 """Sections that are looked through; SHN_LORESERVE, where the plain count ends."""
+_DYNAMIC_LIMIT = 1 << 20
+"""Most bytes of a dynamic section that are read; real ones have hundreds."""
 _ALIGNMENT_LIMIT = 1 << 30
 """A segment aligned to more than the largest page there is comes from a damaged header."""
 
@@ -37,7 +39,10 @@ class Segment:
 
 
 class ElfImage:
-    """An open ELF file whose header, segments and section table are known to hold together.
+    """An open ELF file whose header and segments are known to hold together.
+
+    What the kernel does not look at may be anything: the padding of the identification, the table of sections (UPX
+    leaves none, or one that lies beyond the end), segments that are not loaded, bytes that were appended.
 
     Args:
         file: positioned anywhere; must stay open.
@@ -49,25 +54,25 @@ class ElfImage:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
-        self._elf: Any = _parsed(lambda: ELFFile(file))
-        header = self._elf.header
+        self.bits, self.byte_order = self._read_identification()
+        self._structs: Any = ELFStructs(little_endian=self.byte_order == "little", elfclass=self.bits)
+        self._structs.create_basic_structs()
+        header = _parsed(struct_parse, self._structs.Elf_Ehdr, file, 0)
+        self._structs.create_advanced_structs(header["e_type"], header["e_machine"], header["e_ident"]["EI_OSABI"])
         self.machine = str(header["e_machine"])
         self.type = str(header["e_type"])
-        self.bits = int(self._elf.elfclass)
-        self.byte_order = "little" if self._elf.little_endian else "big"
+        self.entry = int(header["e_entry"])
         self.os_abi = self._check_header(header)
         self.segments = self._read_segments(header)
-        self._sections = self._check_sections(header)
+        self._sections = self._find_sections(header)
 
     def segments_of(self, kind: str) -> list[Segment]:
         """All segments of a type, in order."""
         return [segment for segment in self.segments if segment.type == kind]
 
-    def only_segment(self, kind: str) -> Segment | None:
-        """The segment of a type that stands once or not at all."""
+    def first_segment(self, kind: str) -> Segment | None:
+        """The segment of a type that counts: Linux, too, takes the first."""
         found = self.segments_of(kind)
-        if len(found) > 1:
-            raise ElfError(f"it has {len(found)} segments of the type {kind}; the file is damaged")
         return found[0] if found else None
 
     def read(self, offset: int, size: int) -> bytes:
@@ -87,22 +92,21 @@ class ElfImage:
         raise ElfError(f"address {address:#x} is not in any segment; the file is damaged")
 
     def dynamic(self, segment: Segment) -> list[tuple[object, int]]:
-        """Tags and values of the dynamic section up to DT_NULL."""
-        layout = self._elf.structs.Elf_Dyn
+        """Tags and values of the dynamic section up to DT_NULL, or to its end when there is none."""
+        self.check_inside("dynamic section", segment.offset, segment.file_size)
+        layout = self._structs.Elf_Dyn
         found: list[tuple[object, int]] = []
-        for index in range(segment.file_size // layout.sizeof()):
+        for index in range(min(segment.file_size, _DYNAMIC_LIMIT) // layout.sizeof()):
             entry = _parsed(struct_parse, layout, self._file, segment.offset + index * layout.sizeof())
             if entry["d_tag"] == "DT_NULL":
                 return found
             found.append((entry["d_tag"], int(entry["d_val"])))
-        raise ElfError("its dynamic section has no end; the file is damaged")
+        return found
 
     def section(self, kind: str) -> tuple[int, int] | None:
-        """Offset and size of the first section of a type."""
+        """Offset and size of the first section of a type, as far as there is a table that can be read."""
         start, count = self._sections
-        if count > _SECTION_LIMIT:
-            raise ElfError(f"it has {count} sections; the file is damaged")
-        layout = self._elf.structs.Elf_Shdr
+        layout = self._structs.Elf_Shdr
         for index in range(count):
             header = _parsed(struct_parse, layout, self._file, start + index * layout.sizeof())
             if header["sh_type"] == kind:
@@ -111,17 +115,32 @@ class ElfImage:
 
     def check_entry(self) -> None:
         """The first instruction must come from the file and be executable."""
-        entry = int(self._elf.header["e_entry"])
-        for segment in self.segments_of("PT_LOAD"):
-            if segment.flags & 1 and 0 <= entry - segment.address < segment.file_size:
-                return
-        raise ElfError(f"its entry point {entry:#x} is not in executable code; the file is damaged")
+        if not self.can_start():
+            raise ElfError(f"its entry point {self.entry:#x} is not in executable code; the file is damaged")
+
+    def can_start(self) -> bool:
+        """Whether the entry point leads to executable code of the file."""
+        loads = (segment for segment in self.segments_of("PT_LOAD") if segment.flags & 1)
+        return any(0 <= self.entry - segment.address < segment.file_size for segment in loads)
+
+    def check_inside(self, what: str, offset: int, size: int) -> None:
+        """Raises ElfError unless the bytes are in the file."""
+        if offset + size > self.size:
+            raise ElfError(
+                f"its {what} reaches to byte {offset + size}, but the file ends at byte {self.size}; "
+                "it is cut off or damaged"
+            )
+
+    def _read_identification(self) -> tuple[int, str]:
+        """Class and byte order. Linux looks at neither these nor the version, but all else depends on them."""
+        start = self.read(0, 16)
+        bits, order = {1: 32, 2: 64}.get(start[4]), {1: "little", 2: "big"}.get(start[5])
+        if bits is None or order is None:
+            raise ElfError(f"its header has the unknown class {start[4]} or byte order {start[5]}; the file is damaged")
+        return bits, order
 
     def _check_header(self, header: Any) -> str:
         ident = header["e_ident"]
-        versions = (ident["EI_VERSION"], header["e_version"])
-        if versions != ("EV_CURRENT", "EV_CURRENT") or ident["EI_DATA"] not in ("ELFDATA2LSB", "ELFDATA2MSB"):
-            raise ElfError("its header has an unknown version or byte order; the file is damaged")
         reasons = {
             "ET_REL": "it is an object file; link it first",
             "ET_CORE": "it is a core dump, not an executable",
@@ -145,18 +164,18 @@ class ElfImage:
         return abis[ident["EI_OSABI"]]
 
     def _read_segments(self, header: Any) -> list[Segment]:
-        layout = self._elf.structs.Elf_Phdr
+        layout = self._structs.Elf_Phdr
         start, count, entry_size = int(header["e_phoff"]), int(header["e_phnum"]), int(header["e_phentsize"])
         if entry_size != layout.sizeof() or not 1 <= count <= _SEGMENT_BYTES // entry_size:
             raise ElfError(f"its program header table has {count} entries of {entry_size} bytes; the file is damaged")
-        self._inside("program header table", start, count * entry_size)
+        self.check_inside("program header table", start, count * entry_size)
         segments = []
         for index in range(count):
             raw = _parsed(struct_parse, layout, self._file, start + index * entry_size)
             fields = ("p_type", "p_offset", "p_vaddr", "p_filesz", "p_memsz", "p_flags", "p_align")
             segment = Segment(*(raw[field] for field in fields))
-            if segment.file_size and segment.type != "PT_NULL":
-                self._inside(f"segment {index}", segment.offset, segment.file_size)
+            if segment.type == "PT_LOAD":
+                self.check_inside(f"segment {index}", segment.offset, segment.file_size)
             segments.append(segment)
         self._check_loads([segment for segment in segments if segment.type == "PT_LOAD"])
         return segments
@@ -175,7 +194,8 @@ class ElfImage:
                 why = "overlaps the one before, or is out of order"
             elif segment.file_size and (segment.offset - start) % _PAGE:
                 why = "cannot be mapped: its offset and address differ within a page"
-            elif alignment & (alignment - 1) or alignment > _ALIGNMENT_LIMIT:
+            elif self.type == "ET_DYN" and not alignment & (alignment - 1) and alignment > _ALIGNMENT_LIMIT:
+                # Linux passes over an alignment that is no power of two, and heeds none where the address is fixed.
                 why = f"has the alignment {alignment:#x}"
             elif self.type == "ET_EXEC" and start < _PAGE:
                 why = "lies in the first page of memory, which Linux keeps empty"
@@ -185,26 +205,17 @@ class ElfImage:
         if not any(segment.file_size for segment in loads):
             raise ElfError("it has no segment to load; the file is damaged")
 
-    def _check_sections(self, header: Any) -> tuple[int, int]:
-        """Offset and number of section headers. They stand last in most files: this is where cut ones are noticed."""
+    def _find_sections(self, header: Any) -> tuple[int, int]:
+        """Offset and number of section headers; no number where they cannot be read, which hinders nobody."""
         start, count, entry_size = int(header["e_shoff"]), int(header["e_shnum"]), int(header["e_shentsize"])
-        if start == 0:
+        layout = self._structs.Elf_Shdr
+        if start == 0 or entry_size != layout.sizeof() or start + entry_size > self.size:
             return 0, 0
-        layout = self._elf.structs.Elf_Shdr
-        if entry_size != layout.sizeof():
-            raise ElfError(f"its section headers have {entry_size} bytes; the file is damaged")
-        self._inside("section header table", start, max(count, 1) * entry_size)
         if count == 0:  # more than 0xff00 sections: the first header holds the number (gABI, "Section Header")
             count = int(_parsed(struct_parse, layout, self._file, start)["sh_size"])
-            self._inside("section header table", start, count * entry_size)
+        if count > _SECTION_LIMIT or start + count * entry_size > self.size:
+            return 0, 0
         return start, count
-
-    def _inside(self, what: str, offset: int, size: int) -> None:
-        if offset + size > self.size:
-            raise ElfError(
-                f"its {what} reaches to byte {offset + size}, but the file ends at byte {self.size}; "
-                "it is cut off or damaged"
-            )
 
 
 def _parsed(parse: Any, *arguments: Any) -> Any:

@@ -71,34 +71,30 @@ MACHINES: dict[str, Machine] = {
 """By the name of `e_machine`. A new machine is one line here, one in the table of tests and one in the docs."""
 
 
-def x86_64_variant(notes: bytes, alignment: int) -> str | None:
+def x86_64_variant(notes: bytes) -> str | None:
     """The micro-architecture level that a program says it needs.
 
     Args:
-        notes: the bytes of a PT_GNU_PROPERTY or PT_NOTE segment.
-        alignment: of the segment's notes, 4 or 8.
+        notes: the bytes of a PT_GNU_PROPERTY or PT_NOTE segment. The kernel does not read them: what cannot be read
+            states nothing.
 
     Returns:
         "v2", "v3", "v4", or None for the baseline (x86-64 psABI, "Micro-Architecture Levels" and
-        GNU_PROPERTY_X86_ISA_1_NEEDED).
-
-    Raises:
-        ElfError: the notes run past their end, or name a level that is not known.
+        GNU_PROPERTY_X86_ISA_1_NEEDED). A level above the known ones counts as the highest.
     """
     # Own reading, not pyelftools': that believes the sizes in the notes and would read gigabytes for a damaged one.
     levels = 0
     offset = 0
     while len(notes) - offset >= 12:
         name_size, size, kind = (_word(notes, offset + 4 * index) for index in range(3))
+        is_property = kind == 5 and notes[offset + 12 : offset + 12 + name_size] == b"GNU\0"  # NT_GNU_PROPERTY_TYPE_0
+        # Properties are aligned to 8, all other notes to 4; mold puts both into one segment of the larger alignment.
+        alignment = 8 if is_property else 4
         start = offset + _aligned(12 + name_size, alignment)
-        if start + size > len(notes):
-            raise ElfError("a note runs past its segment; the file is damaged")
-        if kind == 5 and notes[offset + 12 : offset + 12 + name_size] == b"GNU\0":  # NT_GNU_PROPERTY_TYPE_0
+        if is_property:
             levels |= _isa_needed(notes[start : start + size])
         offset = start + _aligned(size, alignment)
-    if levels >> 4:
-        raise ElfError(f"it needs an unknown micro-architecture level of x86-64 (mask {levels:#x})")
-    return f"v{levels.bit_length()}" if levels > 1 else None
+    return f"v{min(levels.bit_length(), 4)}" if levels > 1 else None
 
 
 def _isa_needed(properties: bytes) -> int:
@@ -106,11 +102,7 @@ def _isa_needed(properties: bytes) -> int:
     offset = 0
     while len(properties) - offset >= 8:
         kind, size = _word(properties, offset), _word(properties, offset + 4)
-        if offset + 8 + size > len(properties):
-            raise ElfError("a property runs past its note; the file is damaged")
-        if kind == 0xC0008002:  # GNU_PROPERTY_X86_ISA_1_NEEDED
-            if size != 4:
-                raise ElfError(f"the property for the micro-architecture level has {size} bytes, not 4")
+        if kind == 0xC0008002 and size == 4 and offset + 12 <= len(properties):  # GNU_PROPERTY_X86_ISA_1_NEEDED
             levels |= _word(properties, offset + 8)
         offset += _aligned(8 + size, 8)
     return levels
@@ -131,29 +123,42 @@ def arm_variant(attributes: bytes) -> str | None:
         attributes: the bytes of the .ARM.attributes section (Arm ABI, Addenda, "Build Attributes").
 
     Returns:
-        "v5", "v6", "v7", "v8", or None when the section has no Tag_CPU_arch (Go's linker writes none).
+        "v5", "v6", "v7", "v8", or None when the section has no Tag_CPU_arch (Go's linker writes none), or is damaged:
+        the kernel does not read it.
 
     Raises:
-        ElfError: a damaged section, or one for a microcontroller that runs no Linux programs.
+        ElfError: it is for a microcontroller that runs no Linux programs.
     """
-    # Own reading, not pyelftools': a subsection of length 0 keeps that in a loop without end.
-    if attributes[:1] != b"A":
-        raise ElfError("the section .ARM.attributes has an unknown format; the file is damaged")
-    found: dict[int, int] = {}
-    offset = 1
-    while offset < len(attributes):
-        length = _word(attributes, offset) if offset + 4 <= len(attributes) else 0
-        if length < 5 or offset + length > len(attributes):
-            raise ElfError("the section .ARM.attributes is cut off; the file is damaged")
-        vendor, _, rest = attributes[offset + 4 : offset + length].partition(b"\0")
-        if vendor == b"aeabi":
-            found |= _file_attributes(rest)
-        offset += length
+    try:
+        found = _read_attributes(attributes)
+    except _DamagedError:
+        return None
     if 6 not in found:  # Tag_CPU_arch
         return None
     if found.get(7) == ord("M") or found[6] not in _ARM_VARIANTS:  # Tag_CPU_arch_profile
         raise ElfError(f"it is built for an ARM that runs no Linux programs (Tag_CPU_arch {found[6]})")
     return _ARM_VARIANTS[found[6]]
+
+
+class _DamagedError(Exception):
+    """Attributes that cannot be read."""
+
+
+def _read_attributes(attributes: bytes) -> dict[int, int]:
+    # Own reading, not pyelftools': a subsection of length 0 keeps that in a loop without end.
+    if attributes[:1] != b"A":
+        raise _DamagedError
+    found: dict[int, int] = {}
+    offset = 1
+    while offset < len(attributes):
+        length = _word(attributes, offset) if offset + 4 <= len(attributes) else 0
+        if length < 5 or offset + length > len(attributes):
+            raise _DamagedError
+        vendor, _, rest = attributes[offset + 4 : offset + length].partition(b"\0")
+        if vendor == b"aeabi":
+            found |= _file_attributes(rest)
+        offset += length
+    return found
 
 
 def _file_attributes(data: bytes) -> dict[int, int]:
@@ -163,7 +168,7 @@ def _file_attributes(data: bytes) -> dict[int, int]:
     while offset < len(data):
         tag, length = data[offset], _word(data, offset + 1) if offset + 5 <= len(data) else 0
         if length < 5 or offset + length > len(data):
-            raise ElfError("the section .ARM.attributes is cut off; the file is damaged")
+            raise _DamagedError
         if tag == 1:  # Tag_File
             found |= _attributes(data[offset + 5 : offset + length])
         offset += length
@@ -182,7 +187,7 @@ def _attributes(data: bytes) -> dict[int, int]:
         if text:
             end = data.find(b"\0", offset)
             if end < 0:
-                raise ElfError("the section .ARM.attributes is cut off; the file is damaged")
+                raise _DamagedError
             offset = end + 1
     return found
 
@@ -196,7 +201,7 @@ def _uleb128(data: bytes, offset: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, offset + index + 1
-    raise ElfError("the section .ARM.attributes holds a number without end; the file is damaged")
+    raise _DamagedError
 
 
 def _word(data: bytes, offset: int) -> int:

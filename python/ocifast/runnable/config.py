@@ -157,7 +157,10 @@ def _base_config(base: Image | None) -> dict[str, Any]:
     if base is None:
         return {}
     _ = base.config  # the types of all fields that are used below are checked here
-    found: dict[str, Any] = msgspec.json.decode(base.config_raw, type=dict[str, Any])
+    try:
+        found: dict[str, Any] = msgspec.json.decode(base.config_raw, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{base.name}: config is not valid: {error}", reference=base.name) from None
     return found
 
 

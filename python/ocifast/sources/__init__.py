@@ -77,6 +77,14 @@ class Source(Protocol):
         """
         ...
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether a child manifest or index is there, as far as that is known without asking a server.
+
+        Layouts and archives may leave out the images of an index that their writer had not got. A registry has all that
+        its indexes name: True.
+        """
+        ...
+
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
         """Opens a config or a layer. Nothing has been read when this returns, but for what opening takes.
 

@@ -101,6 +101,10 @@ class DockerArchiveSource:
         raw = read_small(self.blob(descriptor), descriptor, MANIFEST_LIMIT, name=self.name)
         return parse_document(raw, descriptor.media_type, name=f"{self.name}: manifest {descriptor.digest}")
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether the archive has it (see `Source.holds`)."""
+        return self._members.find("/".join(blob_parts(descriptor.digest))) is not None
+
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob:
         """The config or a layer, as a slice of the archive (see `Source.blob`)."""
         found = self._blobs.get(descriptor.digest) or self._members.find("/".join(blob_parts(descriptor.digest)))

@@ -131,7 +131,7 @@ class DockerArchiveDestination:
             self._tar.discard()
 
     def _check_complete(self, manifest: Manifest) -> None:
-        known = manifest.artifact_type is None and manifest.config.digest in self._small
+        known = manifest.config.digest in self._small
         if not known or any(layer.digest in self._small for layer in manifest.layers):
             kind = manifest.artifact_type or manifest.config.media_type
             raise NotAnImageError(f"{self.name}: a Docker archive holds images, and this is an artifact of type {kind}")

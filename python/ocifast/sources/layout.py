@@ -121,6 +121,10 @@ class LayoutSource:
         raw = read_small(self.blob(descriptor), descriptor, MANIFEST_LIMIT, name=self.name)
         return parse_document(raw, descriptor.media_type, name=f"{self.name}: manifest {descriptor.digest}")
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether there is a file of this digest (see `Source.holds`); a damaged one is there."""
+        return self.size_of(descriptor.digest) is not None
+
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob:
         """A blob as a slice of a local file (see `Source.blob`)."""
         found = self._files.find(*blob_parts(descriptor.digest))

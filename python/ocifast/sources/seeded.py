@@ -47,6 +47,10 @@ class SeededSource:
         layout = self._holder(descriptor)
         return (layout or self._source()).document(descriptor)
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """What no layout has, the registry has (see `Source.holds`)."""
+        return True
+
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
         """A blob (see `Source.blob`)."""
         layout = self._holder(descriptor)

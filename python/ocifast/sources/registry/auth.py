@@ -312,7 +312,7 @@ class Authenticator:
     def _decode(self, realm: httpx.URL, body: bytes, started: float) -> _Token:
         try:
             answer = msgspec.json.decode(body, type=_TokenAnswer)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             answer = _TokenAnswer()
         value = answer.token or answer.access_token
         if not value or not value.isascii() or not value.isprintable() or " " in value:

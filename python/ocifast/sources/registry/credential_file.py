@@ -78,7 +78,7 @@ class CredentialFile:
             raise FileError(f"cannot read the credentials in {path}: {error.strerror}", path=str(path)) from error
         try:
             content = json.loads(raw) if raw.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             # The cause's text would quote the file.
             raise FileError(f"cannot read the credentials in {path}: it is not JSON", path=str(path)) from None
         if not isinstance(content, dict):

@@ -218,7 +218,7 @@ def _ask_helper(helper: str, key: str, timeout: float) -> Credential | None:
     try:
         fields = json.loads(answer)
         username, secret = str(fields["Username"]), str(fields["Secret"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise AuthenticationError(f"the answer of {_program(helper)} is not a credential", helper=helper) from None
     if not secret:
         return None

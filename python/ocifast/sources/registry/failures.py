@@ -48,7 +48,7 @@ def said_by(body: bytes) -> str:
     try:
         errors = msgspec.json.decode(body)["errors"]
         said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors[:3]]
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
     return _one_line("; ".join(filter(None, said)))
 

@@ -157,7 +157,7 @@ def _read(path: Path) -> list[_Rule]:
         return [_parse(table) for table in tables]
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise FileError(f"{path} does not configure registries: {error}", path=str(path)) from None
 
 

@@ -21,6 +21,8 @@ from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, Index
 __all__ = ["add_to_fallback", "fallback_tag", "list_referrers", "subject_of"]
 
 _PAGES = 1000
+_LIST_LIMIT = 64 << 20
+"""Most bytes of all pages of a list of referrers."""
 _fallback_lock = threading.Lock()
 
 
@@ -52,11 +54,17 @@ def list_referrers(origin: Origin, digest: str) -> tuple[Descriptor, ...]:
     _core.check_digest(digest)
     target: str | httpx.URL = f"/v2/{origin.repository}/referrers/{digest}"
     found: dict[str, Descriptor] = {}
+    total = 0
     for _ in range(_PAGES):
         page = _get(origin, target)
         if page is None:
             break
         index, following = _decode_index(origin, page[1]), origin.client.next_page(origin.name, page[0])
+        total += len(page[1])
+        if total > _LIST_LIMIT:
+            raise RegistryError(
+                f"{origin.name}: the list of referrers is longer than {_LIST_LIMIT >> 20} MiB", reference=origin.name
+            )
         found.update((each.digest, each) for each in index.manifests)
         if following is None:
             return tuple(found.values())
@@ -121,12 +129,12 @@ def _decode_index(origin: Origin, raw: bytes) -> Index:
         raise DocumentError(f"{origin.name}: the list of referrers is longer than {MANIFEST_LIMIT >> 20} MiB")
     try:
         return msgspec.json.decode(raw, type=Index)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise DocumentError(f"{origin.name}: the list of referrers is not an index: {error}") from None
 
 
 def _decode(document: Document) -> _Subject:
     try:
         return msgspec.json.decode(document.raw, type=_Subject)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise DocumentError(f"the manifest {document.digest} is not valid: {error}") from None

@@ -14,6 +14,8 @@ __all__ = ["check_login", "delete_manifest", "list_tags"]
 
 _PAGE_LIMIT = 4 << 20
 _PAGES = 10_000
+_LIST_LIMIT = 128 << 20
+"""Most bytes of all pages of a list of tags, some millions of tags: a list that never ends fills no memory."""
 
 
 class _Tags(msgspec.Struct):
@@ -36,6 +38,7 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
         tags: dict[str, None] = {}
         target: str | httpx.URL = f"/v2/{reference.repository}/tags/list?n=1000"
         seen: set[str] = set()
+        total = 0
         for _ in range(_PAGES):
             response, body = client.get(
                 target,
@@ -51,6 +54,13 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
                     reference=reference.name,
                 )
             page = _decode(reference.name, body)
+            total += len(body)
+            if total > _LIST_LIMIT:
+                raise RegistryError(
+                    f"{reference.name}: the list of tags is longer than {_LIST_LIMIT >> 20} MiB,"
+                    f" after {len(tags)} tags",
+                    reference=reference.name,
+                )
             tags.update(dict.fromkeys(page))
             following = client.next_page(reference.name, response)
             if following is None:
@@ -134,5 +144,5 @@ def _decode(name: str, body: bytes) -> list[str]:
         raise RegistryError(f"{name}: a page of its tags is longer than {_PAGE_LIMIT >> 20} MiB", reference=name)
     try:
         return msgspec.json.decode(body, type=_Tags).tags or []
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         raise RegistryError(f"{name}: what the registry sends is no list of tags", reference=name) from None

@@ -88,6 +88,10 @@ class RegistrySource:
             )
         return self._from_first(lambda origin: self._fetch_child(origin, descriptor))
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """True: a registry takes an index only with all that it names (see `Source.holds`)."""
+        return True
+
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> RegistryBlob:
         """A config or a layer; requested when it is iterated. See `ocifast.sources.Source.blob`.
 
