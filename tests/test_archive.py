@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -18,6 +20,7 @@ from ocifast.errors import (
     DocumentError,
     FileError,
     ImageNotFoundError,
+    LimitError,
     OcifastError,
     UsageError,
 )
@@ -37,7 +40,7 @@ from tests.support.images import (
     write_oci_archive,
 )
 from tests.support.layers import TarBuilder
-from tests.support.run import run
+from tests.support.run import COMMAND, attempt, run
 
 IMAGE = build_image(
     [
@@ -78,9 +81,14 @@ def test_a_compressed_archive_is_unpacked_beside(tmp_path: Path, monkeypatch: py
     archive = write_oci_archive(tmp_path / "a.tar", {"app": IMAGE})
     run("gzip", "-k", archive)
     run("zstd", "-q", archive)
+    # As xz and bzip2 write with several threads: many streams, padded.
+    data = archive.read_bytes()
+    for tool, suffix, padding in (("xz", ".xz", bytes(8)), ("bzip2", ".bz2", b"")):
+        halves = run(tool, "-c", stdin=data[:100_000]) + padding + run(tool, "-c", stdin=data[100_000:]) + padding
+        archive.with_name(archive.name + suffix).write_bytes(halves)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    for suffix in (".gz", ".zst"):
+    for suffix in (".gz", ".zst", ".xz", ".bz2"):
         image = ocifast.open(f"oci-archive:{archive}{suffix}")
         assert len(listing(tmp_path / "tmp")) == 1
         image.close()
@@ -158,10 +166,18 @@ def broken(kind: str, whole: bytes) -> bytes:
             return TarBuilder().file("etc/passwd", b"root").build()
         case "cut gzip":
             return gzip.compress(whole)[:-100]
-        case "xz":
-            return run("xz", "-c", stdin=whole)
-        case "bzip2":
-            return run("bzip2", "-c", stdin=whole)
+        case "cut xz":
+            return run("xz", "-c", stdin=whole)[:-100]
+        case "damaged xz":
+            return (packed := run("xz", "-c", stdin=whole))[:100] + b"xxxxxxxx" + packed[108:]
+        case "text after xz":
+            return run("xz", "-c", stdin=whole) + b"text"
+        case "cut bzip2":
+            return run("bzip2", "-c", stdin=whole)[:-100]
+        case "damaged bzip2":
+            return (packed := run("bzip2", "-c", stdin=whole))[:100] + b"xxxxxxxx" + packed[108:]
+        case "xz in gzip":
+            return gzip.compress(run("xz", "-c", stdin=whole))
         case _:
             raise AssertionError(kind)
 
@@ -178,8 +194,12 @@ BROKEN = {
     "too many": (DocumentError, "more than 50000 members; this is no image archive"),
     "other": (ImageNotFoundError, "the file has no oci-layout; it is no image archive"),
     "cut gzip": (CompressionError, ""),
-    "xz": (DocumentError, "the archive is compressed with xz; unpack it first, with xz -d"),
-    "bzip2": (DocumentError, "the archive is compressed with bzip2; unpack it first, with bzip2 -d"),
+    "cut xz": (CompressionError, "the xz stream is damaged: it ends early"),
+    "damaged xz": (CompressionError, "the xz stream is damaged: "),
+    "text after xz": (CompressionError, "the xz stream is damaged: "),
+    "cut bzip2": (CompressionError, "the bzip2 stream is damaged: it ends early"),
+    "damaged bzip2": (CompressionError, "the bzip2 stream is damaged: "),
+    "xz in gzip": (OcifastError, ""),
 }
 
 
@@ -207,8 +227,101 @@ def test_a_file_of_another_kind_is_told_its_prefix(tmp_path: Path) -> None:
         ocifast.open(f"oci-archive:{tmp_path}")
     with pytest.raises(ImageNotFoundError, match="there is no file "):
         ocifast.open(f"oci-archive:{tmp_path}/none.tar")
-    with pytest.raises(DocumentError, match="is not a regular file; save it as one first"):
+    with pytest.raises(DocumentError, match="/dev/null is neither a file nor a pipe"):
         ocifast.open("oci-archive:/dev/null")
+
+
+def test_what_xz_unpacks_to_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocifast.sources.unpacked._RATIO_FROM", 1 << 20)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    for tool in ("xz", "bzip2"):
+        (tmp_path / "a.tar").write_bytes(run(tool, "-c", stdin=bytes(64 << 20)))
+        with pytest.raises(LimitError, match=r"bytes decompress to [0-9]+, more than 2000 times as many"):
+            ocifast.open(f"oci-archive:{tmp_path}/a.tar")
+        assert listing(tmp_path / "tmp") == []
+
+
+def test_without_the_module_of_a_compression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_oci_archive(tmp_path / "a.tar", IMAGE)
+    run("xz", archive)
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(DocumentError, match="is compressed with xz, and this Python has no lzma; unpack it first"):
+        ocifast.open(f"oci-archive:{archive}.xz")
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+@pytest.mark.parametrize("compression", ["cat", "gzip -c", "zstd -qc", "xz -c", "bzip2 -c"])
+def test_an_archive_from_a_pipe(kind: str, compression: str, tmp_path: Path) -> None:
+    """Standard input by either name, and a named pipe; nothing stays in the temporary folder."""
+    if kind == "oci-archive":
+        archive = write_oci_archive(tmp_path / "a.tar", {"app": IMAGE})
+    else:
+        archive = write_docker_archive(tmp_path / "a.tar", {"app:1": IMAGE})
+    packed = run(*compression.split(), stdin=archive.read_bytes())
+    for folder in ("tmp", "out"):
+        (tmp_path / folder).mkdir()
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for number, place in enumerate(("-", "/dev/stdin", str(fifo))):
+        words = [str(COMMAND), "compile", "-q", "--no-cache", f"{kind}:{place}", str(tmp_path / f"out/{number}.tar")]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+            if place == str(fifo):
+                fifo.write_bytes(packed)
+            _, said = process.communicate(packed if place != str(fifo) else None, timeout=60)
+        assert (process.returncode, said) == (0, b"")
+    assert listing(tmp_path / "tmp") == []
+    assert len({(tmp_path / f"out/{number}.tar").read_bytes() for number in range(3)}) == 1
+
+
+def test_a_name_within_an_archive_from_a_pipe(tmp_path: Path) -> None:
+    archive = write_oci_archive(tmp_path / "a.tar", {"one": IMAGE, "many": MANY})
+    for suffix, digest in {":one": IMAGE.digest, f"@{MANY.digest}": MANY.digest}.items():
+        done = attempt(COMMAND, "inspect", "--raw", f"oci-archive:-{suffix}", stdin=archive.read_bytes())
+        assert digest_of(done.stdout) == digest
+
+
+def test_no_room_for_what_comes_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_oci_archive(tmp_path / "a.tar", IMAGE)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    monkeypatch.setattr("os.dup", lambda fd: os.open(archive, os.O_RDONLY))
+    with pytest.raises(FileError, match=r"oci-archive:-: cannot unpack it in .*/not there: No such file"):
+        ocifast.open("oci-archive:-")
+
+
+def test_an_archive_without_a_version(tmp_path: Path) -> None:
+    """As ocipkg 0.4 writes it; skopeo and buildah read it."""
+    archive = TarBuilder()
+    for name, data in layout_files({"app": IMAGE}).items():
+        if name != "oci-layout":
+            archive.file(name, data)
+    (tmp_path / "a.tar").write_bytes(archive.build())
+    assert contents(f"oci-archive:{tmp_path}/a.tar") == expected()
+
+
+NOWHERE = [b"", b"{", b"[" * 100_000, b'{"schemaVersion":2,"manifests":[]}', b"missing", b"null"]
+
+
+@pytest.mark.parametrize("index", NOWHERE, ids=lambda index: index[:8].decode())
+def test_an_index_that_leads_nowhere_gives_way_to_dockers_list(index: bytes, tmp_path: Path) -> None:
+    files = layout_files({"app": IMAGE})
+    if index == b"missing":
+        absent = build_image([TarBuilder().file("absent")])
+        index = as_json({"schemaVersion": 2, "manifests": [absent.descriptor()]})
+    config = "blobs/" + IMAGE.manifest["config"]["digest"].replace(":", "/")
+    layers = ["blobs/" + layer.digest.replace(":", "/") for layer in IMAGE.layers]
+    listed = [{"Config": config, "RepoTags": ["app:1"], "Layers": layers}]
+    archive = TarBuilder()
+    for name, data in {**files, "index.json": index, "manifest.json": as_json(listed)}.items():
+        archive.file(name, data)
+    (tmp_path / "a.tar").write_bytes(archive.build())
+    for kind in ("oci-archive", "docker-archive"):
+        for suffix in ("", ":app:1", ":1"):
+            with ocifast.open(f"{kind}:{tmp_path}/a.tar{suffix}") as image:
+                assert [layer.digest for layer in image.layers] == [layer.digest for layer in IMAGE.layers]
+    with pytest.raises(OcifastError, match=r"there is no docker\.io/library/app:2"):
+        ocifast.open(f"oci-archive:{tmp_path}/a.tar:app:2")
 
 
 def test_a_written_archive_is_the_same_every_time(tmp_path: Path) -> None:

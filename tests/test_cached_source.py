@@ -53,6 +53,9 @@ class Flaky:
         self.asked.append("root")
         return Document(IMAGE.media_type, IMAGE.raw)
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        return True
+
     def document(self, descriptor: Descriptor) -> Document:
         self.asked.append("document")
         return Document(IMAGE.media_type, IMAGE.raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +198,10 @@ def broken(kind: str) -> dict[str, bytes | str]:
             listed = [{"Config": 1}]
         case "config is missing":
             del members[config]
-        case "config is another":
-            members[config] = raw.replace(b"amd64", b"arm64")
+        case "config in a layout is another":
+            del members[config]
+            members[f"blobs/sha256/{HEX}"] = raw.replace(b"amd64", b"arm64")
+            listed = [saved(f"blobs/sha256/{HEX}", layers)]
         case "config is no JSON":
             members = {**members, "c.json": b"{"}
             listed = [saved("c.json", layers)]
@@ -220,10 +222,10 @@ HEX = CONFIG.removeprefix("sha256:")
 BROKEN = {
     "no images": (ImageNotFoundError, "the archive holds no image"),
     "an object": (DocumentError, "manifest.json is not valid: Expected `array`, got `object`"),
-    "no Config": (DocumentError, "manifest.json is not valid: Object missing required field `Config` - at `$[0]`"),
-    "a number": (DocumentError, "manifest.json is not valid: Expected `str`, got `int` - at `$[0].Config`"),
+    "no Config": (DocumentError, "manifest.json is not valid: Object missing required field `config` - at `$[0]`"),
+    "a number": (DocumentError, "manifest.json is not valid: Expected `str`, got `int` - at `$[0].config`"),
     "config is missing": (BlobNotFoundError, f"the config '{HEX}.json' is missing"),
-    "config is another": (DigestMismatchError, f"a config's digest should be {CONFIG}, but is sha256:"),
+    "config in a layout is another": (DigestMismatchError, f"a config's digest should be {CONFIG}, but is sha256:"),
     "config is no JSON": (DocumentError, "config is not a valid ImageConfig: Input data was truncated"),
     "config is a link to the host": (BlobNotFoundError, f"the config '{HEX}.json' is missing"),
     "layer is missing": (BlobNotFoundError, f"the layer '2.tar' ({DIFF_IDS[1]}) is missing"),
@@ -240,6 +242,99 @@ def test_what_is_wrong_with_an_archive_is_named(kind: str, tmp_path: Path) -> No
     expected, message = BROKEN[kind]
     assert isinstance(caught.value, expected)
     assert caught.value.message.startswith(f"docker-archive:{archive}: {message}")
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.swapcase])
+def test_field_names_in_any_case(change: Callable[[str], str], tmp_path: Path) -> None:
+    """As old versions of jib write them, and as Docker takes them."""
+    listed = [{change(field): value for field, value in saved("c.json", ["1.tar", "2.tar"], "app:1").items()}]
+    members = {"1.tar": ONE, "2.tar": TWO, "c.json": config_of(PLAIN), "manifest.json": as_json(listed)}
+    write(tmp_path / "d.tar", members)
+    assert contents(f"docker-archive:{tmp_path}/d.tar:app:1") == AS_SAVED
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", digest_of(b"before it was edited")[7:] + ".json", "sha256:" + "0" * 64]
+)
+def test_the_name_of_a_config_promises_nothing(name: str, tmp_path: Path) -> None:
+    listed = [saved(name, ["1.tar", "2.tar"])]
+    write(tmp_path / "d.tar", {"1.tar": ONE, "2.tar": TWO, name: config_of(PLAIN), "manifest.json": as_json(listed)})
+    assert contents(f"docker-archive:{tmp_path}/d.tar") == AS_SAVED
+
+
+def test_a_bare_tag(tmp_path: Path) -> None:
+    write_docker_archive(tmp_path / "d.tar", {"app:1": PLAIN, "r.io/app:2": MIXED, "x/y": MIXED, "z": MIXED})
+    with ocifast.open(f"docker-archive:{tmp_path}/d.tar:2") as image:
+        assert image.manifest.config.digest == MIXED.manifest["config"]["digest"]
+    for tag in ("latest", "3"):
+        with pytest.raises(ImageNotFoundError, match=f"there is no docker.io/library/{tag}:latest"):
+            ocifast.open(f"docker-archive:{tmp_path}/d.tar:{tag}")
+
+
+A, B = "a" * 64, "b" * 64
+OLD_FIELDS = {"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/one"]}, "created": "2014-01-01T00:00:00Z"}
+
+
+def old(**changes: Any) -> dict[str, bytes | str]:
+    """What Docker before 1.10 wrote: two layers, the upper one of which has three names."""
+    members: dict[str, bytes | str] = {
+        "repositories": as_json({"app": {"1": B, "latest": B}, "r.io/base": {"old": A}, "x": {"y": B}}),
+        f"{A}/VERSION": b"1.0",
+        f"{A}/json": as_json({**OLD_FIELDS, "id": A, "Size": len(ONE)}),
+        f"{A}/layer.tar": ONE,
+        f"{B}/VERSION": b"1.0",
+        f"{B}/json": as_json({**OLD_FIELDS, "id": B, "parent": A, "Size": len(TWO), "throwaway": True}),
+        f"{B}/layer.tar": TWO,
+    }
+    members.update({name.replace("A_", f"{A}/").replace("B_", f"{B}/"): data for name, data in changes.items()})
+    return {name: data for name, data in members.items() if data is not None}
+
+
+def test_an_archive_of_docker_before_1_10(tmp_path: Path) -> None:
+    where = f"docker-archive:{write(tmp_path / 'd.tar', old())}"
+    for suffix in (":app:1", ":app", ":x:y", ":@0"):
+        assert contents(where + suffix) == AS_SAVED
+    with ocifast.open(f"{where}:r.io/base:old") as image, image.flatten() as tree:
+        assert [entry.path for entry in tree] == ["/", "/one"]
+        assert json.loads(image.config_raw) == {**OLD_FIELDS, "rootfs": {"type": "layers", "diff_ids": [DIFF_IDS[0]]}}
+        assert str(image.platform) == "linux/amd64"
+    with pytest.raises(ImageReferenceError, match=r"the archive holds 2 images; name one of app:1, app:latest, x:y, r"):
+        ocifast.open(where)
+    move(f"{where}:app:1", f"oci:{tmp_path}/out:1")
+    with ocifast.open(f"oci:{tmp_path}/out:1") as image:
+        assert image.diff_ids == DIFF_IDS
+
+
+OLD_BROKEN: dict[str, tuple[dict[str, Any], type[OcifastError], str]] = {
+    "no JSON": ({"repositories": b"{"}, DocumentError, "repositories is not valid: "),
+    "deep": ({"repositories": b"[" * 100_000}, DocumentError, "repositories is not valid: "),
+    "empty": ({"repositories": b"{}"}, ImageNotFoundError, "the archive has 0 images"),
+    "no layer": ({"A_layer.tar": None}, BlobNotFoundError, f"the layer '{A}' has no layer.tar"),
+    "no json": ({"A_json": None}, BlobNotFoundError, f"the layer '{A}' has no json"),
+    "a circle": ({"A_json": as_json({"parent": B})}, DocumentError, f"the chain of layers below '{B}' has no end"),
+    "a parent that is none": ({"A_json": b'{"parent": 5}'}, DocumentError, f"{A}/json names no parent but 5"),
+    "json is none": ({"A_json": b"x"}, DocumentError, f"{A}/json is not valid: "),
+    "fields of other types": (
+        {"B_json": b'{"os": 5}'},
+        DocumentError,
+        f"{B}/json is not a valid ImageConfig",
+    ),
+    "compressed": ({"B_layer.tar": Layer(TWO).blob}, DocumentError, f"{B}/layer.tar is compressed, and its diff ID"),
+    "a parent outside": (
+        {"A_json": b'{"parent": "../../etc"}'},
+        BlobNotFoundError,
+        "the layer '../../etc' has no json",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OLD_BROKEN)
+def test_what_is_wrong_with_an_old_archive_is_named(kind: str, tmp_path: Path) -> None:
+    changes, expected, message = OLD_BROKEN[kind]
+    archive = write(tmp_path / "d.tar", old(**changes))
+    with pytest.raises(expected) as caught:
+        ocifast.open(f"docker-archive:{archive}:@0")
+    assert caught.value.message.startswith(f"docker-archive:{archive}:@0: {message}")
 
 
 def test_an_oci_archive_is_told_its_prefix(tmp_path: Path) -> None:

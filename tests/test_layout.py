@@ -78,10 +78,10 @@ def test_an_image_is_read_by_tag_by_digest_and_alone(tmp_path: Path) -> None:
     # A child of an index has no entry of its own, but a digest.
     assert read(f"oci:{tmp_path}@{MANY.children[1].digest}").raw == MANY.children[1].raw
     assert failure(f"oci:{tmp_path}").message == (
-        f"oci:{tmp_path}: the layout holds several images; name one of one, two"
+        f"oci:{tmp_path}: the layout holds several images; name one of one, two, @{MANY.digest}"
     )
     assert failure(f"oci:{tmp_path}:three").message == (
-        f"oci:{tmp_path}:three: there is no 'three'; the layout has one, two"
+        f"oci:{tmp_path}:three: there is no 'three'; the layout has one, two, @{MANY.digest}"
     )
     edit_index(tmp_path, lambda index: index["manifests"].__delitem__(slice(1, None)))
     assert read(f"oci:{tmp_path}").raw == ONE.raw
@@ -165,8 +165,9 @@ def break_layout(folder: Path, kind: str) -> None:
         case "file":
             run("rm", "-r", folder)
             folder.touch()
-        case "no oci-layout":
+        case "no oci-layout and no index.json":
             (folder / "oci-layout").unlink()
+            (folder / "index.json").unlink()
         case "no index.json":
             (folder / "index.json").unlink()
         case "version":
@@ -201,21 +202,31 @@ def break_layout(folder: Path, kind: str) -> None:
             config.write_bytes(config.read_bytes().replace(b"linux", b"Linux"))
         case "layer is missing":
             layer.unlink()
-        case "layer is a link":
-            layer.rename(folder / "elsewhere")
-            layer.symlink_to(folder / "elsewhere")
+        case "layer is a link out":
+            layer.rename(folder.parent / "elsewhere")
+            layer.symlink_to(folder.parent / "elsewhere")
+        case "layer is a link to a FIFO":
+            layer.unlink()
+            os.mkfifo(folder.parent / layer.name)
+            layer.symlink_to(folder.parent / layer.name)
+        case "layer is a link to a device":
+            layer.unlink()
+            layer.symlink_to("/dev/zero")
+        case "layer is a link to itself":
+            layer.unlink()
+            layer.symlink_to(layer.name)
+        case "layer is a link to nothing":
+            layer.unlink()
+            layer.symlink_to("nothing")
         case "layer is a FIFO":
             layer.unlink()
             os.mkfifo(layer)
         case "layer is a folder":
             layer.unlink()
             layer.mkdir()
-        case "blobs is a link":
-            (folder / "blobs").rename(folder / "elsewhere")
-            (folder / "blobs").symlink_to(folder / "elsewhere")
-        case "index.json is a link":
-            (folder / "index.json").rename(folder / "elsewhere")
-            (folder / "index.json").symlink_to(folder / "elsewhere")
+        case "index.json is a link out":
+            (folder / "index.json").rename(folder.parent / "index.json")
+            (folder / "index.json").symlink_to("../index.json")
         case _:
             raise AssertionError(kind)
 
@@ -225,7 +236,10 @@ MANIFEST = len(TWO.raw)
 BROKEN = {
     "no folder": (ImageNotFoundError, "there is no folder {0}"),
     "file": (ImageNotFoundError, "{0} is a file; a layout is a folder (an archive is written oci-archive:{0})"),
-    "no oci-layout": (ImageNotFoundError, "oci:{0}: this is not an OCI image layout, it has no file oci-layout"),
+    "no oci-layout and no index.json": (
+        ImageNotFoundError,
+        "oci:{0}: this is not an OCI image layout, it has no file oci-layout",
+    ),
     "no index.json": (ImageNotFoundError, "oci:{0}: the layout has no index.json"),
     "version": (DocumentError, "oci:{0}: the layout's version is '2.0.0'; only 1.x is known"),
     "oci-layout is no JSON": (DocumentError, "oci:{0}: oci-layout is not JSON: JSON is malformed: invalid character"),
@@ -255,16 +269,25 @@ BROKEN = {
         f"oci:{{0}}: config: a blob's digest should be {TWO.manifest['config']['digest']}, but is sha256:",
     ),
     "layer is missing": (BlobNotFoundError, f"oci:{{0}}: blob {TWO.layers[0].digest} is missing"),
-    "layer is a link": (
+    "layer is a link out": (
         DocumentError,
-        f"oci:{{0}}: {LAYER} is a symbolic link; links inside of an image are not followed",
+        f"oci:{{0}}: {LAYER} is a symbolic link that leads out of the layout; copy it with its links followed (cp -rL)",
     ),
+    "layer is a link to a FIFO": (DocumentError, f"oci:{{0}}: {LAYER} is not a regular file"),
+    "layer is a link to a device": (
+        DocumentError,
+        f"oci:{{0}}: {LAYER} is a symbolic link that leads out of the layout",
+    ),
+    "layer is a link to itself": (
+        FileError,
+        f"oci:{{0}}: cannot read {{0}}/{LAYER}: Too many levels of symbolic links",
+    ),
+    "layer is a link to nothing": (BlobNotFoundError, f"oci:{{0}}: blob {TWO.layers[0].digest} is missing"),
     "layer is a FIFO": (DocumentError, f"oci:{{0}}: {LAYER} is not a regular file"),
     "layer is a folder": (DocumentError, f"oci:{{0}}: {LAYER} is not a regular file"),
-    "blobs is a link": (DocumentError, "is a symbolic link; links inside of an image are not followed"),
-    "index.json is a link": (
+    "index.json is a link out": (
         DocumentError,
-        "oci:{0}: index.json is a symbolic link; links inside of an image are not followed",
+        "oci:{0}: index.json is a symbolic link that leads out of the layout; copy it with its links followed (cp -rL)",
     ),
 }
 

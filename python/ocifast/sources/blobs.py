@@ -1,7 +1,7 @@
 """Blobs that stand on this machine: a slice of a file, or bytes in memory.
 
-Files of layouts and archives belong to others and may be hostile: they are opened one component at a time without
-following a link (threat: a link in an image's folder to a file or FIFO of the host), and only regular files are read.
+Files of layouts and archives belong to others and may be hostile (threat: a link in an image's folder to a file or FIFO
+of the host): a link is followed only where `open_linked` says so, and only regular files are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ocifast.errors import BlobNotFoundError, DocumentError, FileError
 from ocifast.sources import CHUNK, FileSlice
 from ocifast.spec import Descriptor
 
-__all__ = ["BytesBlob", "FileBlob", "open_beneath", "read_all"]
+__all__ = ["BytesBlob", "FileBlob", "open_beneath", "open_linked", "read_all"]
 
 
 class FileBlob:
@@ -125,6 +125,44 @@ def open_beneath(folder: Path, *parts: str, name: str) -> int:
             os.close(opened)
         raise FileError(f"{name}: cannot read {folder / shown}: {error.strerror}") from error
     return opened
+
+
+def open_linked(folder: Path, *parts: str, name: str) -> tuple[int, Path]:
+    """Opens a regular file of a layout for reading, links followed; returns its descriptor and where it is.
+
+    Links may lead to other files of the folder. A blob may stand elsewhere under its own name: that is another layout's
+    blob (bazel's rules link those of the base image), and what is read there must have the digest anyway. Nothing is
+    opened before it is known to be a regular file in such a place.
+
+    Raises:
+        FileNotFoundError: it is not there, or a link leads nowhere.
+        DocumentError: not a regular file, or a link that leads elsewhere.
+        FileError: it cannot be opened.
+    """
+    shown = "/".join(parts)
+    held = -1
+    try:
+        held = os.open(folder.joinpath(*parts), os.O_PATH | os.O_CLOEXEC)
+        status = os.fstat(held)
+        where = Path(f"/proc/self/fd/{held}").readlink()
+        is_blob = parts[0] == "blobs" and where.name == parts[-1]
+        if not is_blob and not where.is_relative_to(os.path.realpath(folder)):
+            raise DocumentError(
+                f"{name}: {shown} is a symbolic link that leads out of the layout; copy it with its links followed "
+                "(cp -rL)"
+            )
+        if not stat.S_ISREG(status.st_mode):
+            raise DocumentError(f"{name}: {shown} is not a regular file")
+        return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), where
+    except NotADirectoryError as error:
+        raise FileNotFoundError(shown) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileError(f"{name}: cannot read {folder / shown}: {error.strerror}", errno=error.errno) from error
+    finally:
+        if held >= 0:
+            os.close(held)
 
 
 def read_all(descriptor: int, limit: int, *, name: str, what: str) -> bytes:

@@ -1,17 +1,19 @@
 """Docker archives, as `docker save` writes them, read where they stand.
 
-Such a tar has `manifest.json`, which lists for every image its config and its layers; there is no image manifest. Three
-generations exist: layers as `ID/layer.tar`, equal ones as symlinks to each other; layers as `HEX.tar` (skopeo, podman);
-and, since Docker 25, an image layout with a `manifest.json` beside. The last one has the true manifest, which is taken
-when all that it names is there. Otherwise a schema 2 manifest is made: its layers are the tars as they are, so that
-their digests are the config's diff IDs.
+Such a tar has `manifest.json`, which lists for every image its config and its layers; there is no image manifest. Four
+generations exist: `repositories` alone (see the module of that name); layers as `ID/layer.tar`, equal ones as symlinks
+to each other; layers as `HEX.tar` (skopeo, podman); and, since Docker 25, an image layout with `manifest.json` beside.
+The last one has the true manifest, which is taken when all that it names is there. Otherwise a schema 2 manifest is
+made: its layers are the tars as they are, so that their digests are the config's diff IDs.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -24,11 +26,12 @@ from ocifast.errors import (
     ImageReferenceError,
     OcifastError,
 )
-from ocifast.reference import Reference
+from ocifast.reference import DEFAULT_TAG, Reference
 from ocifast.sources import FileSlice
-from ocifast.sources.blobs import FileBlob
+from ocifast.sources.blobs import BytesBlob, FileBlob
 from ocifast.sources.layout import blob_parts
 from ocifast.sources.members import Members
+from ocifast.sources.repositories import Repositories, SavedImage
 from ocifast.sources.verify import check_bytes, read_small
 from ocifast.spec import (
     CONFIG_LIMIT,
@@ -49,27 +52,19 @@ from ocifast.spec import (
     parse_document,
 )
 
-__all__ = ["DockerArchiveSource", "SavedImage"]
+__all__ = ["DockerArchiveSource", "open_docker_archive"]
 
 LISTING_LIMIT = 16 << 20
 """Most bytes of a `manifest.json` that are read."""
 _NESTING = 3
-_HEX_NAME = re.compile(r"(?:sha256:)?(?P<hex>[0-9a-f]{64})(?:\.json)?")
-
-
-class SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
-    """One image in `manifest.json` (Docker's image specification 1.2, "Combined Image JSON + Filesystem Changeset")."""
-
-    config: str
-    layers: tuple[str, ...] | None = None
-    repo_tags: tuple[str, ...] | None = None
+_BLOB_NAME = re.compile(r"blobs/sha256/(?P<hex>[0-9a-f]{64})")
 
 
 class DockerArchiveSource:
     """One image of a Docker archive.
 
     Args:
-        path: the archive.
+        members: of the archive; closed by `close`, and by the caller when this raises.
         name: how the user wrote the place.
         reference: one of the image's `RepoTags`; `latest` when it has no tag.
         position: the image's number in `manifest.json`, from 0; with neither, the archive must hold one image.
@@ -80,17 +75,21 @@ class DockerArchiveSource:
     """
 
     def __init__(
-        self, path: Path, *, name: str, reference: Reference | None = None, position: int | None = None
+        self, members: Members, *, name: str, reference: Reference | None = None, position: int | None = None
     ) -> None:
         self.name = name
-        self._members = Members(path, name=name)
+        self._members = members
         self._blobs: dict[str, FileSlice] = {}
-        try:
-            saved = self._pick(self._images(path), reference, position)
+        self._made: dict[str, bytes] = {}
+        listing = self._members.read("manifest.json", LISTING_LIMIT)
+        if listing is not None:
+            saved = self._pick(self._images(listing), reference, position)
             self._root = self._true_manifest(saved) or self._made_manifest(saved)
-        except BaseException:
-            self.close()
-            raise
+        else:
+            old = Repositories(members, name=name)
+            saved = self._pick(old.images, reference, position)
+            config, layers = old.image(saved.config)
+            self._root = self._manifest_of(config, [self._layer(member, diff_id) for member, diff_id in layers])
 
     def root(self) -> Document:
         """The archive's own manifest, or the one made for it (see `Source.root`)."""
@@ -105,8 +104,11 @@ class DockerArchiveSource:
         """Whether the archive has it (see `Source.holds`)."""
         return self._members.find("/".join(blob_parts(descriptor.digest))) is not None
 
-    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob:
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob | BytesBlob:
         """The config or a layer, as a slice of the archive (see `Source.blob`)."""
+        made = self._made.get(descriptor.digest)
+        if made is not None:
+            return BytesBlob(made[offset : descriptor.size + 1])
         found = self._blobs.get(descriptor.digest) or self._members.find("/".join(blob_parts(descriptor.digest)))
         return FileBlob.of(found, descriptor, offset, name=self.name)
 
@@ -114,15 +116,11 @@ class DockerArchiveSource:
         """Removes what was unpacked."""
         self._members.close()
 
-    def _images(self, path: Path) -> list[SavedImage]:
-        raw = self._members.read("manifest.json", LISTING_LIMIT)
-        if raw is None:
-            hint = (
-                f"an OCI archive, write oci-archive:{path}" if self._members.find("oci-layout") else "no image archive"
-            )
-            raise ImageNotFoundError(f"{self.name}: the file has no manifest.json; it is {hint}", reference=self.name)
+    def _images(self, raw: bytes) -> list[SavedImage]:
         try:
-            return msgspec.json.decode(raw, type=list[SavedImage])
+            found = msgspec.json.decode(raw, type=list[dict[str, Any]])
+            lowered = [{field.lower(): value for field, value in image.items()} for image in found]
+            return msgspec.convert(lowered, type=list[SavedImage])
         except (ValueError, RecursionError) as error:
             raise DocumentError(f"{self.name}: manifest.json is not valid: {error}", reference=self.name) from None
 
@@ -137,6 +135,12 @@ class DockerArchiveSource:
             for image in images:
                 if any(_normal(name) == wanted for name in image.repo_tags or ()):
                     return image
+            bare = reference.repository.removeprefix("library/")
+            if reference.name == f"docker.io/library/{bare}" and reference.tag is None and "/" not in bare:
+                # What looks like a short name may be a tag.
+                tagged = [image for image in images if any(_has_tag(bare, name) for name in image.repo_tags or ())]
+                if len(tagged) == 1:
+                    return tagged[0]
             raise ImageNotFoundError(
                 f"{self.name}: there is no {reference}; the archive has {', '.join(names[:10]) or 'no names, use @0'}",
                 reference=self.name,
@@ -154,7 +158,8 @@ class DockerArchiveSource:
         found = self._members.find(saved.config)
         if raw is None or found is None:
             raise BlobNotFoundError(f"{self.name}: the config {saved.config!r} is missing", reference=self.name)
-        stated = _HEX_NAME.fullmatch(saved.config.rpartition("/")[2])
+        # In a layout a name is a digest. Elsewhere it promises nothing: Docker and all others take any.
+        stated = _BLOB_NAME.fullmatch(posixpath.normpath(saved.config))
         seen = _core.digest(raw)
         if stated is not None and seen != f"sha256:{stated['hex']}":
             raise DigestMismatchError(
@@ -176,7 +181,15 @@ class DockerArchiveSource:
                 f"{self.name}: manifest.json has {len(layers)} layers, but the config {len(diff_ids)} diff IDs",
                 reference=self.name,
             )
-        described = [self._layer(layer, diff_id) for layer, diff_id in zip(layers, diff_ids, strict=True)]
+        return self._manifest(config, [self._layer(*each) for each in zip(layers, diff_ids, strict=True)])
+
+    def _manifest_of(self, config: bytes, layers: list[Descriptor]) -> Document:
+        """The manifest of a config that was made here."""
+        descriptor = Descriptor(DOCKER_CONFIG, _core.digest(config), len(config))
+        self._made[descriptor.digest] = config
+        return self._manifest(descriptor, layers)
+
+    def _manifest(self, config: Descriptor, described: list[Descriptor]) -> Document:
         manifest = {
             "schemaVersion": 2,
             "mediaType": DOCKER_MANIFEST,
@@ -237,6 +250,34 @@ class DockerArchiveSource:
     def _holds(self, descriptor: Descriptor) -> bool:
         found = self._members.find("/".join(blob_parts(descriptor.digest)))
         return found is not None and found.length == descriptor.size
+
+
+def open_docker_archive(
+    path: Path, *, name: str, reference: Reference | None = None, position: int | None = None
+) -> DockerArchiveSource:
+    """An image of a Docker archive; `path` as `Members` takes it, the rest as `DockerArchiveSource`.
+
+    Raises:
+        ImageNotFoundError: no Docker archive, or no such image in it.
+        DocumentError, FileError: see `Members`.
+    """
+    members = Members(path, name=name)
+    try:
+        if members.find("manifest.json") is None and members.find("repositories") is None:
+            is_oci = members.find("oci-layout") is not None or members.find("index.json") is not None
+            hint = f"an OCI archive, write oci-archive:{path}" if is_oci else "no image archive"
+            raise ImageNotFoundError(f"{name}: the file has no manifest.json; it is {hint}", reference=name)
+        return DockerArchiveSource(members, name=name, reference=reference, position=position)
+    except BaseException:
+        members.close()
+        raise
+
+
+def _has_tag(tag: str, name: str) -> bool:
+    try:
+        return (Reference.parse(name).tag or DEFAULT_TAG) == tag
+    except ImageReferenceError:
+        return False
 
 
 def _normal(name: str) -> str | None:

@@ -15,7 +15,8 @@ import msgspec
 from ocifast.errors import DocumentError, ImageNotFoundError, ImageReferenceError
 from ocifast.reference import Reference
 from ocifast.sources import FileSlice
-from ocifast.sources.blobs import FileBlob, open_beneath, read_all
+from ocifast.sources.blobs import FileBlob, open_beneath, open_linked, read_all
+from ocifast.sources.names import listed, means, same_image
 from ocifast.sources.verify import check_bytes, read_small
 from ocifast.spec import (
     INDEXES,
@@ -60,26 +61,32 @@ class FolderFiles:
         self._name = name
 
     def find(self, *parts: str) -> FileSlice | None:
-        """As `Files.find`; links inside of the folder are refused."""
+        """As `Files.find`; links are followed as `open_linked` does."""
         try:
-            descriptor = open_beneath(self._folder, *parts, name=self._name)
+            descriptor, place = self._open(*parts)
         except FileNotFoundError:
             return None
         try:
-            return FileSlice(self._folder.joinpath(*parts), 0, os.fstat(descriptor).st_size)
+            return FileSlice(place, 0, os.fstat(descriptor).st_size)
         finally:
             os.close(descriptor)
 
     def read(self, *parts: str, limit: int) -> bytes | None:
         """A small file's bytes, or None when there is none."""
         try:
-            descriptor = open_beneath(self._folder, *parts, name=self._name)
+            descriptor, _ = self._open(*parts)
         except FileNotFoundError:
             return None
         return read_all(descriptor, limit, name=self._name, what="/".join(parts))
 
     def close(self) -> None:
         """Nothing is kept open."""
+
+    def _open(self, *parts: str) -> tuple[int, Path]:
+        places = [self._folder.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+        if any(place.is_symlink() for place in places):
+            return open_linked(self._folder, *parts, name=self._name)
+        return open_beneath(self._folder, *parts, name=self._name), places[-1]
 
 
 class LayoutSource:
@@ -101,7 +108,10 @@ class LayoutSource:
         self._files = files
         self._tag = tag
         self._digest = digest
-        check_layout_version(_read(files, "oci-layout", name=name), name=name)
+        # Some writers (ocipkg 0.4) leave the version out, and all other readers do without.
+        version = _read(files, "oci-layout", name=name)
+        if version is not None or files.find("index.json") is None:
+            check_layout_version(version, name=name)
 
     def root(self) -> Document:
         """The named manifest or index, verified against the digest that names it (see `Source.root`)."""
@@ -150,7 +160,8 @@ class LayoutSource:
         if raw is None:
             return None
         listing = decode_index(Document(OCI_INDEX, raw), name=f"{self.name}: index.json")
-        named = [entry for entry in listing.manifests if _same_image(str(reference), entry)]
+        wanted = str(reference)
+        named = [entry for entry in listing.manifests if any(same_image(wanted, known) for known in entry_names(entry))]
         return self.document(named[0]) if named else None
 
     def _by_digest(self, digest: str) -> Document:
@@ -200,41 +211,22 @@ def _read(files: Files, part: str, *, name: str) -> bytes | None:
 def _pick(listing: Index, tag: str | None, *, name: str) -> Descriptor | None:
     """The entry that a tag names, or the only one; None when `index.json` is one index of platforms itself."""
     entries = [entry for entry in listing.manifests if entry.media_type in MANIFESTS | INDEXES]
-    names = sorted({known for entry in entries for known in entry_names(entry)[:1]})
+    named = {known for entry in entries for known in entry_names(entry)[:1]}
+    names = [*sorted(named), *sorted({f"@{entry.digest}" for entry in entries if not entry_names(entry)})]
     if tag is None:
         if not entries:
             raise ImageNotFoundError(f"{name}: the layout holds no image", reference=name)
         if len({entry.digest for entry in entries}) == 1:
             return entries[0]
-        if len(names) <= 1 and all(entry.platform is not None for entry in entries):
+        if len(named) <= 1 and all(entry.platform is not None for entry in entries):
             return None
-        raise ImageReferenceError(f"{name}: the layout holds several images; name one of {_listed(names)}")
-    named = [entry for entry in entries if tag in entry_names(entry)] or [
-        entry for entry in entries if _same_image(tag, entry)
-    ]
-    if not named:
-        raise ImageNotFoundError(f"{name}: there is no {tag!r}; the layout has {_listed(names)}", reference=name)
-    if len({entry.digest for entry in named}) > 1:
-        raise DocumentError(f"{name}: {tag!r} names {len(named)} different images; use @DIGEST", reference=name)
-    return named[0]
-
-
-def _same_image(tag: str, entry: Descriptor) -> bool:
-    """Whether an entry's full name means what was asked for, short forms and the default tag considered."""
-    try:
-        wanted = str(Reference.parse(tag))
-    except ImageReferenceError:
-        return False
-    for known in entry_names(entry):
-        try:
-            # Without a slash it is a tag, which says nothing about the repository.
-            if "/" in known and str(Reference.parse(known)) == wanted:
-                return True
-        except ImageReferenceError:
-            continue
-    return False
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return shown or "images without a name only: use @DIGEST"
+        raise ImageReferenceError(f"{name}: the layout holds several images; name one of {listed(names)}")
+    found = [entries[position] for position in means(tag, [entry_names(entry) for entry in entries])]
+    if not found:
+        raise ImageNotFoundError(f"{name}: there is no {tag!r}; the layout has {listed(names)}", reference=name)
+    if len({entry.digest for entry in found}) > 1:
+        if not any(tag in entry_names(entry) for entry in found):
+            full = sorted({known for entry in found for known in entry_names(entry) if "/" in known})
+            raise ImageReferenceError(f"{name}: {tag!r} is the tag of several images; name one of {listed(full)}")
+        raise DocumentError(f"{name}: {tag!r} names {len(found)} different images; use @DIGEST", reference=name)
+    return found[0]

@@ -10,15 +10,14 @@ from __future__ import annotations
 import io
 import posixpath
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ocifast import _core
-from ocifast.errors import CompressionError, DocumentError, FileError
+from ocifast.errors import DocumentError, FileError
 from ocifast.sources import FileSlice
 from ocifast.sources.blobs import FileBlob
+from ocifast.sources.unpacked import Unpacked
 
 __all__ = ["Members"]
 
@@ -36,26 +35,22 @@ class _Link:
 
 
 class Members:
-    """The members of a tar by name. A compressed one is unpacked into a temporary file first.
+    """The members of a tar by name.
 
     Args:
-        path: a regular file; gzip and zstd are unpacked, other compressions refused.
+        path: as `Unpacked` takes it, and unpacked by it where that is needed.
         name: how messages call the image.
 
     Raises:
         DocumentError: no tar, damaged, or of a kind that cannot be read.
-        CompressionError: it is damaged in its compression.
-        FileError: it cannot be read, or there is no room to unpack it.
+        UsageError, CompressionError, LimitError, FileError: see `Unpacked`.
     """
 
     def __init__(self, path: Path, *, name: str) -> None:
         self._name = name
-        self._temporary: tempfile._TemporaryFileWrapper[bytes] | None = None
+        self._tar = Unpacked(path, name=name)
+        self._path = self._tar.path
         try:
-            if not path.is_file():
-                raise DocumentError(f"{name}: {path} is not a regular file; save it as one first", reference=name)
-            with path.open("rb", buffering=0) as file:
-                self._path = self._unpacked(file) or path
             with self._path.open("rb") as plain:
                 self._members = self._list(plain)
         except OSError as error:
@@ -84,29 +79,8 @@ class Members:
         return b"".join(FileBlob(found.path, found.offset, found.length, name=self._name))
 
     def close(self) -> None:
-        """Removes the temporary file, if there is one."""
-        if self._temporary is not None:
-            self._temporary.close()
-            self._temporary = None
-
-    def _unpacked(self, file: IO[bytes]) -> Path | None:
-        """The path of the unpacked archive, or None when it is not compressed."""
-        magic = file.read(6)
-        file.seek(0)
-        if magic.startswith((b"\xfd7zXZ\0", b"BZh")):
-            tool = "bzip2" if magic.startswith(b"BZh") else "xz"
-            raise DocumentError(
-                f"{self._name}: the archive is compressed with {tool}; unpack it first, with {tool} -d",
-                reference=self._name,
-            )
-        if not magic.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
-            return None
-        self._temporary = tempfile.NamedTemporaryFile(prefix="ocifast-", suffix=".tar")  # noqa: SIM115
-        try:
-            _core.decompress(file.fileno(), self._temporary.fileno())
-        except CompressionError as error:
-            raise CompressionError(f"{self._name}: {error.message}", **error.context) from None
-        return Path(self._temporary.name)
+        """Removes what was unpacked."""
+        self._tar.close()
 
     def _list(self, file: IO[bytes]) -> dict[str, FileSlice | _Link]:
         found: dict[str, FileSlice | _Link] = {}

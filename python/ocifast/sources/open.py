@@ -11,6 +11,7 @@ from ocifast.reference import Location, Reference
 from ocifast.sources import Destination, Source
 from ocifast.sources.layout import FolderFiles, LayoutSource
 from ocifast.sources.seeded import SeededSource
+from ocifast.sources.unpacked import STDIN
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -72,20 +73,15 @@ def _layout_source(location: Location, options: RegistryOptions | None, seeds: t
 
 
 def _archive_source(location: Location, options: RegistryOptions | None, seeds: tuple[Path, ...]) -> Source:
-    from ocifast.sources.archive import ArchiveFiles
+    from ocifast.sources.archive import open_archive
 
-    files = ArchiveFiles(_file(location), name=location.text)
-    try:
-        return LayoutSource(files, name=location.text, tag=location.tag, digest=location.digest)
-    except BaseException:
-        files.close()
-        raise
+    return open_archive(_file(location), name=location.text, tag=location.tag, digest=location.digest)
 
 
 def _docker_archive_source(location: Location, options: RegistryOptions | None, seeds: tuple[Path, ...]) -> Source:
-    from ocifast.sources.docker_archive import DockerArchiveSource
+    from ocifast.sources.docker_archive import open_docker_archive
 
-    return DockerArchiveSource(
+    return open_docker_archive(
         _file(location), name=location.text, reference=location.reference, position=location.position
     )
 
@@ -151,6 +147,8 @@ def _folder(path: Path) -> Path:
 
 def _file(location: Location) -> Path:
     path = _path(location)
+    if path == STDIN:
+        return path
     if path.is_dir():
         raise ImageNotFoundError(f"{path} is a folder; an archive is a file (a layout is written oci:{path})")
     if not path.exists():
