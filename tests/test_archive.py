@@ -282,6 +282,19 @@ def test_a_name_within_an_archive_from_a_pipe(tmp_path: Path) -> None:
         assert digest_of(done.stdout) == digest
 
 
+def test_a_pipe_through_which_nothing_comes(tmp_path: Path) -> None:
+    for kind in ("oci-archive", "docker-archive"):
+        done = attempt(COMMAND, "inspect", f"{kind}:-", stdin=b"")
+        message = f"{kind}:-: nothing comes through standard input; a pipe can be read once only"
+        assert (done.returncode, done.stderr.decode()) == (1, f"ocifast: error: {message}\n")
+        # What is written is a file, and never one that is called so by mistake.
+        write_layout(tmp_path / "layout", IMAGE)
+        done = attempt(COMMAND, "copy", f"oci:{tmp_path}/layout:app", f"{kind}:-:app:1", cwd=tmp_path)
+        assert done.returncode == 1
+        assert b"an archive is written to a file, not to standard output" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["layout"]
+
+
 def test_no_room_for_what_comes_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = write_oci_archive(tmp_path / "a.tar", IMAGE)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))

@@ -136,6 +136,11 @@ class Location:
     digest: str | None = None
     position: int | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether others can reach it under this name; any other is a path of this machine."""
+        return self.transport == "docker"
+
     def __str__(self) -> str:
         return self.text
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ocifast.errors import DocumentError
+from ocifast.reference import parse_location
 from ocifast.runnable.options import Options
 from ocifast.spec import (
     DOCKER_FOREIGN_LAYER,
@@ -107,7 +108,7 @@ def manifest_of(
     if base is not None:
         notes.setdefault(BASE_DIGEST, base.digest)
         # A path of this machine is nobody's business; a reference is what the annotation is for.
-        if base.name.partition(":")[0] not in ("oci", "oci-archive", "docker-archive"):
+        if parse_location(base.name).is_remote:
             notes.setdefault(BASE_NAME, base.name.removeprefix("docker://"))
     document: dict[str, Any] = {
         "schemaVersion": 2,

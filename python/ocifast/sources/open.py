@@ -102,7 +102,7 @@ def _layout_destination(location: Location, options: RegistryOptions | None) -> 
 def _archive_destination(location: Location, options: RegistryOptions | None) -> Destination:
     from ocifast.sources.archive_destination import ArchiveDestination
 
-    return ArchiveDestination(_path(location), name=location.text, tag=location.tag)
+    return ArchiveDestination(_new_file(location), name=location.text, tag=location.tag)
 
 
 def _docker_archive_destination(location: Location, options: RegistryOptions | None) -> Destination:
@@ -110,7 +110,7 @@ def _docker_archive_destination(location: Location, options: RegistryOptions | N
 
     if location.position is not None:
         raise UsageError(f"{location}: an archive is written with one image; leave the number out")
-    return DockerArchiveDestination(_path(location), name=location.text, reference=location.reference)
+    return DockerArchiveDestination(_new_file(location), name=location.text, reference=location.reference)
 
 
 SOURCES: dict[str, Callable[[Location, RegistryOptions | None, tuple[Path, ...]], Source]] = {
@@ -135,6 +135,15 @@ def _reference(location: Location) -> Reference:
 def _path(location: Location) -> Path:
     assert location.path is not None, "a location on disk has a path"
     return location.path
+
+
+def _new_file(location: Location) -> Path:
+    path = _path(location)
+    if path == STDIN:
+        raise UsageError(
+            f"{location}: an archive is written to a file, not to standard output (./- is a file called -)"
+        )
+    return path
 
 
 def _folder(path: Path) -> Path:

@@ -97,12 +97,19 @@ class Unpacked:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(fd, "rb", buffering=0) as pipe:
             copy = self._new_file()
+            total = 0
             while True:
                 with self._reading(path):
                     chunk = pipe.read(_CHUNK)
                 if not chunk:
                     break
+                total += len(chunk)
                 self._write(copy, chunk)
+        if not total:
+            what = "standard input" if path == STDIN else str(path)
+            raise DocumentError(
+                f"{self._name}: nothing comes through {what}; a pipe can be read once only", reference=self._name
+            )
         return self._flushed(copy)
 
     def _plain(self, path: Path) -> Path:
