@@ -164,7 +164,7 @@ class _Run:
         self.threads = self.options.threads or len(os.sched_getaffinity(0))
         self.streams = plan.output == STDOUT
         # An output that is streamed or a directory is not kept: see `ocifast.cache`.
-        self.cache = _usable_cache(self.options)
+        self.cache = Cache.usable(self.options.cache_folder) if self.options.cache else None
         self.layers: BlobStore | None = None
         self.kept = None if self.streams or self.format.is_directory else self.cache
 
@@ -396,21 +396,6 @@ def _seconds(text: str) -> int:
         return max(0, calendar.timegm((*numbers, 0, 0, 0)) - offset)
     except (ValueError, OverflowError):
         return 0
-
-
-def _usable_cache(options: CompileOptions) -> Cache | None:
-    """The cache, made; None when it is not wanted, or cannot be made where it is by default (a HOME to read only)."""
-    if not options.cache:
-        return None
-    cache = Cache(options.cache_folder)
-    if options.cache_folder is None and not os.environ.get("OCIFAST_CACHE_DIR"):
-        try:
-            if not cache.folder.exists():
-                cache.prepare()
-        except (FileError, OSError) as error:
-            _log.warning("nothing is cached: %s", error)
-            return None
-    return cache
 
 
 def _stdout() -> BinaryIO:

@@ -1,10 +1,10 @@
 //! Where file contents wait between the layer that brings them and the output that wants them.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
@@ -156,25 +156,81 @@ impl Extents {
 
 const BUFFER: usize = 1 << 20;
 
-/// One append-only file for each layer, unlinked as soon as it is open, so that nothing of it can stay behind.
-pub struct SpoolStore {
-    folder: PathBuf,
-    files: Vec<OnceLock<File>>,
+/// Unnamed files, as many as layers are written side by side: who has written all of its layer gives its file to the
+/// next one, who goes on behind it. So the open files follow the work, not the number of layers.
+#[derive(Default)]
+pub struct Spools {
+    idle: Mutex<Vec<Spool>>,
 }
 
-impl SpoolStore {
-    /// A store for `layers` layers with its files in `folder`.
-    pub fn new(folder: &Path, layers: usize) -> Self {
-        SpoolStore { folder: folder.to_owned(), files: (0..layers).map(|_| OnceLock::new()).collect() }
+/// A file that one layer writes to, and the next one behind it.
+pub struct Spool {
+    file: Arc<File>,
+    end: u64,
+}
+
+/// Where a layer's part of a spool begins.
+#[derive(Debug)]
+pub struct SpoolPart {
+    file: Arc<File>,
+    start: u64,
+}
+
+impl Spools {
+    /// A file that nobody else writes to, in `folder`.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn take(&self, folder: &Path) -> Result<Spool> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(spool) => Ok(spool),
+            None => Ok(Spool { file: Arc::new(unnamed_file(folder)?), end: 0 }),
+        }
+    }
+
+    /// Takes a file back from who has written all.
+    pub fn give(&self, spool: Spool) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(spool);
     }
 }
 
-/// Makes a file that has no name any more, mode 0600.
+impl Spool {
+    /// What is written from now on.
+    pub fn part(&self) -> SpoolPart {
+        SpoolPart { file: Arc::clone(&self.file), start: self.end }
+    }
+
+    /// Writes behind what was written.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(bytes, self.end);
+        written.map_err(|error| Error::io("cannot write the spool file", &error))?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl SpoolPart {
+    /// Reads exactly what stands at an offset of the part.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let read = self.file.read_exact_at(buffer, self.start + offset);
+        read.map_err(|error| Error::io("cannot read the spool file", &error))
+    }
+}
+
+/// Makes a file that has no name any more, mode 0600, so that nothing of it can stay behind.
 ///
 /// # Errors
 /// `io_error`.
-pub fn unnamed_file(folder: &Path, name: &str) -> Result<File> {
-    let path = folder.join(name);
+pub fn unnamed_file(folder: &Path) -> Result<File> {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let path = folder.join(format!("spool-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
     let failed = |error| Error::io(format_args!("cannot write {}", path.display()), &error);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
@@ -183,15 +239,27 @@ pub fn unnamed_file(folder: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
+/// The contents of each layer back to back, in spools.
+pub struct SpoolStore {
+    folder: PathBuf,
+    spools: Spools,
+    /// Set by a layer that has written something.
+    parts: Vec<OnceLock<SpoolPart>>,
+}
+
+impl SpoolStore {
+    /// A store for `layers` layers with its files in `folder`.
+    pub fn new(folder: &Path, layers: usize) -> Self {
+        let parts = (0..layers).map(|_| OnceLock::new()).collect();
+        SpoolStore { folder: folder.to_owned(), spools: Spools::default(), parts }
+    }
+}
+
 impl Store for Arc<SpoolStore> {
     fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>> {
-        let file = unnamed_file(&self.folder, &format!("layer-{index}"))?;
-        let ours = file.try_clone().map_err(|error| Error::io("cannot open the spool file again", &error))?;
-        if self.files[index as usize].set(ours).is_err() {
-            unreachable!("layer {index} was opened twice");
-        }
         Ok(Box::new(SpoolLayer {
-            file,
+            store: Arc::clone(self),
+            spool: None,
             layer: index,
             buffer: Vec::with_capacity(BUFFER),
             written: 0,
@@ -203,18 +271,19 @@ impl Store for Arc<SpoolStore> {
 
 impl Contents for SpoolStore {
     fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let file = self.files[content.layer as usize].get();
-        read_runs(content, offset, buffer, |position, part| match file {
-            Some(file) => file
-                .read_exact_at(part, content.position + position)
-                .map_err(|error| Error::io("cannot read the spool file", &error)),
-            None => unreachable!("content of a layer that was never opened"),
+        let part = self.parts[content.layer as usize].get();
+        read_runs(content, offset, buffer, |position, bytes| match part {
+            _ if bytes.is_empty() => Ok(()),
+            Some(part) => part.read(bytes, content.position + position),
+            None => unreachable!("content of a layer that was never written"),
         })
     }
 }
 
 struct SpoolLayer {
-    file: File,
+    store: Arc<SpoolStore>,
+    /// From the first byte that is written to the end of the layer.
+    spool: Option<Spool>,
     layer: u32,
     buffer: Vec<u8>,
     written: u64,
@@ -232,7 +301,20 @@ impl SpoolLayer {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|error| Error::io("cannot write the spool file", &error))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            None => {
+                let spool = self.store.spools.take(&self.store.folder)?;
+                if self.store.parts[self.layer as usize].set(spool.part()).is_err() {
+                    unreachable!("layer {} was opened twice", self.layer);
+                }
+                self.spool.insert(spool)
+            }
+        };
+        spool.write(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
@@ -271,6 +353,9 @@ impl LayerStore for SpoolLayer {
     fn finish(&mut self) -> Result<()> {
         self.flush()?;
         self.buffer = Vec::new();
+        if let Some(spool) = self.spool.take() {
+            self.store.spools.give(spool);
+        }
         Ok(())
     }
 }

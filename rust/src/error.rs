@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 /// `Result` with the core's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -91,8 +93,19 @@ impl Error {
 
     /// A system call on `what` failed.
     pub fn io(what: impl fmt::Display, error: &io::Error) -> Self {
-        let mut new = Error::new(Code::Io, format!("{what}: {error}"));
+        let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE) => "; allow the process more open files (ulimit -n)",
+            _ => "",
+        };
+        let mut new = Error::new(Code::Io, format!("{what}: {error}{advice}"));
         new.context.errno = error.raw_os_error();
+        new
+    }
+
+    /// The system allows no more threads.
+    pub fn thread(error: &io::Error) -> Self {
+        let mut new = Error::io("cannot start a thread", error);
+        new.message += "; allow more processes (ulimit -u, or the container's limit)";
         new
     }
 

@@ -13,6 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
 use crate::limits::Limits;
 use crate::merge::{Merge, Notices};
+use crate::open_files::RaisedLimit;
 use crate::tree::Tree;
 use crate::turns::Turns;
 
@@ -100,6 +101,8 @@ pub struct Flattener {
     told: Vec<Mutex<Option<Sender<Told>>>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     merging: Mutex<Option<JoinHandle<Merged>>>,
+    /// Layers that are written side by side may need more files than a process has by default.
+    _open_files: RaisedLimit,
 }
 
 impl Flattener {
@@ -134,6 +137,7 @@ impl Flattener {
             told: told.into_iter().map(|sender| Mutex::new(Some(sender))).collect(),
             workers: Mutex::default(),
             merging: Mutex::new(Some(merging)),
+            _open_files: RaisedLimit::new(),
         })
     }
 
@@ -277,7 +281,7 @@ impl Drop for Flattener {
 
 fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
     let builder = std::thread::Builder::new().name(name.into());
-    builder.spawn(work).map_err(|error| Error::io("cannot start a thread", &error))
+    builder.spawn(work).map_err(|error| Error::thread(&error))
 }
 
 fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched, told: &Sender<Told>) -> Result<()> {

@@ -260,7 +260,7 @@ pub fn ingest(
         let inflating = std::thread::Builder::new()
             .name("inflate".into())
             .spawn_scoped(scope, move || inflate(fetched, limits, turn, &sender, &recycled))
-            .map_err(|error| Error::io("cannot start a thread", &error))?;
+            .map_err(|error| Error::thread(&error))?;
         let read = read_archive(receiver, recycle, descriptor, limits, store, progress, entries);
         let inflated = inflating.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What stopped the first stage is the cause of what the second one saw, unless it stopped because nobody

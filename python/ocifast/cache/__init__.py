@@ -23,12 +23,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from ocifast.cache.blobs import BlobStore, BlobWriter
 from ocifast.cache.outputs import CachedOutput, OutputStore, output_key
 from ocifast.cache.source import CachedSource
 from ocifast.errors import FileError
+from ocifast.home import cache_folder
 
 __all__ = ["BlobStore", "BlobWriter", "Cache", "CacheInfo", "CachedOutput", "CachedSource", "OutputStore", "output_key"]
 
@@ -66,11 +65,24 @@ class CacheInfo:
         return self.blob_bytes + self.partial_bytes + self.output_bytes
 
 
+def _default_folder() -> Path:
+    caches = cache_folder()
+    if caches is None:
+        raise FileError(
+            "there is no folder for the cache: neither HOME nor the user database names one; name it in "
+            "OCIFAST_CACHE_DIR, or do without (--no-cache)"
+        )
+    return caches / "ocifast"
+
+
 class Cache:
     """The cache in a folder. Nothing is made or looked at before it is needed. Safe to use from several threads.
 
     Args:
-        folder: None takes `OCIFAST_CACHE_DIR`, or else the platform's cache folder for `ocifast`.
+        folder: None takes `OCIFAST_CACHE_DIR`, or else `ocifast` in the user's cache folder.
+
+    Raises:
+        FileError: none of these says where, because the user has no home.
 
     Attributes:
         folder: where it is.
@@ -81,11 +93,31 @@ class Cache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        chosen = folder or os.environ.get("OCIFAST_CACHE_DIR") or platformdirs.user_cache_path("ocifast")
-        self.folder = Path(chosen).absolute()
+        self.folder = Path(folder or os.environ.get("OCIFAST_CACHE_DIR") or _default_folder()).absolute()
         self.blobs = BlobStore(self.folder, self.prepare)
         self.layers = BlobStore(self.folder, self.prepare, hashes=False)
         self.outputs = OutputStore(self.folder, self.prepare)
+
+    @classmethod
+    def usable(cls, folder: str | os.PathLike[str] | None = None) -> Cache | None:
+        """The cache, made; None, with a line in the log, when it cannot be made where it is by default.
+
+        Work can do without a cache that nobody asked for: there is no home, or one to read only.
+
+        Args:
+            folder: as of `Cache`.
+
+        Raises:
+            FileError: one that was named cannot be made.
+        """
+        try:
+            cache = cls(folder)
+            if folder is None and not os.environ.get("OCIFAST_CACHE_DIR") and not cache.folder.exists():
+                cache.prepare()
+        except (FileError, OSError) as error:
+            _log.warning("nothing is cached: %s", error)
+            return None
+        return cache
 
     def prepare(self) -> None:
         """Makes the folder, 0700, or checks the one that is there.

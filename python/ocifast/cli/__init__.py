@@ -139,8 +139,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("OCIFAST_DEBUG"):
             raise
-        return _fail(OcifastError(f"unexpected: {type(error).__name__}: {error}"), session)
+        return _fail(_unforeseen(error), session)
     return status if isinstance(status, int) else 0
+
+
+def _unforeseen(error: Exception) -> OcifastError:
+    """What the system lacked, or else a fault of ours."""
+    if isinstance(error, MemoryError):
+        return FileError("there is not enough memory; allow more, or take fewer layers at a time (--downloads, --jobs)")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return FileError("no more threads may be started; allow more processes (ulimit -u, or the container's limit)")
+    return OcifastError(f"unexpected: {type(error).__name__}: {error}")
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -49,9 +49,11 @@ def open_rootfs(
     """
     location = parse_location(image)
     source = open_source(location, options=options_for(image, registry), seeds=seeds)
-    if cache and location.transport == "docker" and location.reference is not None:
-        source = CachedSource(source, Cache().blobs, digest=location.reference.digest)
     try:
+        if cache and location.transport == "docker" and location.reference is not None:
+            kept = Cache.usable()
+            if kept is not None:
+                source = CachedSource(source, kept.blobs, digest=location.reference.digest)
         chosen = resolve(source, None if platform is None else parse_platform(platform))
         with progress_display(quiet=quiet) as progress:
             rootfs = flatten(chosen, progress=progress)

@@ -16,7 +16,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from ocifast.errors import AuthenticationError, HelperError, UsageError
+from ocifast.errors import AuthenticationError, FileError, HelperError, UsageError
+from ocifast.home import config_folder, home_folder
 from ocifast.process import find_tool, run_helper
 from ocifast.sources.registry.credential_file import HUB_KEY, CredentialFile, keys_for, normalise_key
 from ocifast.sources.registry.options import Credential, RegistryOptions
@@ -41,9 +42,10 @@ def search_paths(options: RegistryOptions) -> list[Path]:
         paths.append(Path(docker) / "config.json")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         paths.append(Path(runtime) / "containers/auth.json")
-    home = Path(os.environ.get("HOME") or "~").expanduser()
-    paths.append(Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers/auth.json")
-    paths.append(home / ".docker/config.json")
+    if (configuration := config_folder()) is not None:
+        paths.append(configuration / "containers/auth.json")
+    if (home := home_folder()) is not None:
+        paths.append(home / ".docker/config.json")
     return list(dict.fromkeys(paths))
 
 
@@ -176,8 +178,12 @@ def _login_path(options: RegistryOptions) -> Path:
         return options.auth_file
     if stated := os.environ.get("REGISTRY_AUTH_FILE"):
         return Path(stated)
-    folder = os.environ.get("DOCKER_CONFIG")
-    return (Path(folder) if folder else Path(os.environ.get("HOME") or "~").expanduser() / ".docker") / "config.json"
+    if folder := os.environ.get("DOCKER_CONFIG"):
+        return Path(folder, "config.json")
+    home = home_folder()
+    if home is None:
+        raise FileError("there is no home to keep credentials in: name a file (--auth-file, or REGISTRY_AUTH_FILE)")
+    return home / ".docker/config.json"
 
 
 def _server_url(key: str) -> str:

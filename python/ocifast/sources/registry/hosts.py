@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ocifast.errors import FileError, RegistryError
+from ocifast.home import config_folder
 from ocifast.reference import Reference
 from ocifast.sources.registry.options import RegistryOptions
 
@@ -135,10 +136,10 @@ def _files(options: RegistryOptions) -> list[Path]:
         if not Path(stated).is_file():
             raise FileError(f"{stated} is not there; it should configure registries")
         return [Path(stated)]
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME") or "~").expanduser() / ".config")
-    system, user = Path("/etc/containers"), home / "containers"
-    main = user if (user / "registries.conf").is_file() else system
-    drop_ins = [path for base in (system, user) for path in sorted(base.glob("registries.conf.d/*.conf"))]
+    system, configuration = Path("/etc/containers"), config_folder()
+    folders = [system] if configuration is None else [system, configuration / "containers"]
+    main = next((folder for folder in reversed(folders) if (folder / "registries.conf").is_file()), system)
+    drop_ins = [path for folder in folders for path in sorted(folder.glob("registries.conf.d/*.conf"))]
     return [path for path in (main / "registries.conf", *drop_ins) if path.is_file()]
 
 

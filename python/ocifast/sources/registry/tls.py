@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ocifast.errors import FileError
+from ocifast.home import config_folder
 
 __all__ = ["Certificates", "certificate_folder"]
 
@@ -16,9 +17,9 @@ _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_:[]")
 
 
 def _system_folders() -> list[Path]:
-    configuration = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    configuration = config_folder()
     return [
-        Path(configuration) / "containers/certs.d",
+        *([] if configuration is None else [configuration / "containers/certs.d"]),
         Path("/etc/containers/certs.d"),
         Path("/etc/docker/certs.d"),
     ]

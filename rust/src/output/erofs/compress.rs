@@ -70,7 +70,7 @@ impl CompressedFiles {
             numbers: vec![NONE; tree.inode_bound()],
             files: Vec::new(),
             extents: Vec::new(),
-            tails: unnamed_file(folder, "compressed-tails")?,
+            tails: unnamed_file(folder)?,
             end: 1,
         };
         let mut writer = Writer {
@@ -92,7 +92,7 @@ impl CompressedFiles {
                 std::thread::Builder::new()
                     .name("compress".to_owned())
                     .spawn_scoped(scope, move || work(codec, &todo, &results))
-                    .map_err(|error| Error::io("cannot start a thread", &error))?;
+                    .map_err(|error| Error::thread(&error))?;
                 workers.push(Worker { jobs, done });
             }
             let mut pipeline = Pipeline { workers, sent: 0, received: 0 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::format::{BLOCK, EXTENDED};
 use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
 use super::xattr;
-use crate::contents::{Content, Extents, LayerStore, Store, unnamed_file};
+use crate::contents::{Content, Extents, LayerStore, Spool, Store};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
 
@@ -26,7 +26,7 @@ impl Store for Arc<ErofsStore> {
             ahead: None,
             pending: Vec::with_capacity(BUFFER + BLOCK),
             written: 0,
-            tails: self.tails(index)?,
+            tails: None,
             tail_pending: Vec::new(),
             tail_written: 0,
             size: 0,
@@ -50,7 +50,8 @@ struct ErofsLayer {
     pending: Vec<u8>,
     /// Blocks of this layer written.
     written: u64,
-    tails: File,
+    /// From the first tail that is written to the end of the layer.
+    tails: Option<Spool>,
     tail_pending: Vec<u8>,
     tail_written: u64,
     /// Apparent size of the current file.
@@ -94,7 +95,7 @@ impl ErofsLayer {
             }
             (None, Some(ahead)) => write_ahead(ahead, bytes, self.written * block)?,
             (None, None) => {
-                let ahead = unnamed_file(self.store.folder(), &format!("ahead-{}", self.index))?;
+                let ahead = self.store.create_ahead(self.index)?;
                 write_ahead(&ahead, bytes, self.written * block)?;
                 self.ahead = Some(ahead);
             }
@@ -105,8 +106,8 @@ impl ErofsLayer {
 
     /// The base is known: what was written ahead goes into the image.
     fn enter(&mut self, base: u64) -> Result<()> {
-        if let Some(ahead) = self.ahead.take() {
-            self.store.take_in(&ahead, base, self.written)?;
+        if self.ahead.take().is_some() {
+            self.store.take_in(self.index, base, self.written)?;
         }
         self.base = Some(base);
         Ok(())
@@ -168,9 +169,14 @@ impl ErofsLayer {
     }
 
     fn flush_tails(&mut self) -> Result<()> {
-        self.tails
-            .write_all_at(&self.tail_pending, self.tail_written)
-            .map_err(|error| Error::io("cannot write the spool file", &error))?;
+        if self.tail_pending.is_empty() {
+            return Ok(());
+        }
+        let tails = match &mut self.tails {
+            Some(tails) => tails,
+            None => self.tails.insert(self.store.spool(self.index)?),
+        };
+        tails.write(&self.tail_pending)?;
         self.tail_written += self.tail_pending.len() as u64;
         self.tail_pending.clear();
         Ok(())
@@ -226,13 +232,17 @@ impl LayerStore for ErofsLayer {
         self.flush()?;
         self.flush_tails()?;
         (self.pending, self.tail_pending) = (Vec::new(), Vec::new());
-        let (ready, place) = self.store.complete(self.index, self.written, &mut self.ahead);
+        if let Some(tails) = self.tails.take() {
+            self.store.give_back(tails);
+        }
+        let (ready, place) = self.store.complete(self.index, self.written, self.ahead.is_some());
         if let Some(base) = place {
             self.enter(base)?;
         }
-        for (ahead, base, count) in ready {
-            self.store.take_in(&ahead, base, count)?;
+        for (index, base, count) in ready {
+            self.store.take_in(index, base, count)?;
         }
+        self.ahead = None;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use super::copy::copy_range;
 use super::files::{Files, Place};
 use super::format::{BLOCK, blocks};
 use super::space::Move;
-use crate::contents::{Content, Contents, read_runs, unnamed_file};
+use crate::contents::{Content, Contents, Spool, SpoolPart, Spools, read_runs};
 use crate::error::{Code, Error, Result};
 use crate::tree::InodeId;
 
@@ -60,8 +60,8 @@ struct Part {
     base: Option<u64>,
     /// Blocks of a finished layer.
     blocks: Option<u64>,
-    /// Data of a layer that finished before its base was known.
-    ahead: Option<File>,
+    /// Whether the data of a layer that finished before its base was known wait in a file of their own.
+    ahead: bool,
 }
 
 /// Takes the contents of all layers and keeps them in the image.
@@ -69,7 +69,9 @@ pub struct ErofsStore {
     image: File,
     folder: PathBuf,
     parts: Mutex<Vec<Part>>,
-    tails: Vec<OnceLock<File>>,
+    spools: Spools,
+    /// Set by a layer that has tails.
+    tails: Vec<OnceLock<SpoolPart>>,
     moves: OnceLock<Vec<Move>>,
 }
 
@@ -85,6 +87,7 @@ impl ErofsStore {
             image,
             folder: folder.to_owned(),
             parts: Mutex::new(parts),
+            spools: Spools::default(),
             tails: (0..layers).map(|_| OnceLock::new()).collect(),
             moves: OnceLock::new(),
         }
@@ -120,19 +123,30 @@ impl ErofsStore {
         self.parts()[index as usize].base
     }
 
-    /// Where unnamed files go.
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Makes the spool of a layer's tails.
-    pub(super) fn tails(&self, index: u32) -> Result<File> {
-        let tails = unnamed_file(&self.folder, &format!("tails-{index}"))?;
-        let ours = tails.try_clone().map_err(|error| Error::io("cannot open the spool file again", &error))?;
-        if self.tails[index as usize].set(ours).is_err() {
+    /// A file for a layer's tails.
+    pub(super) fn spool(&self, index: u32) -> Result<Spool> {
+        let spool = self.spools.take(&self.folder)?;
+        if self.tails[index as usize].set(spool.part()).is_err() {
             unreachable!("layer {index} was opened twice");
         }
-        Ok(tails)
+        Ok(spool)
+    }
+
+    /// Takes the file back: the layer has all its tails.
+    pub(super) fn give_back(&self, spool: Spool) {
+        self.spools.give(spool);
+    }
+
+    fn ahead(&self, index: u32) -> PathBuf {
+        self.folder.join(format!("ahead-{index}"))
+    }
+
+    /// The file for what a layer writes ahead. It has a name, so that a layer that is finished has no file open.
+    pub(super) fn create_ahead(&self, index: u32) -> Result<File> {
+        let path = self.ahead(index);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
+        file.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))
     }
 
     fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
@@ -174,10 +188,10 @@ impl ErofsStore {
 
     /// Reads part of the tail.
     fn read_tail_part(&self, content: &Content, from: u64, buffer: &mut [u8]) -> Result<()> {
-        let (Some(file), Some(tail)) = (self.tails[content.layer as usize].get(), Position::of(content).tail) else {
+        let (Some(part), Some(tail)) = (self.tails[content.layer as usize].get(), Position::of(content).tail) else {
             unreachable!("a content without a tail was asked for it");
         };
-        file.read_exact_at(buffer, tail + from).map_err(|error| Error::io("cannot read the spool file", &error))
+        part.read(buffer, tail + from)
     }
 
     /// Moves extents inside the image; `moves` are in an order in which none writes over what another still needs.
@@ -242,35 +256,37 @@ impl Contents for ErofsStore {
     }
 }
 
-/// Finished layers whose place has become known: what they wrote ahead, first block, number of blocks.
-pub type Ready = Vec<(File, u64, u64)>;
+/// Finished layers that wrote ahead, whose place has become known: index, first block, number of blocks.
+pub type Ready = Vec<(u32, u64, u64)>;
 
 impl ErofsStore {
     /// Layer `index` has all its `count` blocks. Where its place is known, so is now that of the layer above, and of
-    /// every further one as long as they are finished. Otherwise what it wrote ahead is left for the layer below.
-    pub(super) fn complete(&self, index: u32, count: u64, ahead: &mut Option<File>) -> (Ready, Option<u64>) {
+    /// every further one as long as they are finished. Otherwise what it wrote `ahead` is left for the layer below.
+    pub(super) fn complete(&self, index: u32, count: u64, ahead: bool) -> (Ready, Option<u64>) {
         let mut parts = self.parts();
         let mut ready = Vec::new();
         let place = parts[index as usize].base;
         parts[index as usize].blocks = Some(count);
         let Some(mut end) = place.map(|base| base + count) else {
-            parts[index as usize].ahead = ahead.take();
+            parts[index as usize].ahead = ahead;
             return (ready, None);
         };
-        for part in parts.iter_mut().skip(index as usize + 1) {
+        for (index, part) in (index + 1..).zip(parts.iter_mut().skip(index as usize + 1)) {
             part.base = Some(end);
             let Some(count) = part.blocks else { break };
-            if let Some(ahead) = part.ahead.take() {
-                ready.push((ahead, end, count));
+            if part.ahead {
+                ready.push((index, end, count));
             }
             end += count;
         }
         (ready, place)
     }
 
-    /// Copies blocks that were written ahead to their place.
-    pub(super) fn take_in(&self, ahead: &File, base: u64, count: u64) -> Result<()> {
-        let block = BLOCK as u64;
-        copy_range(ahead, 0, &self.image, base * block, count * block).map_err(|error| image_error(&error))
+    /// Copies the blocks that a layer wrote ahead to their place, and removes its file.
+    pub(super) fn take_in(&self, index: u32, base: u64, count: u64) -> Result<()> {
+        let (block, path) = (BLOCK as u64, self.ahead(index));
+        let ahead = File::open(&path).map_err(|error| Error::io("cannot read the spool file", &error))?;
+        copy_range(&ahead, 0, &self.image, base * block, count * block).map_err(|error| image_error(&error))?;
+        std::fs::remove_file(&path).map_err(|error| Error::io("cannot remove the spool file", &error))
     }
 }

@@ -1,0 +1,54 @@
+"""The folders of the user who runs us: home, and what stands in it by the rules of the XDG base directories.
+
+A container often has neither `HOME` nor an entry of the user in /etc/passwd. Then there is no home, and whoever looks
+for a file there finds none: nothing is made below the root, or below the folder that we happen to stand in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["cache_folder", "config_folder", "home_folder"]
+
+
+def home_folder() -> Path | None:
+    """`HOME`, when it is an absolute path, or else what the user database says.
+
+    None when both say nothing, or when it is somebody else's, which we may not enter: what we do not see is not there.
+    """
+    home = _absolute("HOME") or _recorded()
+    return home if home is not None and (os.access(home, os.X_OK) or not os.access(home, os.F_OK)) else None
+
+
+def config_folder() -> Path | None:
+    """Where the user's configuration is: `XDG_CONFIG_HOME`, or `.config` at home."""
+    return _folder("XDG_CONFIG_HOME", ".config")
+
+
+def cache_folder() -> Path | None:
+    """Where the user's caches are: `XDG_CACHE_HOME`, or `.cache` at home."""
+    return _folder("XDG_CACHE_HOME", ".cache")
+
+
+def _recorded() -> Path | None:
+    import pwd
+
+    try:
+        found = pwd.getpwuid(os.getuid()).pw_dir
+    except (KeyError, OSError):
+        return None
+    return Path(found) if found.startswith("/") else None
+
+
+def _folder(variable: str, name: str) -> Path | None:
+    if (stated := _absolute(variable)) is not None:
+        return stated
+    home = home_folder()
+    return None if home is None else home / name
+
+
+def _absolute(variable: str) -> Path | None:
+    """XDG base directory specification: a relative path is invalid, and ignored."""
+    stated = os.environ.get(variable, "")
+    return Path(stated) if stated.startswith("/") else None

@@ -1,0 +1,82 @@
+"""Calls that a file system, a container or a kernel may refuse, and that the work can do without (docs/refusals.md)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from enum import Enum
+from pathlib import Path
+
+__all__ = ["Lock", "flush", "flush_folder", "take_lock"]
+
+_log = logging.getLogger(__name__)
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.EPERM})
+"""NFS without a lock daemon, Lustre without `flock`, filters of system calls; NFS wants a file open for writing."""
+
+_NO_FLUSH = frozenset(
+    {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS, errno.EPERM, errno.EACCES, errno.ENOTTY}
+)
+"""CIFS, FUSE and virtiofs cannot flush a folder; a folder may be one that we write to and cannot read."""
+
+
+class Lock(Enum):
+    """What came of taking a lock."""
+
+    HELD = "held"
+    """It is ours until the file is closed."""
+    BUSY = "busy"
+    """Somebody else has it."""
+    MISSING = "missing"
+    """There are no locks here: nobody has it, and nobody can be told from somebody."""
+
+
+def take_lock(descriptor: int, *, wait: bool) -> Lock:
+    """Locks an open file or folder against other processes and other openings (flock(2)).
+
+    Without locks the work goes on: what is published is published by a rename, and so always whole. Only who would
+    remove what nobody uses must leave it.
+
+    Raises:
+        OSError: the system failed in another way.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return Lock.BUSY
+        if error.errno in _NO_LOCKS:
+            return Lock.MISSING
+        raise
+    return Lock.HELD
+
+
+def flush(descriptor: int) -> None:
+    """Brings a file's bytes to the disk, where that can be asked for.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes renames in a folder last through a power failure, where that can be asked for.
+
+    It comes after the rename, when all that was asked for is done: a failing disk is a warning.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flush(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            _log.warning("%s may not survive a power failure: %s", folder, error.strerror)
