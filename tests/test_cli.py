@@ -45,7 +45,7 @@ def modules_after(*arguments: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-HEAVY = {"httpx", "rich", "msgspec", "asyncio", "elftools", "filelock", "importlib.metadata"}
+HEAVY = {"httpx", "rich", "msgspec", "asyncio", "elftools", "importlib.metadata"}
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"]])

@@ -18,6 +18,7 @@ from tests.support.run import run
 
 FEATURES: dict[str, TarBuilder] = {
     "modes": TarBuilder().file("f", b"x", mode=0o6755).directory("d/", mode=0o1777),
+    "a closed root": TarBuilder().directory("./", mode=0o555).file("f", b"x"),
     "owners": TarBuilder().file("f", b"x", uid=1000, gid=2**31).symlink("l", "f", uid=7, gid=8),
     "whole seconds": TarBuilder().file("f", b"x", mtime=1_600_000_000),
     "fractions of seconds": TarBuilder().pax({"mtime": "1600000000.000000001"}).file("f", b"x"),
@@ -98,7 +99,14 @@ print(*sorted({loss.kind for loss in compile(location, folder + "/plain", option
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("feature", "lost"),
-    [("modes", ""), ("devices", "device"), ("trusted attribute", "xattr"), ("user attribute", ""), ("fifo", "")],
+    [
+        ("modes", ""),
+        ("a closed root", ""),
+        ("devices", "device"),
+        ("trusted attribute", "xattr"),
+        ("user attribute", ""),
+        ("fifo", ""),
+    ],
 )
 def test_a_directory_made_by_a_plain_user(feature: str, lost: str) -> None:
     folder = Path("/tmp") / f"ocifast-losses-{os.getpid()}"
@@ -108,5 +116,7 @@ def test_a_directory_made_by_a_plain_user(feature: str, lost: str) -> None:
         said = run(sys.executable, "-c", PLAIN_USER, location, folder).decode().split()
         # All names of these images belong to root, which no plain user can give them to.
         assert said == sorted(["owner", *lost.split()])
+        assert (folder / "plain").stat().st_mode == (folder / "root").stat().st_mode
+        assert {path.name for path in folder.iterdir()} == {"layout", "root", "plain"}
     finally:
         shutil.rmtree(folder)

@@ -33,6 +33,7 @@ from ocifast.packers import (
 from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, Phase, Progress, silent
 from ocifast.reference import parse_location
+from ocifast.refusals import processors
 from ocifast.rootfs import FlattenOptions, Rootfs, flatten
 from ocifast.sources.open import open_source
 from ocifast.spec import total_size
@@ -161,7 +162,7 @@ class _Run:
         self.cancelled = cancelled
         self.format, self.pack_options = self._choose_format()
         self.clamp = self._clamp()
-        self.threads = self.options.threads or len(os.sched_getaffinity(0))
+        self.threads = self.options.threads or processors()
         self.streams = plan.output == STDOUT
         # An output that is streamed or a directory is not kept: see `ocifast.cache`.
         self.cache = Cache.usable(self.options.cache_folder) if self.options.cache else None

@@ -9,7 +9,7 @@ import os
 from enum import Enum
 from pathlib import Path
 
-__all__ = ["Lock", "flush", "flush_folder", "take_lock"]
+__all__ = ["Lock", "flush", "flush_folder", "processors", "take_lock"]
 
 _log = logging.getLogger(__name__)
 
@@ -80,3 +80,11 @@ def flush_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             _log.warning("%s may not survive a power failure: %s", folder, error.strerror)
+
+
+def processors() -> int:
+    """How many processors we may use; all that there are where that cannot be asked for."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except OSError:
+        return os.cpu_count() or 1

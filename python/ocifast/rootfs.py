@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol
 from ocifast import _core
 from ocifast.errors import CancelledError, FileError, OcifastError, PathNotFoundError, UsageError
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.refusals import flush
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
 from ocifast.streams import fd_of
@@ -257,7 +258,7 @@ class Rootfs:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 written = self.tree.write_tar(file.fileno(), clamp_mtime=clamp_mtime)
-                os.fsync(file.fileno())
+                flush(file.fileno())
             Path(beside).replace(path)
         except BaseException as error:
             Path(beside).unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ocifast.errors import FileError, UsageError
+from ocifast.refusals import Lock, flush, flush_folder, take_lock
 
 __all__ = ["Workspace", "check_room"]
 
@@ -88,12 +88,31 @@ class Workspace:
             if not self._is_directory:
                 _flush(made)
             try:
-                made.rename(self.destination)
+                self._rename(made)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     raise UsageError(f"{self._shown} is there and not empty; nothing was written") from None
                 raise
-            _flush(self.destination.parent)
+            flush_folder(self.destination.parent)
+
+    def _rename(self, made: Path) -> None:
+        try:
+            made.rename(self.destination)
+        except PermissionError:
+            if not self._is_directory:
+                raise
+        else:
+            return
+        # To move a folder elsewhere is to write to it, which the mode of the image's root may forbid to its owner.
+        mode = stat.S_IMODE(made.lstat().st_mode)
+        made.chmod(mode | stat.S_IRWXU)
+        descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            made.rename(self.destination)
+            with contextlib.suppress(OSError):
+                os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
     def _check_destination(self) -> None:
         try:
@@ -161,8 +180,9 @@ def remove_abandoned(parent: Path) -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_tree(path)
+            # Where there are no locks a dead run cannot be told from a living one.
+            if take_lock(descriptor, wait=False) is Lock.HELD:
+                remove_tree(path)
         except OSError:
             continue
         finally:
@@ -192,7 +212,7 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        take_lock(descriptor, wait=True)
         if path.exists():
             return path, descriptor
         os.close(descriptor)
@@ -201,7 +221,7 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 

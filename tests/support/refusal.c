@@ -4,13 +4,16 @@
  * system call, or one of those below that a filter of system calls cannot tell from others: they are refused in libc.
  *
  *   folder_fsync: fsync of a folder
+ *   ficlone: ioctl that shares the blocks of a file
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/seccomp.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +43,7 @@ static const struct {
 #endif
 };
 
-static int folder_fsync = -1;
+static int folder_fsync = -1, ficlone = -1;
 
 int fsync(int fd) {
     struct stat found;
@@ -50,6 +53,19 @@ int fsync(int fd) {
     }
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
     return real(fd);
+}
+
+int ioctl(int fd, unsigned long request, ...) {
+    va_list rest;
+    va_start(rest, request);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
+    if (ficlone >= 0 && request == FICLONE) {
+        errno = ficlone;
+        return ficlone ? -1 : 0;
+    }
+    int (*real)(int, unsigned long, ...) = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
+    return real(fd, request, argument);
 }
 
 static void refuse(int number, int answer) {
@@ -75,6 +91,10 @@ __attribute__((constructor)) static void begin(void) {
         size_t index = 0, count = sizeof calls / sizeof *calls;
         if (strcmp(item, "folder_fsync") == 0) {
             folder_fsync = atoi(value);
+            continue;
+        }
+        if (strcmp(item, "ficlone") == 0) {
+            ficlone = atoi(value);
             continue;
         }
         while (index < count && strcmp(calls[index].name, item) != 0)

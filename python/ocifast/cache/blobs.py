@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import stat
@@ -13,8 +12,9 @@ from types import TracebackType
 
 from ocifast import _core
 from ocifast.errors import DigestMismatchError, FileError, LayerError, SizeMismatchError, VerificationError
+from ocifast.refusals import Lock, flush, flush_folder, take_lock
 from ocifast.sources import CHUNK, FileSlice
-from ocifast.sources.newfile import flush_folder, reported, write_all
+from ocifast.sources.newfile import reported, write_all
 from ocifast.spec import Descriptor
 
 __all__ = ["BlobStore", "BlobWriter"]
@@ -117,10 +117,9 @@ class BlobStore:
         """Removes the beginning of a blob, unless somebody writes to it right now."""
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if take_lock(descriptor, wait=False) is Lock.BUSY:
+                return False
             path.unlink()
-        except BlockingIOError:
-            return False
         finally:
             os.close(descriptor)
         return True
@@ -212,7 +211,7 @@ class BlobWriter:
             )
         if self._file >= 0:
             with self._forgiven(), reported(self._place):
-                os.fsync(self._file)
+                flush(self._file)
                 self.path.rename(self._place)
                 flush_folder(self._place.parent)
                 self._release()
@@ -253,11 +252,14 @@ class BlobWriter:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.open(part, flags, 0o600)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Without locks nobody knows whether somebody writes to it.
+                taken = take_lock(file, wait=False)
                 # Whoever had it may have finished, and given it its name, between our opening and locking it.
-                if os.path.samestat(os.fstat(file), part.lstat()):
+                if taken is Lock.HELD and os.path.samestat(os.fstat(file), part.lstat()):
                     return part, file
-            except (BlockingIOError, FileNotFoundError):
+                if taken is Lock.MISSING and os.fstat(file).st_size == 0:
+                    part.unlink()
+            except FileNotFoundError:
                 pass
             os.close(file)
         own = self._place.with_name(f".{self._place.name}.{os.urandom(8).hex()}.tmp")

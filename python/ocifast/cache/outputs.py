@@ -7,6 +7,7 @@ not have its owners without root, and takes as long as making it again from cach
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -18,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import msgspec
 
 from ocifast import _core
 from ocifast.errors import FileError
-from ocifast.sources.newfile import NewFile, clone_file, flush_folder, reported
+from ocifast.refusals import Lock, flush, flush_folder, take_lock
+from ocifast.sources.newfile import NewFile, clone_file, reported
 from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
 
 __all__ = ["CachedOutput", "OutputStore", "output_key"]
@@ -132,11 +133,13 @@ class OutputStore:
             FileError: the lock cannot be made.
         """
         self._prepare()
-        with contextlib.ExitStack() as held:
-            with reported(self._folder):
-                (self._folder / "locks").mkdir(mode=0o700, exist_ok=True)
-                held.enter_context(filelock.FileLock(self._lock_file(key), mode=0o600))
+        with reported(self._folder):
+            held = self._locked(key, wait=True)
+        assert held is not None
+        try:
             yield
+        finally:
+            os.close(held)
 
     def get(self, key: str) -> CachedOutput | None:
         """The output of a key, or None; one that is damaged is removed.
@@ -191,7 +194,7 @@ class OutputStore:
                 with output.open("rb", buffering=0) as source, (beside / "output").open("xb") as copy:
                     clone_file(source.fileno(), copy.fileno())
                     size = os.fstat(copy.fileno()).st_size
-                    os.fsync(copy.fileno())
+                    flush(copy.fileno())
                 entry = _Entry(size, _core.digest(manifest), _core.digest(config), dict(facts or {}))
                 for name, data in (
                     ("manifest.json", manifest),
@@ -201,7 +204,7 @@ class OutputStore:
                     with (beside / name).open("xb") as file:
                         file.write(data)
                         file.flush()
-                        os.fsync(file.fileno())
+                        flush(file.fileno())
                 flush_folder(beside)
                 if place.exists():
                     shutil.rmtree(place)
@@ -212,19 +215,53 @@ class OutputStore:
 
     def remove(self, key: str) -> bool:
         """Removes an entry, unless somebody holds its lock."""
-        (self._folder / "locks").mkdir(mode=0o700, exist_ok=True)
-        try:
-            with filelock.FileLock(self._lock_file(key), mode=0o600, timeout=0):
-                # Renamed first: an entry is there as a whole or not at all.
-                gone = self._folder / "tmp" / f"{key}.{os.urandom(8).hex()}"
-                gone.parent.mkdir(mode=0o700, exist_ok=True)
-                self._place(key).rename(gone)
-                shutil.rmtree(gone)
-                # Who waits for the lock finds that the file has lost its name, and makes another.
-                self._lock_file(key).unlink(missing_ok=True)
-        except filelock.Timeout:
+        held = self._locked(key, wait=False)
+        if held is None:
             return False
+        try:
+            self._clear(key)
+            # Who waits for the lock finds that the file has lost its name, and makes another.
+            self._lock_file(key).unlink(missing_ok=True)
+        finally:
+            os.close(held)
         return True
+
+    def _clear(self, key: str) -> None:
+        place = self._place(key)
+        gone = self._folder / "tmp" / f"{key}.{os.urandom(8).hex()}"
+        gone.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            # Renamed first: an entry is there as a whole or not at all.
+            place.rename(gone)
+        except OSError as error:
+            # A folder of a lower layer of overlayfs cannot be renamed. Without this file it counts as missing.
+            if error.errno != errno.EXDEV:
+                raise
+            (place / "entry.json").unlink(missing_ok=True)
+            gone = place
+        shutil.rmtree(gone)
+
+    def _locked(self, key: str, *, wait: bool) -> int | None:
+        """The open lock file of a key, locked until it is closed; None when somebody else has it.
+
+        Where there are no locks, two runs may make the same output: each is whole, and the last one stays.
+        """
+        path = self._lock_file(key)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                taken = take_lock(descriptor, wait=wait)
+                # It may have been removed between our opening and locking it.
+                with contextlib.suppress(FileNotFoundError):
+                    if taken is not Lock.BUSY and os.path.samestat(os.fstat(descriptor), path.lstat()):
+                        kept, descriptor = descriptor, -1
+                        return kept
+                if taken is Lock.BUSY:
+                    return None
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def _place(self, key: str) -> Path:
         return self._folder / "outputs" / key

@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 
 from ocifast.errors import FileError, UsageError
+from ocifast.refusals import flush_folder
 from ocifast.sources import Source
 from ocifast.sources.layout import blob_parts
 from ocifast.sources.layout_destination import LAYOUT_FILE, check_ref_name, new_entry, new_index
-from ocifast.sources.newfile import NewFile, copy_bytes, flush_folder, reported, write_all
+from ocifast.sources.newfile import NewFile, copy_bytes, reported, write_all
 from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor, Document
 

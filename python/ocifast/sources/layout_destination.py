@@ -7,7 +7,6 @@ that readers see the layout of before or of after and two writers lose nothing o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import threading
@@ -18,10 +17,11 @@ from typing import Any
 import msgspec
 
 from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageError
+from ocifast.refusals import flush_folder, take_lock
 from ocifast.sources import Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
-from ocifast.sources.newfile import NewFile, flush_folder, reported, write_all
+from ocifast.sources.newfile import NewFile, reported, write_all
 from ocifast.sources.verify import verified
 from ocifast.spec import OCI_INDEX, Descriptor, Document
 
@@ -209,7 +209,8 @@ class LayoutDestination:
         # The lock is on the folder itself, so that no file of ours stays in somebody's layout.
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Where there are no locks, of two who enter an image at one moment the last one wins.
+            take_lock(descriptor, wait=True)
             yield
         finally:
             os.close(descriptor)

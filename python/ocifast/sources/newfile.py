@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 
 from ocifast.errors import FileError
+from ocifast.refusals import flush
 
-__all__ = ["NewFile", "clone_file", "copy_bytes", "flush_folder", "reported", "write_all"]
+__all__ = ["NewFile", "clone_file", "copy_bytes", "reported", "write_all"]
 
 _FICLONE = 0x40049409
 """ioctl_ficlone(2)"""
@@ -44,10 +45,10 @@ class NewFile:
     def publish(self, place: Path) -> None:
         """Flushes the file to the disk and gives it its name, in place of a file that had it.
 
-        The folder is not flushed: see `flush_folder`.
+        The folder is not flushed: see `ocifast.refusals.flush_folder`.
         """
         with reported(place):
-            os.fsync(self.descriptor)
+            flush(self.descriptor)
             self.path.rename(place)
         self._close()
 
@@ -105,48 +106,42 @@ def clone_file(source: int, destination: int) -> None:
     os.ftruncate(destination, size)
     start = 0
     while start < size:
-        try:
-            start = os.lseek(source, start, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
+        start, end = _next_data(source, start, size)
         copy_bytes(source, destination, end - start, start, source_offset=start)
         start = end
 
 
+def _next_data(descriptor: int, start: int, size: int) -> tuple[int, int]:
+    """Where data begin and end from `start` on; all of it where holes cannot be asked for."""
+    try:
+        begin = os.lseek(descriptor, start, os.SEEK_DATA)
+        return begin, os.lseek(descriptor, begin, os.SEEK_HOLE)
+    except OSError as error:
+        return (size, size) if error.errno == errno.ENXIO else (start, size)
+
+
 def copy_bytes(source: int, destination: int, size: int, offset: int, *, source_offset: int = 0) -> None:
-    """Copies `size` bytes of an open file to an offset of another, within the kernel where it can do that."""
+    """Copies `size` bytes of an open file to an offset of another, within the kernel where it can do that.
+
+    What the kernel will not do, for whatever reason, is done by hand; a disk that fails then says so itself.
+    """
     done = 0
     in_kernel = hasattr(os, "copy_file_range")
     while done < size:
+        count = 0
         if in_kernel:
-            try:
+            with contextlib.suppress(OSError):
                 count = os.copy_file_range(
                     source, destination, min(size - done, 1 << 30), source_offset + done, offset + done
                 )
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
-                    raise
-                in_kernel = False
-                continue
-        else:
+            in_kernel = count > 0
+        if not in_kernel:
             chunk = os.pread(source, min(size - done, 1 << 20), source_offset + done)
+            if not chunk:
+                raise OSError(errno.EIO, "the file to copy from got shorter")
             write_all(destination, chunk, offset + done)
             count = len(chunk)
-        if count == 0:
-            raise OSError(errno.EIO, "the file to copy from got shorter")
         done += count
-
-
-def flush_folder(folder: Path) -> None:
-    """Makes renames in a folder last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

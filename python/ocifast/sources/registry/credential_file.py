@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ocifast.errors import FileError
+from ocifast.refusals import flush, take_lock
 from ocifast.sources.registry.options import Credential
 
 __all__ = ["HUB_KEY", "CredentialFile", "keys_for", "normalise_key"]
@@ -137,7 +137,7 @@ class CredentialFile:
         try:
             # Where a file system has no locks, the last one who writes wins.
             with contextlib.suppress(OSError):
-                fcntl.flock(held, fcntl.LOCK_EX)
+                take_lock(held, wait=True)
             cls.read(path).with_credential(host, credential).write()
         finally:
             os.close(held)
@@ -156,7 +156,7 @@ class CredentialFile:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                     json.dump(self.content, file, indent="\t")
                     file.flush()
-                    os.fsync(file.fileno())
+                    flush(file.fileno())
                 Path(name).replace(target)
             except BaseException:
                 Path(name).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 //! Bytes from one file, or one place of a file, to another.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
@@ -16,14 +16,11 @@ pub fn copy_range(source: &File, from: u64, destination: &File, to: u64, length:
     while left > 0 {
         let part = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
         match copy_file_range(source, Some(&mut from), destination, Some(&mut to), part) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(copied) => left -= copied as u64,
+            Ok(copied) if copied > 0 => left -= copied as u64,
             Err(Errno::INTR) => {}
-            // Not every file system, nor every pair of them, can do it.
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) => {
-                return copy_by_hand(source, from, destination, to, left);
-            }
-            Err(error) => return Err(error.into()),
+            // Not every file system, nor every pair of them, can do it, and they say so in many ways. A disk that fails
+            // says so itself when it is done by hand.
+            Ok(_) | Err(_) => return copy_by_hand(source, from, destination, to, left),
         }
     }
     Ok(())
@@ -43,10 +40,8 @@ fn copy_by_hand(source: &File, mut from: u64, destination: &File, mut to: u64, m
 
 /// Makes `length` bytes read as zeros, without space on the disk where the file system can.
 pub fn clear_range(file: &File, from: u64, length: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length) {
-        Ok(()) => return Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
-        Err(error) => return Err(error.into()),
+    if fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length).is_ok() {
+        return Ok(());
     }
     let zeros = vec![0; length.min(1 << 20) as usize];
     let (mut from, mut left) = (from, length);
