@@ -262,6 +262,19 @@ def test_the_name_of_a_config_promises_nothing(name: str, tmp_path: Path) -> Non
     assert contents(f"docker-archive:{tmp_path}/d.tar") == AS_SAVED
 
 
+def test_names_without_end_fill_no_message(tmp_path: Path) -> None:
+    listed = [
+        saved("c.json", ["1.tar"], *(f"{'x' * 10_000}:{number}-{image}" for number in range(99))) for image in "ab"
+    ]
+    write(tmp_path / "d.tar", {"manifest.json": as_json(listed)})
+    for suffix, message in {"": "the archive holds 2 images", ":app:1": "there is no docker.io/library/app:1"}.items():
+        with pytest.raises(OcifastError) as caught:
+            ocifast.open(f"docker-archive:{tmp_path}/d.tar{suffix}")
+        assert message in caught.value.message
+        assert caught.value.message.endswith(" and 188 more")
+        assert len(caught.value.message) < 2000
+
+
 def test_a_bare_tag(tmp_path: Path) -> None:
     write_docker_archive(tmp_path / "d.tar", {"app:1": PLAIN, "r.io/app:2": MIXED, "x/y": MIXED, "z": MIXED})
     with ocifast.open(f"docker-archive:{tmp_path}/d.tar:2") as image:

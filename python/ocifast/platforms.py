@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 _LISTED = 10
 """Most names in a message; an index of 4 MiB can hold ten thousand."""
 
+_LENGTH = 150
+"""Most characters of one of them."""
+
 _SYSTEMS = {"macos": "darwin"}
 
 # Names of machines by uname, Debian and others, as (architecture, variant).
@@ -135,9 +138,9 @@ def describe(platform: Platform | None) -> str:
 
 
 def listing(texts: Sequence[str]) -> str:
-    """Some of many, for a message: ten, and how many more there are."""
+    """Some of many, for a message: ten, the beginning of each, and how many more there are."""
     more = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
-    return ", ".join(texts[:_LISTED]) + more
+    return ", ".join(text if len(text) <= _LENGTH else text[:_LENGTH] + "…" for text in texts[:_LISTED]) + more
 
 
 def fits(offered: Platform, wanted: Platform) -> bool:

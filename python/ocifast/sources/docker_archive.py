@@ -26,6 +26,7 @@ from ocifast.errors import (
     ImageReferenceError,
     OcifastError,
 )
+from ocifast.platforms import listing
 from ocifast.reference import DEFAULT_TAG, Reference
 from ocifast.sources import FileSlice
 from ocifast.sources.blobs import BytesBlob, FileBlob
@@ -81,9 +82,9 @@ class DockerArchiveSource:
         self._members = members
         self._blobs: dict[str, FileSlice] = {}
         self._made: dict[str, bytes] = {}
-        listing = self._members.read("manifest.json", LISTING_LIMIT)
-        if listing is not None:
-            saved = self._pick(self._images(listing), reference, position)
+        raw = self._members.read("manifest.json", LISTING_LIMIT)
+        if raw is not None:
+            saved = self._pick(self._images(raw), reference, position)
             self._root = self._true_manifest(saved) or self._made_manifest(saved)
         else:
             old = Repositories(members, name=name)
@@ -142,7 +143,7 @@ class DockerArchiveSource:
                 if len(tagged) == 1:
                     return tagged[0]
             raise ImageNotFoundError(
-                f"{self.name}: there is no {reference}; the archive has {', '.join(names[:10]) or 'no names, use @0'}",
+                f"{self.name}: there is no {reference}; the archive has {listing(names) or 'no names, use @0'}",
                 reference=self.name,
             )
         if len(images) == 1:
@@ -150,7 +151,7 @@ class DockerArchiveSource:
         if not images:
             raise ImageNotFoundError(f"{self.name}: the archive holds no image", reference=self.name)
         raise ImageReferenceError(
-            f"{self.name}: the archive holds {len(images)} images; name one of {', '.join(names[:10]) or '@0, @1, …'}"
+            f"{self.name}: the archive holds {len(images)} images; name one of {listing(names) or '@0, @1, …'}"
         )
 
     def _config(self, saved: SavedImage) -> tuple[bytes, FileSlice]:
