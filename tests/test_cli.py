@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -105,6 +106,9 @@ def test_every_command_and_option_is_documented() -> None:
     ("arguments", "message"),
     [
         (["bake"], "ocifast: error: No such command 'bake'. (see 'ocifast --help')"),
+        (["inspct"], "No such command 'inspct'. Did you mean 'inspect'?"),
+        (["cache", "prun"], "No such command 'prun'. Did you mean 'prune'?"),
+        (["ls", "--platfrom", "x"], "No such option '--platfrom'. Did you mean '--platform'?"),
         (["compile"], "ocifast: error: Missing argument 'IMAGE'. (see 'ocifast compile --help')"),
         (["compile", "x", "y", "--level", "a"], "--level': 'a' is not a valid integer"),
         (["compile", "x", "y", "--block-size", "1X"], "'1X' is no size; write bytes, or a number with K, M, G or T"),
@@ -319,8 +323,11 @@ def test_cache_commands(tmp_path: Path, registry: Registry) -> None:
     assert json.loads(ocifast("cache", "info", "--json"))["total_bytes"] == 0
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals_clean_up_and_say_nothing(tmp_path: Path, number: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
+)
+def test_signals_clean_up_and_say_so(tmp_path: Path, number: signal.Signals, status: int, word: str) -> None:
     """While a packer runs: a stand-in that never ends."""
     image = write_layout(tmp_path / "layout", build_image([TarBuilder().file("a", b"1")]))
     slow = tmp_path / "bin/tar2sqfs"
@@ -336,7 +343,11 @@ def test_signals_clean_up_and_say_nothing(tmp_path: Path, number: signal.Signals
         time.sleep(0.02)
     process.send_signal(number)
     said = process.communicate(timeout=60)
-    assert (process.returncode, *said) == (status, b"", b"")
+    assert (process.returncode, *said) == (
+        status,
+        b"",
+        f"ocifast: {word}; nothing was written\n".encode(),
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "layout", "pid"]
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
@@ -370,3 +381,44 @@ def test_what_is_no_size(text: str) -> None:
 def test_shells_can_complete() -> None:
     environment = {"_OCIFAST_COMPLETE": "bash_complete", "COMP_WORDS": "ocifast com", "COMP_CWORD": "1"}
     assert ocifast(env=environment) == b"plain,compile\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ls oci-", ["oci-archive:"]),
+        ("ls oci:{tmp}/lay", ["oci:{tmp}/layout/"]),
+        ("ls oci:{tmp}/layout/", ["oci:{tmp}/layout/file "]),
+        ("copy oci:a:b oci:{tmp}/lay", ["oci:{tmp}/layout/"]),
+        ("compile oci:a {tmp}/lay", ["{tmp}/layout/"]),
+        ("compile oci:a b --config {tmp}/layout/f", ["{tmp}/layout/file "]),
+        ("runnable a -o {tmp}/layout/f", ["{tmp}/layout/file "]),
+        ("compile oci:a b --platform=x -f er", ["erofs "]),
+    ],
+)
+def test_bash_completes_files(tmp_path: Path, typed: str, offered: list[str]) -> None:
+    """In a real bash on a terminal, which breaks words at colons."""
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout/file").touch()
+    line = "ocifast " + typed.format(tmp=tmp_path)
+    setup = tmp_path / "bashrc"
+    setup.write_text(
+        f'PATH={Path(COMMAND).parent}:$PATH; PS1=; eval "$(_OCIFAST_COMPLETE=bash_source ocifast)"\n'
+        "bind 'set enable-bracketed-paste off'; echo ready\n"
+    )
+    ours, theirs = pty.openpty()
+    words: list[str | Path] = ["bash", "--rcfile", setup, "-i"]
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as shell:
+        os.close(theirs)
+        said = b""
+        while not said.endswith(b"ready\r\n"):
+            said += os.read(ours, 4096)
+        # What stands in the line then is printed instead of run.
+        os.write(ours, f"{line}\t\x05' end\x01printf '%s\\n' ran '\n".encode())
+        while b"\nend\r\n" not in said:
+            said += os.read(ours, 4096)
+        shell.kill()
+    os.close(ours)
+    completed = said.decode().partition("\nran\r\n")[2].partition("\r\nend\r\n")[0]
+    expected = line.rpartition(" ")[0] + " " + offered[0].format(tmp=tmp_path)
+    assert completed == expected

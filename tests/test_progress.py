@@ -1,20 +1,23 @@
-"""What packers tell of their progress; the display of it: what a terminal shows, and silence everywhere else."""
+"""What packers tell of their progress, and what whole commands show of theirs."""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import pty
-import re
+import struct
 import subprocess
+import termios
 import threading
 from pathlib import Path
 
 import pytest
-from ocifast.cli.display import format_size, progress_display
+from ocifast.cli.display import format_size
 from ocifast.compiler import CompileOptions, compile  # noqa: A004
 from ocifast.errors import CancelledError
 from ocifast.packers import PackOptions
-from ocifast.progress import Event, LayerState, Phase, silent
+from ocifast.progress import Event, Phase
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
@@ -25,7 +28,8 @@ from tests.support.run import COMMAND, try_ocifast
 def on_terminal(*words: str | Path) -> str:
     """What a command writes to a terminal as its standard error."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = {**os.environ, "TERM": "xterm"}
     process = subprocess.Popen([COMMAND, *words], stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
     os.close(theirs)
     said = b""
@@ -41,58 +45,58 @@ def on_terminal(*words: str | Path) -> str:
     return said.decode()
 
 
+@pytest.fixture(autouse=True)
+def _as_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other tests want no progress."""
+    monkeypatch.delenv("OCIFAST_PROGRESS")
+
+
 @pytest.fixture
 def reference(registry: Registry) -> str:
     layers = [TarBuilder().file(f"f{number}", os.urandom(300_000)) for number in range(2)]
     return registry.put(build_image(layers), "progress/image:1")
 
 
-def test_a_terminal_shows_each_layer_and_is_left_clean(reference: str, registry: Registry, tmp_path: Path) -> None:
-    shown = on_terminal("compile", reference, tmp_path / "out.tar")
-    layers = re.findall(r"\b[0-9a-f]{12}\b", shown)
-    assert len(set(layers)) == 2
-    assert "kB" in shown
-    # The bars are erased at the end (ECMA-48, "erase in line").
-    assert shown.rstrip().endswith("\x1b[2K") or "\x1b[2K" in shown[-200:]
-
-
-@pytest.mark.parametrize("command", ["pull", "push", "copy"])
-def test_copies_show_each_blob(reference: str, registry: Registry, tmp_path: Path, command: str) -> None:
-    layout = f"oci:{tmp_path}/layout:app"
-    if command == "push":
-        assert on_terminal("pull", reference, layout, "--quiet") == ""
-        shown = on_terminal("push", layout, f"{registry.host}/progress/{os.urandom(8).hex()}:1")
-    else:
-        shown = on_terminal(command, reference, layout)
-    # Two layers and the config.
-    assert len(set(re.findall(r"\b[0-9a-f]{12}\b", shown))) == 3
-    assert "kB" in shown
+@pytest.mark.parametrize("command", ["compile", "pull", "copy"])
+def test_a_terminal_shows_the_work_and_is_left_clean(reference: str, tmp_path: Path, command: str) -> None:
+    target = tmp_path / "out.tar" if command == "compile" else f"oci:{tmp_path}/layout:app"
+    shown = on_terminal(command, reference, target)
+    assert shown.startswith(f"{reference}\x1b[K\r")
+    assert shown.endswith("\x1b[J")
 
 
 def test_quiet_shows_nothing_on_a_terminal(reference: str, tmp_path: Path) -> None:
     assert on_terminal("compile", reference, tmp_path / "out.tar", "--quiet") == ""
+    assert on_terminal("pull", reference, f"oci:{tmp_path}/layout:app", "--progress", "none") == ""
 
 
-def test_a_pipe_gets_nothing(reference: str, tmp_path: Path) -> None:
-    assert try_ocifast("compile", reference, tmp_path / "out.tar").stderr == b""
+def test_a_pipe_gets_plain_lines(reference: str, tmp_path: Path) -> None:
+    lines = try_ocifast("compile", reference, tmp_path / "out.tar").stderr.decode().splitlines()
+    assert lines[0].startswith(f"ocifast: {reference}: 2 blobs, 60")
+    assert sorted(line.split()[2] for line in lines[1:3]) == ["1/2", "2/2"]
+    assert all(line.endswith(" kB fetched") for line in lines[1:3])
+    assert lines[3] == f"ocifast: {reference}: packing"
+    assert lines[4].startswith(f"ocifast: {reference}: done in ")
+    assert len(lines) == 5
+    again = try_ocifast("compile", reference, tmp_path / "out.cpio").stderr.decode().splitlines()
+    assert all(line.endswith(" kB already there") for line in again[1:3])
 
 
-def test_display_is_the_silent_one_off_a_terminal() -> None:
-    with progress_display() as progress:
-        assert progress is silent
+def test_a_pipe_gets_nothing_of_commands_that_only_look(reference: str) -> None:
+    assert try_ocifast("ls", reference).stderr == b""
 
 
-def test_display_takes_every_event_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with progress_display() as progress:
-        for phase in Phase:
-            progress(Event(phase))
-            progress(Event(phase, done=5))
-            progress(Event(phase, done=5, total=10))
-        for state in reversed(LayerState):
-            progress(Event(Phase.LAYER_ACQUIRE, "sha256:" + "a" * 64, state))
-            progress(Event(Phase.LAYER_ACQUIRE, "sha256:" + "b" * 64, state, 7, None))
-            progress(Event(Phase.LAYER_ACQUIRE, "sha256:" + "b" * 64, state, 7, 7))
+def test_lines_of_json(reference: str, tmp_path: Path) -> None:
+    said = try_ocifast("compile", reference, tmp_path / "out.tar", "--progress", "json").stderr
+    events = [json.loads(line) for line in said.splitlines()]
+    assert [event["phase"] for event in events if event["layer"] is None] == [
+        phase.value for phase in Phase if phase is not Phase.LAYER_ACQUIRE
+    ]
+    layers = {event["layer"] for event in events} - {None}
+    assert len(layers) == 2
+    for digest in layers:
+        states = [event["state"] for event in events if event["layer"] == digest]
+        assert (states[0], states[-1]) == ("waiting", "extracted")
 
 
 def told_by_packing(folder: Path, form: str, pack: PackOptions, threads: int | None = None) -> list[tuple[int, int]]:

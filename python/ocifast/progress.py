@@ -24,12 +24,17 @@ class Phase(Enum):
 
 
 class LayerState(Enum):
-    """Where one layer (or, when pushing, one blob) stands."""
+    """Where one layer (or, when pushing, one blob) stands.
+
+    BLOCKED: its bytes are there, and it goes on when the layers below it are applied. EXISTS: its bytes need not be
+    moved, since they are where they shall be, or in the cache.
+    """
 
     WAITING = "waiting"
     DOWNLOADING = "downloading"
     DOWNLOADED = "downloaded"
     EXTRACTING = "extracting"
+    BLOCKED = "blocked"
     EXTRACTED = "extracted"
     UPLOADING = "uploading"
     UPLOADED = "uploaded"
@@ -44,8 +49,9 @@ class Event:
         phase: the phase that the work is in.
         layer: digest of the layer's blob, or None when the event is about the whole work.
         state: the layer's state; None exactly when `layer` is None.
-        done: bytes done so far in this state (compressed bytes for a download, packed bytes for PACKING).
-        total: bytes to do, when known.
+        done: compressed bytes of the layer that are fetched (or sent), or while it is extracted read; for PACKING,
+            bytes of contents that are packed.
+        total: bytes to do, when known: the size of the layer's blob, or of all contents.
     """
 
     phase: Phase

@@ -349,11 +349,13 @@ class _Flattening:
             self.indexes.setdefault(descriptor.digest, []).append(index)
         self.fed: set[int] = set()
         self.applied: set[int] = set()
+        self.told: dict[int, tuple[LayerState, int]] = {}
+        self.inflated: dict[int, int] = {}
 
     def run(self) -> _core.Tree:
         descriptors = {descriptor.digest: descriptor for descriptor in self.image.layers}
-        for digest in descriptors:
-            self.tell(digest, LayerState.WAITING)
+        for digest, descriptor in descriptors.items():
+            self.tell(digest, LayerState.WAITING, total=descriptor.size)
         with ThreadPoolExecutor(self.options.jobs, thread_name_prefix="ocifast-layer") as pool:
             try:
                 # Handed out in order: a higher layer may wait for a lower one, never the other way round.
@@ -411,13 +413,26 @@ class _Flattening:
     def watch_applied(self) -> None:
         if self.progress is silent:
             return
-        for index, (_, decompressed, applied) in enumerate(self.flattener.progress()):
-            digest = self.image.layers[index].digest
-            if applied and index not in self.applied:
+        below = True
+        for index, (compressed, decompressed, applied) in enumerate(self.flattener.progress()):
+            moved = decompressed != self.inflated.get(index)
+            self.inflated[index] = decompressed
+            if index not in self.fed or index in self.applied:
+                pass
+            elif applied:
                 self.applied.add(index)
-                self.tell(digest, LayerState.EXTRACTED, decompressed)
-            elif not applied and index in self.fed:
-                self.tell(digest, LayerState.EXTRACTING, decompressed)
+                self.tell_layer(index, LayerState.EXTRACTED, compressed)
+            else:
+                # What stands still while a lower layer is not applied waits for it.
+                self.tell_layer(index, LayerState.EXTRACTING if moved or below else LayerState.BLOCKED, compressed)
+            below = below and applied
+
+    def tell_layer(self, index: int, state: LayerState, compressed: int) -> None:
+        """Tells where a layer stands, when that is news."""
+        if self.told.get(index) != (state, compressed):
+            self.told[index] = (state, compressed)
+            layer = self.image.layers[index]
+            self.tell(layer.digest, state, compressed, layer.size)
 
     def tell(self, digest: str, state: LayerState, done: int | None = None, total: int | None = None) -> None:
         self.progress(Event(Phase.LAYER_ACQUIRE, digest, state, done, total))
@@ -428,17 +443,19 @@ class _Flattening:
         indexes = self.indexes[descriptor.digest]
         local = None if blobs is None else blobs.get(descriptor)
         if local is not None:
-            self.read_files(indexes, local)
-        else:
-            self.fetch(descriptor, indexes)
+            self.read_files(descriptor, indexes, local)
+        elif self.fetch(descriptor, indexes):
+            self.tell(descriptor.digest, LayerState.DOWNLOADED, descriptor.size, descriptor.size)
         self.fed.update(indexes)
-        self.tell(descriptor.digest, LayerState.DOWNLOADED, descriptor.size, descriptor.size)
 
-    def read_files(self, indexes: Sequence[int], local: FileSlice) -> None:
+    def read_files(self, descriptor: Descriptor, indexes: Sequence[int], local: FileSlice) -> None:
+        self.tell(descriptor.digest, LayerState.EXISTS, descriptor.size, descriptor.size)
+        self.fed.update(indexes)
         for index in indexes:
             self.flattener.read_file(index, local.path, local.offset, local.length)
 
-    def fetch(self, descriptor: Descriptor, indexes: Sequence[int]) -> None:
+    def fetch(self, descriptor: Descriptor, indexes: Sequence[int]) -> bool:
+        """Brings one blob from the source; False when it stood in a local file and nothing was moved."""
         with ExitStack() as stack:
             writer = None
             offset = 0
@@ -447,8 +464,8 @@ class _Flattening:
                 offset = writer.resume_offset
             blob = stack.enter_context(self.image.blob(descriptor, offset=offset))
             if blob.local is not None and offset == 0:
-                self.read_files(indexes, blob.local)
-                return
+                self.read_files(descriptor, indexes, blob.local)
+                return False
             done = 0
             told = time.monotonic()
             self.tell(descriptor.digest, LayerState.DOWNLOADING, 0, descriptor.size)
@@ -467,6 +484,7 @@ class _Flattening:
                 self.flattener.close_layer(index)
             if writer is not None:
                 writer.commit()
+        return True
 
     def kept(self, writer: BlobWriter | None, offset: int) -> Iterator[bytes]:
         """The bytes that an earlier try has fetched."""

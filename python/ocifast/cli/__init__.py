@@ -1,11 +1,12 @@
 """The command line: parsing and rendering, nothing else.
 
 `main` is what the console script calls. Commands are looked up in one table and imported only when they run, so that
-`ocifast --version` and completion load neither httpx nor rich.
+`ocifast --version` and completion load no HTTP client.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -64,6 +65,15 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the table's names to suggest from."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `ocifast --help`, from the table alone."""
         with formatter.section("Commands"):
@@ -94,6 +104,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) 
 )
 def cli() -> None:
     """Container images from a registry to a root filesystem in one pass, without a daemon and without root."""
+    import_module("ocifast.cli.warnings").install()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,11 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 after an error, told in one line on standard error; 2 for a wrong command line; 130 when interrupted,
         143 when terminated, 129 when hung up.
     """
+    _open_what_is_closed()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # One that is ignored stays so (nohup, background jobs of a shell).
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     session: dict[str, Any] = {}
+    if "_OCIFAST_COMPLETE" in os.environ:
+        import_module("ocifast.cli.completion").install()
     try:
         status = cli.main(
             None if arguments is None else list(arguments), prog_name="ocifast", standalone_mode=False, obj=session
@@ -133,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(FileError(f"{name}{error.strerror or error}"), session)
     except Stopped as stopped:
-        return stopped.status
+        return _tell_stopped(stopped.status, session)
     except (click.Abort, EOFError):
-        return 128 + signal.SIGINT
+        return _tell_stopped(128 + signal.SIGINT, session)
     except Exception as error:
         if os.environ.get("OCIFAST_DEBUG"):
             raise
@@ -152,10 +166,31 @@ def _unforeseen(error: Exception) -> OcifastError:
     return OcifastError(f"unexpected: {type(error).__name__}: {error}")
 
 
+def _open_what_is_closed() -> None:
+    """Standard streams that were closed lead nowhere, lest a file of ours get their numbers and a tool's words."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        null = os.dup(null)
+    os.close(null)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - a descriptor, for the whole process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
     # Who asks a second time while we clean up is obeyed at once; the next run removes what is left.
     signal.signal(number, signal.SIG_DFL)
     raise Stopped(number)
+
+
+def _tell_stopped(status: int, session: dict[str, Any]) -> int:
+    """Says on a terminal and in logs what a run that was stopped leaves behind."""
+    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+    rest = f"; {session['unfinished']}" if session.get("unfinished") else ""
+    with contextlib.suppress(OSError):
+        click.echo(f"ocifast: {words[signal.Signals(status - 128)]}{rest}", err=True)
+    return status
 
 
 def _fail_usage(error: click.UsageError) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ocifast.cli import options
+from ocifast.cli.display import standard_output
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import open_rootfs
 
@@ -22,6 +23,7 @@ __all__ = ["command"]
 @options.seed
 @options.no_cache
 @options.quiet
+@options.progress
 @registry_options
 def command(
     image: str,
@@ -30,11 +32,16 @@ def command(
     seeds: tuple[Path, ...],
     no_cache: bool,
     quiet: bool,
+    progress: str,
     **registry: Any,
 ) -> None:
     """Write the regular file PATH of IMAGE to standard output. Links are followed inside the image."""
-    with open_rootfs(image, platform, seeds, cache=not no_cache, quiet=quiet, registry=registry) as rootfs:
+    with open_rootfs(
+        image, platform, seeds, cache=not no_cache, quiet=quiet, progress=progress, registry=registry
+    ) as rootfs:
         out = sys.stdout.buffer
         for chunk in rootfs.chunks(path):
-            out.write(chunk)
-        out.flush()
+            with standard_output():
+                out.write(chunk)
+        with standard_output():
+            out.flush()

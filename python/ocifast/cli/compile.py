@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from ocifast.cli import options
-from ocifast.cli.display import format_size, progress_display, report, warn
+from ocifast.cli.display import format_size, reader_has_gone, report, warn
+from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import options_for
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
+from ocifast.errors import FileError
 from ocifast.packers import FORMATS, PackOptions
 from ocifast.workspace import Workspace
 
@@ -55,6 +57,7 @@ __all__ = ["command"]
 )
 @options.tmp_dir
 @options.quiet
+@options.progress
 @options.as_json
 @registry_options
 def command(
@@ -79,6 +82,7 @@ def command(
     downloads: int,
     tmp_dir: Path | None,
     quiet: bool,
+    progress: str,
     as_json: bool,
     **registry: Any,
 ) -> None:
@@ -111,11 +115,11 @@ def command(
         ),
     )
     if config_file is None:
-        done = _run(plan, quiet)
+        done = _run(plan, progress, quiet)
     else:
         # Made before the work begins, so that a wrong path costs nothing.
         with Workspace(config_file, is_directory=False) as space:
-            done = _run(plan, quiet)
+            done = _run(plan, progress, quiet)
             _write_config(space, done)
     if (missing := done.config.user.missing) is not None:
         warn(f"{done.reference}: {missing}")
@@ -126,9 +130,14 @@ def command(
         report(done.to_json(), as_json=as_json, text=lambda: _line(done))
 
 
-def _run(plan: CompilePlan, quiet: bool) -> CompiledImage:
-    with progress_display(quiet=quiet) as progress:
-        return plan.run(progress=progress)
+def _run(plan: CompilePlan, mode: str, quiet: bool) -> CompiledImage:
+    try:
+        with progress_display(plan.image, mode=mode, quiet=quiet) as progress:
+            return plan.run(progress=progress)
+    except FileError:
+        if plan.output == STDOUT and reader_has_gone():
+            raise BrokenPipeError from None
+        raise
 
 
 def _write_config(space: Workspace, done: CompiledImage) -> None:

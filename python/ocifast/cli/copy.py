@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocifast.cli.display import format_size, progress_display, report
-from ocifast.cli.options import as_json, platform, quiet
+from ocifast.cli.display import format_size, report
+from ocifast.cli.options import PLACE, as_json, platform, progress, quiet
+from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ parallel = click.option(
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE")
-@click.argument("destination", metavar="DEST")
+@click.argument("source", metavar="SOURCE", type=PLACE)
+@click.argument("destination", metavar="DEST", type=PLACE)
 @platform
 @all_platforms
 @click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
 @parallel
 @registry_options
 @quiet
+@progress
 @as_json
 def command(source: str, destination: str, **options: Any) -> None:
     """Copy an image from SOURCE to DEST, byte for byte.
@@ -56,6 +58,7 @@ def run_copy(
     all_platforms: bool,
     parallel: int,
     quiet: bool,
+    progress: str,
     as_json: bool,
     referrers: bool = False,
     **registry: Any,
@@ -70,7 +73,10 @@ def run_copy(
     hosts = [place.reference.host for place in (source, destination) if place.transport == "docker" and place.reference]
     options = replace(make_options(*hosts, **registry), parallel=parallel)
     wanted = platforms.parse(platform) if platform is not None else None
-    with closing(open_source(source, options=options)) as opened, progress_display(quiet=quiet) as progress:
+    # A registry keeps the blobs that it got; the name is what comes last.
+    unfinished = f"{destination} was not changed" if destination.transport == "docker" else "nothing was written"
+    display = progress_display(str(source), mode=progress, quiet=quiet, finishes=True, unfinished=unfinished)
+    with closing(open_source(source, options=options)) as opened, display as show:
         result = copy(
             opened,
             open_destination(destination, options=options),
@@ -78,7 +84,7 @@ def run_copy(
             all_platforms=all_platforms,
             referrers=referrers,
             parallel=parallel,
-            progress=progress,
+            progress=show,
         )
     data = {"source": str(source), "destination": str(destination), **asdict(result)}
     text = result.digest if quiet else f"{result.digest}  {_summary(result.copied, result.existing, result.bytes)}"

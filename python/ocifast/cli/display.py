@@ -1,33 +1,29 @@
-"""What a person or a machine sees of the work: progress on a terminal, results as text or JSON."""
+"""What a person or a machine sees of the work: results as text or JSON, warnings."""
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.errors import FileError
 
-if TYPE_CHECKING:
-    from rich.progress import TaskID
+__all__ = [
+    "encodable",
+    "format_size",
+    "printable",
+    "reader_has_gone",
+    "redirected",
+    "report",
+    "say",
+    "standard_output",
+    "warn",
+]
 
-__all__ = ["encodable", "format_size", "printable", "progress_display", "report", "warn"]
-
-_WORDS = {
-    LayerState.WAITING: "waiting",
-    LayerState.DOWNLOADING: "downloading",
-    LayerState.DOWNLOADED: "downloaded",
-    LayerState.EXTRACTING: "extracting",
-    LayerState.EXTRACTED: "done",
-    LayerState.UPLOADING: "uploading",
-    LayerState.UPLOADED: "done",
-    LayerState.EXISTS: "already there",
-}
-_FINAL = {LayerState.EXTRACTED, LayerState.UPLOADED, LayerState.EXISTS}
+_writers: list[Callable[[str], None]] = []
+"""Who writes to standard error instead of us, the last one first."""
 
 
 def report(data: dict[str, Any], *, as_json: bool, text: str | Callable[[], str]) -> None:
@@ -41,11 +37,37 @@ def report(data: dict[str, Any], *, as_json: bool, text: str | Callable[[], str]
     if as_json:
         import json
 
-        click.echo(encodable(json.dumps(data, default=_plain, ensure_ascii=False)))
-        return
-    shown = text() if callable(text) else text
+        shown = encodable(json.dumps(data, default=_plain, ensure_ascii=False))
+    else:
+        shown = text() if callable(text) else text
     if shown:
-        click.echo(shown)
+        with standard_output():
+            click.echo(shown)
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """What cannot be written there while the block runs is an error that says where; a reader that has gone is none.
+
+    Raises:
+        FileError: the disk is full, or fails.
+        BrokenPipeError: whoever read us has gone.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError(f"standard output: {error.strerror}") from error
+
+
+def reader_has_gone() -> bool:
+    """Whether standard output is a pipe or socket that nobody reads any more (poll(2), POLLERR)."""
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def encodable(text: str) -> str:
@@ -53,9 +75,17 @@ def encodable(text: str) -> str:
     return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
+def say(line: str) -> None:
+    """Writes a line to standard error: above what is drawn there, if anything is."""
+    if _writers:
+        _writers[-1](line)
+    else:
+        click.echo(line, err=True)
+
+
 def warn(message: str) -> None:
     """Tells something on standard error, in one line, as errors are told."""
-    click.echo(f"ocifast: warning: {printable(' '.join(message.split()))}", err=True)
+    say(f"ocifast: warning: {printable(' '.join(message.split()))}")
 
 
 def printable(text: str) -> str:
@@ -78,61 +108,13 @@ def format_size(size: int) -> str:
 
 
 @contextmanager
-def progress_display(*, quiet: bool = False) -> Iterator[Progress]:
-    """A callable that shows events on standard error while the block runs.
-
-    It is silent when standard error is no terminal, or `quiet` is set; rich is loaded only when something is shown.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield silent
-        return
-    display = _Display()
-    with display.bars:
-        yield display.show
-
-
-class _Display:
-    """One line per layer, and one for the whole work."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-        self.bars = Progress(
-            TextColumn("{task.fields[name]}"),
-            TextColumn("{task.fields[state]:<12}"),
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._states: dict[str, LayerState | Phase] = {}
-        self._lock = threading.Lock()
-
-    def show(self, event: Event) -> None:
-        """Takes one event, from any thread."""
-        key, name, state, word = self._describe(event)
-        with self._lock:
-            task = self._tasks.get(key)
-            if task is None:
-                task = self._tasks[key] = self.bars.add_task("", name=name, state=word, total=event.total)
-            elif self._states[key] != state:
-                # The rate of one state says nothing about the next.
-                self.bars.reset(task, name=name, state=word, total=event.total)
-            self._states[key] = state
-            self.bars.update(task, completed=event.done, total=event.total, state=word)
-            if state in _FINAL:
-                finished = self.bars.tasks[self.bars.task_ids.index(task)]
-                done = event.done or event.total or finished.total or finished.completed or 1
-                self.bars.update(task, completed=done, total=done)
-
-    @staticmethod
-    def _describe(event: Event) -> tuple[str, str, LayerState | Phase, str]:
-        if event.layer is None or event.state is None:
-            return "", "image       ", event.phase, event.phase.value.replace("_", " ")
-        return event.layer, event.layer.partition(":")[2][:12], event.state, _WORDS[event.state]
+def redirected(writer: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, `say` hands lines to `writer`, which knows what stands on the terminal."""
+    _writers.append(writer)
+    try:
+        yield
+    finally:
+        _writers.remove(writer)
 
 
 def _plain(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ocifast.cli import options
-from ocifast.cli.display import printable, report
+from ocifast.cli.display import printable, report, standard_output
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import open_rootfs
 from ocifast.rootfs import Rootfs, RootfsEntry
@@ -35,6 +35,7 @@ _TYPES = {
 @options.seed
 @options.no_cache
 @options.quiet
+@options.progress
 @options.as_json
 @registry_options
 def command(
@@ -45,6 +46,7 @@ def command(
     seeds: tuple[Path, ...],
     no_cache: bool,
     quiet: bool,
+    progress: str,
     as_json: bool,
     **registry: Any,
 ) -> None:
@@ -53,14 +55,17 @@ def command(
     All layers are applied: what is shown is what a container sees. Links on the way to PATH, and one to a directory at
     its end, are followed inside the image.
     """
-    with open_rootfs(image, platform, seeds, cache=not no_cache, quiet=quiet, registry=registry) as rootfs:
+    with open_rootfs(
+        image, platform, seeds, cache=not no_cache, quiet=quiet, progress=progress, registry=registry
+    ) as rootfs:
         entries = _chosen(rootfs, path, recursive)
         if as_json:
             report({"entries": [_json(entry) for entry in entries]}, as_json=True, text="")
             return
         lines = [_line(entry) for entry in entries]
-    for line in lines:
-        click.echo(line)
+    with standard_output():
+        for line in lines:
+            click.echo(line)
 
 
 def _chosen(rootfs: Rootfs, path: str, recursive: bool) -> list[RootfsEntry]:

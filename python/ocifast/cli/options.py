@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import click.shell_completion
 
 __all__ = [
+    "PLACE",
+    "PLACE_OR_FILE",
     "SIZE",
     "as_json",
     "image_argument",
     "jobs",
     "no_cache",
     "platform",
+    "progress",
     "quiet",
     "seed",
     "tmp_dir",
@@ -44,6 +48,15 @@ as_json: Decorator[Any] = click.option(
 
 quiet: Decorator[Any] = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 """Passes `quiet: bool`."""
+
+progress: Decorator[Any] = click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json", "none"]),
+    default="auto",
+    envvar="OCIFAST_PROGRESS",
+    help="How progress is told on standard error: auto draws on a terminal and writes plain lines elsewhere.",
+)
+"""Passes `progress: str`, one of `ocifast.cli.progress.MODES`."""
 
 platform: Decorator[Any] = click.option(
     "--platform",
@@ -82,7 +95,39 @@ jobs: Decorator[Any] = click.option(
 )
 """Passes `jobs: int | None`."""
 
-image_argument: Decorator[Any] = click.argument("image", metavar="IMAGE")
+
+class Place(click.ParamType[str]):
+    """Where an image is, as `ocifast.reference.parse_location` takes it; shells complete it."""
+
+    name = "place"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem[str]]:
+        """Transports, and the files behind them."""
+        from ocifast.cli.completion import places
+
+        return places(incomplete)
+
+
+class PlaceOrFile(Place):
+    """The same, or a plain file name."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem[str]]:
+        """Transports, the files behind them, and files."""
+        from click.shell_completion import CompletionItem
+
+        return (
+            super().shell_complete(ctx, param, incomplete) if ":" in incomplete else [CompletionItem("", type="file")]
+        )
+
+
+PLACE = Place()
+PLACE_OR_FILE = PlaceOrFile()
+
+image_argument: Decorator[Any] = click.argument("image", metavar="IMAGE", type=PLACE)
 """Passes `image: str`."""
 
 

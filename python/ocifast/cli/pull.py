@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import as_json, platform, quiet
+from ocifast.cli.options import PLACE, as_json, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 
 __all__ = ["command"]
@@ -15,12 +15,13 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("image", metavar="IMAGE")
-@click.argument("destination", metavar="DEST")
+@click.argument("destination", metavar="DEST", type=PLACE)
 @platform
 @all_platforms
 @parallel
 @registry_options
 @quiet
+@progress
 @as_json
 def command(image: str, destination: str, **options: Any) -> None:
     """Fetch IMAGE from a registry into DEST.

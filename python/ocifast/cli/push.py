@@ -7,20 +7,21 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import as_json, platform, quiet
+from ocifast.cli.options import PLACE, as_json, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 
 __all__ = ["command"]
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", metavar="SOURCE", type=PLACE)
 @click.argument("image", metavar="IMAGE")
 @platform
 @all_platforms
 @parallel
 @registry_options
 @quiet
+@progress
 @as_json
 def command(source: str, image: str, **options: Any) -> None:
     """Send the image at SOURCE to a registry as IMAGE.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocifast.cache import Cache, CachedSource
-from ocifast.cli.display import progress_display
+from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options
 from ocifast.image import resolve
 from ocifast.platforms import parse as parse_platform
@@ -41,6 +41,7 @@ def open_rootfs(
     *,
     cache: bool,
     quiet: bool,
+    progress: str,
     registry: Mapping[str, Any],
 ) -> Iterator[Rootfs]:
     """The flattened tree of an image; progress is shown while it is made.
@@ -55,8 +56,8 @@ def open_rootfs(
             if kept is not None:
                 source = CachedSource(source, kept.blobs, digest=location.reference.digest)
         chosen = resolve(source, None if platform is None else parse_platform(platform))
-        with progress_display(quiet=quiet) as progress:
-            rootfs = flatten(chosen, progress=progress)
+        with progress_display(image, mode=progress, quiet=quiet, makes=False) as show:
+            rootfs = flatten(chosen, progress=show)
         with rootfs:
             yield rootfs
     finally:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ocifast.cli.display import progress_display, report
-from ocifast.cli.options import as_json, quiet
+from ocifast.cli.display import report
+from ocifast.cli.options import PLACE, PLACE_OR_FILE, as_json, progress, quiet
+from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _OPTIONS = (
         "-o",
         "--output",
         metavar="FILE",
+        type=PLACE_OR_FILE,
         help="Where to write it: a file, for an OCI archive, or oci:DIR[:TAG], docker-archive:FILE[:NAME:TAG].",
     ),
     click.option("--push", is_flag=True, help="Send it to the registry that --tag names."),
@@ -43,7 +45,9 @@ _OPTIONS = (
     click.option("--ca-certs-file", metavar="FILE", type=click.Path(path_type=Path), help="Take these along instead."),
     click.option("--time-zones", is_flag=True, help="Take this machine's time zones along."),
     click.option("--time-zones-dir", metavar="DIR", type=click.Path(path_type=Path), help="Take these along instead."),
-    click.option("--base", metavar="IMAGE", help="An image to build on: its layers below, its config added to."),
+    click.option(
+        "--base", metavar="IMAGE", type=PLACE, help="An image to build on: its layers below, its config added to."
+    ),
     click.option("--bundle", is_flag=True, help="Take the libraries of a dynamically linked executable along."),
     click.option(
         "--sysroot",
@@ -77,6 +81,7 @@ def _all(options: Iterable[Callable[[Function], Function]]) -> Callable[[Functio
 @_all(_OPTIONS)
 @registry_options
 @quiet
+@progress
 @as_json
 def command(
     executables: tuple[Path, ...],
@@ -85,6 +90,7 @@ def command(
     push: bool,
     base: str | None,
     quiet: bool,
+    progress: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -105,11 +111,13 @@ def command(
     hosts = [*_hosts(reference if push else None), *_hosts(base), *_hosts(output)]
     # Without a registry its client stays unloaded: half of the time of a small build.
     registries = make_options(*hosts, **registry) if hosts else None
-    with progress_display(quiet=quiet) as progress:
+    unfinished = f"{reference} was not changed" if push else "nothing was written"
+    title = reference or output or ""
+    with progress_display(title, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show:
         if push and reference is not None:
-            built = runnable.push(reference, options=registries, progress=progress)
+            built = runnable.push(reference, options=registries, progress=show)
         else:
-            built = runnable.write(output or "", reference=reference, options=registries, progress=progress)
+            built = runnable.write(output or "", reference=reference, options=registries, progress=show)
     report(_told(built), as_json=as_json, text=built.digest)
 
 

@@ -1,0 +1,91 @@
+"""What shells complete beyond commands and options: where images are. Loaded only when a shell asks.
+
+Bash breaks words at colons, so that `oci:lay` comes as three; they are put together again, and what bash gets back is
+the part that it has in hand.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
+
+from ocifast.reference import TRANSPORTS
+
+__all__ = ["install", "places"]
+
+_LOCAL = tuple(name for name in TRANSPORTS if name != "docker")
+
+
+def places(incomplete: str) -> list[CompletionItem[str]]:
+    """Locations that begin so: the transports, and behind one of them the files that are there."""
+    transport, colon, path = incomplete.partition(":")
+    if colon and transport in _LOCAL:
+        folder, slash, start = path.rpartition("/")
+        try:
+            found = sorted(entry for entry in Path(folder + slash).iterdir() if entry.name.startswith(start))
+        except OSError:
+            return []
+        return [
+            CompletionItem(f"{transport}:{folder}{slash}{entry.name}{'/' if entry.is_dir() else ''}")
+            for entry in found
+            if start or not entry.name.startswith(".")
+        ]
+    return [CompletionItem(f"{name}:") for name in _LOCAL if f"{name}:".startswith(incomplete)]
+
+
+_SOURCE = """\
+%(complete_func)s() {
+    local IFS=$'\\n'
+    local response type value
+    response=$(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD %(complete_var)s=bash_complete $1)
+    for completion in $response; do
+        IFS=',' read type value <<< "$completion"
+        case $type in
+            dir) COMPREPLY=(); compopt -o dirnames ;;
+            file) COMPREPLY=(); compopt -o default ;;
+            open) COMPREPLY+=($value); compopt -o nospace ;;
+            plain) COMPREPLY+=($value) ;;
+        esac
+    done
+    return 0
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class _Bash(BashComplete):
+    """Bash, with words that have colons."""
+
+    source_template = _SOURCE
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one in hand, and that one, as they were typed."""
+        words = split_arg_string(os.environ["COMP_WORDS"])
+        count = int(os.environ["COMP_CWORD"])
+        joined: list[str] = []
+        glue = False
+        for word in words[1 : count + 1]:
+            # A colon belongs to what stands before and behind it. (A lone "=" is what `--name=value` is broken at.)
+            if joined and (glue or word in (":", "=")):
+                joined[-1] += word
+            else:
+                joined.append(word)
+            glue = word in (":", "=")
+        incomplete = joined.pop() if joined and count < len(words) else ""
+        return joined, incomplete
+
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        """One line for the script: what is completed further gets no blank."""
+        value = str(item.value)
+        kind = "open" if item.type == "plain" and value.endswith((":", "/")) else item.type
+        transport, colon, path = value.partition(":")
+        # What stands before the colon is a word of its own in bash.
+        return f"{kind},{path if colon and path and transport in _LOCAL else value}"
+
+
+def install() -> None:
+    """Makes click use it."""
+    add_completion_class(_Bash)

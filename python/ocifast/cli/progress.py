@@ -1,0 +1,147 @@
+"""Chooses how a command shows its progress, and takes it away again when the command ends, however it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from ocifast.cli import display
+from ocifast.progress import Event, Phase, Progress, silent
+
+__all__ = ["MODES", "progress_display"]
+
+MODES = ("auto", "plain", "json", "none")
+"""Values of `--progress`."""
+
+
+@contextmanager
+def progress_display(
+    title: str,
+    *,
+    mode: str = "auto",
+    quiet: bool = False,
+    makes: bool = True,
+    finishes: bool = False,
+    unfinished: str = "nothing was written",
+) -> Iterator[Progress]:
+    """A callable that shows events on standard error while the block runs.
+
+    Args:
+        title: what is worked on, for people.
+        mode: one of `MODES`. "auto" draws on a terminal, and writes plain lines where there is none.
+        quiet: shows nothing.
+        makes: the command makes something; one that only looks tells nothing where no terminal is.
+        finishes: blobs are done when they are there, as in a copy.
+        unfinished: what an interrupted run says until the job is complete.
+    """
+    _say_when_interrupted(unfinished if makes else "")
+    chosen = "none" if quiet else mode
+    if chosen == "auto":
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        chosen = "draw" if terminal else "plain" if makes else "none"
+    if chosen == "none":
+        yield _watched(silent) if makes else silent
+    elif chosen == "draw":
+        with _drawing(title, finishes) as progress:
+            yield _watched(progress)
+    else:
+        from ocifast.cli.narration import JsonLines, PlainLines
+
+        lines: JsonLines | PlainLines
+        lines = JsonLines(display.say) if chosen == "json" else PlainLines(title, display.say)
+        with _retries(lines.tell_retry):
+            yield _watched(lines.take)
+
+
+@contextmanager
+def _drawing(title: str, finishes: bool) -> Iterator[Progress]:
+    from ocifast.cli.frame import Style, draw
+    from ocifast.cli.screen import Screen
+    from ocifast.cli.tally import Tally
+
+    tally = Tally(finishes)
+    encoding = sys.stderr.encoding or "ascii"
+    style = Style(colour=not os.environ.get("NO_COLOR"), unicode=encoding.lower().replace("-", "") == "utf8")
+    screen = Screen(
+        sys.stderr.fileno(),
+        lambda width, height: draw(
+            title, tally.snapshot(), width=width, height=height, style=style, is_final=tally.is_final
+        ),
+        encoding=encoding,
+    )
+
+    def show(event: Event) -> None:
+        tally.take(event)
+        screen.poke()
+
+    def tell_retry(what: str, seconds: float) -> None:
+        tally.tell_retry(what, seconds)
+        screen.poke()
+
+    sys.stderr.flush()
+    with _retries(tell_retry), display.redirected(screen.above):
+        screen.start()
+        try:
+            yield show
+        finally:
+            screen.close()
+
+
+class _RetryHandler(logging.Handler):
+    """Gets what the registry client says when it tries something again."""
+
+    def __init__(self, tell: Callable[[str, float], None]) -> None:
+        super().__init__(logging.INFO)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        seconds = getattr(record, "retry_in", None)
+        if seconds is not None:
+            self._tell(record.getMessage(), float(seconds))
+
+
+@contextmanager
+def _retries(tell: Callable[[str, float], None]) -> Iterator[None]:
+    logger = logging.getLogger("ocifast.sources.registry")
+    handler = _RetryHandler(tell)
+    before = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
+def _watched(progress: Progress) -> Progress:
+    """The same, which also notices when the job is complete: from then on an interrupt takes nothing back."""
+    session = _session()
+    if session is None:
+        return progress
+
+    def take(event: Event) -> None:
+        if event.phase is Phase.COMPLETE:
+            session.pop("unfinished", None)
+        progress(event)
+
+    return take
+
+
+def _say_when_interrupted(unfinished: str) -> None:
+    session = _session()
+    if session is not None:
+        session["unfinished"] = unfinished
+
+
+def _session() -> dict[str, object] | None:
+    """What `main` looks at when the command has ended; None when no command runs."""
+    context = click.get_current_context(silent=True)
+    found = None if context is None else context.find_root().obj
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,143 @@
+"""What is known of a job from its events: where each layer stands, how many bytes are there, how fast they come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ocifast.progress import Event, LayerState, Phase
+
+__all__ = ["LayerStand", "Snapshot", "Tally"]
+
+_FINAL = frozenset({LayerState.EXTRACTED, LayerState.UPLOADED})
+_FINAL_IN_A_COPY = _FINAL | {LayerState.DOWNLOADED, LayerState.EXISTS}
+_MOVING = frozenset({LayerState.DOWNLOADING, LayerState.UPLOADING})
+_WINDOW = 5.0
+"""Seconds that the rate is taken over."""
+
+
+@dataclass
+class LayerStand:
+    """Where one layer stands.
+
+    Attributes:
+        digest: of its blob.
+        state: the last one told.
+        done: compressed bytes that are there.
+        total: compressed bytes of all of it; None while nobody has said.
+        cached: it was not fetched but taken from where it was.
+    """
+
+    digest: str
+    state: LayerState
+    done: int = 0
+    total: int | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole job at one moment.
+
+    Attributes:
+        phase: the phase that the work is in; None before the first event.
+        layers: in the order that they were named in.
+        done: compressed bytes of all layers that are there.
+        total: compressed bytes of all layers, as far as they are known.
+        rate: bytes per second over the last seconds; None when none came over the network.
+        left: seconds until the bytes are there at that rate.
+        packed: bytes packed and bytes to pack; None outside of packing.
+        retry: what is tried again right now, for people.
+    """
+
+    phase: Phase | None
+    layers: tuple[LayerStand, ...]
+    done: int
+    total: int
+    rate: float | None
+    left: float | None
+    packed: tuple[int, int | None] | None
+    retry: str | None
+
+
+@dataclass
+class Tally:
+    """Takes events from any thread; each costs the same however many layers there are.
+
+    Attributes:
+        finishes: whether a blob that is there is done with, as in a copy; in a compilation it is applied afterwards.
+        clock: seconds that only grow.
+    """
+
+    finishes: bool = False
+    clock: Callable[[], float] = time.monotonic
+    _phase: Phase | None = None
+    _layers: dict[str, LayerStand] = field(default_factory=dict)
+    _moved: int = 0
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _packed: tuple[int, int | None] | None = None
+    _retry: tuple[float, str] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, event: Event) -> None:
+        """Takes one event."""
+        with self._lock:
+            self._phase = event.phase
+            if event.layer is not None and event.state is not None:
+                self._take_layer(event.layer, event.state, event.done, event.total)
+            elif event.phase is Phase.PACKING and event.done is not None:
+                self._packed = (event.done, event.total)
+
+    def tell_retry(self, what: str, seconds: float) -> None:
+        """Something failed and is tried again in so many seconds."""
+        with self._lock:
+            self._retry = (self.clock() + seconds + 1, what)
+
+    def snapshot(self) -> Snapshot:
+        """How all of it stands now."""
+        with self._lock:
+            layers = tuple(LayerStand(**vars(layer)) for layer in self._layers.values())
+            moved, packed, now = self._moved, self._packed, self.clock()
+            retry = self._retry[1] if self._retry is not None and self._retry[0] > now else None
+            while len(self._samples) > 1 and self._samples[0][0] < now - _WINDOW:
+                self._samples.popleft()
+            begun, before = self._samples[0] if self._samples else (now, 0)
+            phase = self._phase
+        done = sum(layer.done for layer in layers)
+        total = sum(layer.total if layer.total is not None else layer.done for layer in layers)
+        rate = (moved - before) / (now - begun) if moved and now - begun >= 0.5 else None
+        left = (total - done) / rate if rate and total > done else None
+        return Snapshot(phase, layers, done, total, rate, left, packed, retry)
+
+    def is_final(self, state: LayerState) -> bool:
+        """Whether nothing follows the state."""
+        return state in (_FINAL_IN_A_COPY if self.finishes else _FINAL)
+
+    def _take_layer(self, digest: str, state: LayerState, done: int | None, total: int | None) -> None:
+        layer = self._layers.get(digest)
+        if layer is None:
+            layer = self._layers[digest] = LayerStand(digest, state)
+        if total is not None:
+            layer.total = total
+        if state is LayerState.EXISTS:
+            layer.cached = True
+        if self.is_final(state) or state is LayerState.DOWNLOADED:
+            if layer.state in _MOVING:
+                self._count((layer.total or 0) - layer.done)
+            layer.done = layer.total if layer.total is not None else max(layer.done, done or 0)
+        elif state in _MOVING:
+            self._count((done or 0) - layer.done)
+            layer.done = done or 0
+        elif done is not None and state is not LayerState.EXISTS:
+            # Those that were fetched are there; those that were not are read now.
+            layer.done = max(layer.done, done)
+        layer.state = state
+
+    def _count(self, moved: int) -> None:
+        now = self.clock()
+        if not self._samples or now - self._samples[-1][0] >= 0.2:
+            self._samples.append((now, self._moved))
+        self._moved += max(0, moved)
