@@ -19,15 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ocifast.cli.display import format_size
 from ocifast.cli.frame import Style, draw
+from ocifast.cli.losses import sentences
 from ocifast.cli.narration import JsonLines, PlainLines
 from ocifast.cli.progress import progress_display
 from ocifast.cli.screen import Screen
 from ocifast.cli.tally import Tally
+from ocifast.packers import Loss
 from ocifast.progress import Event, LayerState, Phase
+from ocifast.workspace import data_bytes
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
+from tests.support.registry import Registry
 from tests.support.run import COMMAND, ocifast
 
 PLAIN = Style(colour=False, unicode=True)
@@ -372,3 +377,49 @@ def test_closed_streams_lead_nowhere(tmp_path: Path) -> None:
     script = f"exec {COMMAND} compile oci:{image}:app {tmp_path}/out.tar --no-cache >&- 2>&- <&-"
     assert subprocess.run(["sh", "-c", script], check=False).returncode == 0
     assert (tmp_path / "out.tar").read_bytes() == (tmp_path / "expected.tar").read_bytes()
+
+
+def test_losses_are_sentences_one_a_kind() -> None:
+    losses = [
+        Loss("owner", "7:8", 22_000, (b"a\xff",)),
+        Loss("xattr", "user.a: Operation not supported", 2, (b"b",)),
+        Loss("owner", "8:8", 295, (b"c",)),
+        Loss("xattr", "user.b: Operation not supported", 1, (b"b",)),
+        Loss("device", "device nodes need root", 1, (b"dev/null",)),
+    ]
+    assert sentences("dir", losses) == [
+        "owners of 22,295 entries were not kept: only root can; use erofs, tar or sudo (first: /a\\xff)",
+        "extended attributes of 3 entries were not kept: dir: user.a: Operation not supported, and 1 other reason; use"
+        " tar or erofs, which hold them (first: /b)",
+        "device nodes of 1 entry were not kept: only root can make them; use erofs, tar or sudo (first: /dev/null)",
+    ]
+    assert sentences("erofs", losses[1:2]) == [
+        "extended attributes of 2 entries were not kept: erofs: user.a: Operation not supported (first: /b)"
+    ]
+
+
+def test_holes_are_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.write(b"1" * 65536)
+        file.seek(100 << 20)
+        file.write(b"2" * 65536)
+        file.truncate(200 << 20)
+    assert data_bytes(path) == 131072
+    path.write_bytes(b"")
+    assert data_bytes(path) == 0
+
+
+def test_the_last_line_tells_where_the_bytes_came_from(registry: Registry, tmp_path: Path) -> None:
+    image = build_image([TarBuilder().file("f", os.urandom(300_000)), TarBuilder().file("g", os.urandom(100_000))])
+    reference = registry.put(image, "display/line:1")
+    fetched = format_size(sum(len(layer.blob) for layer in image.layers))
+
+    def last(*words: str | Path) -> str:
+        return ocifast("compile", reference, *words).decode().splitlines()[-1]
+
+    assert last(tmp_path / "out.tar").endswith(f" s, {fetched} fetched")
+    assert last(tmp_path / "out.cpio").endswith(f" s, {fetched} from the cache")
+    assert last(tmp_path / "out.tar").endswith(" s, from the cache")
+    assert ", 400.0 kB, 3 entries, linux/amd64, " in last(tmp_path / "out")
+    assert last(tmp_path / "again.tar", "--no-cache").endswith(f" s, {fetched} fetched")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ class CompiledImage:
         notices: what of the layers was dropped on the way in, by kind, with counts.
         from_cache: whether nothing had to be downloaded or packed.
         tree_digest: of the tree (docs/dump.md), the same for all formats; None unless asked for.
+        data_size: bytes of data, holes left out: of the output file, or of a directory's files; None when nobody knows.
+        entries: number of names in the tree, the root included; None when nobody knows.
+        seconds: that the work took.
+        fetched_bytes: bytes of layers that came over the network.
+        cached_bytes: bytes of layers that were in the cache.
     """
 
     path: Path | None
@@ -44,6 +49,11 @@ class CompiledImage:
     notices: tuple[tuple[str, int], ...] = ()
     from_cache: bool = False
     tree_digest: str | None = None
+    data_size: int | None = None
+    entries: int | None = None
+    seconds: float = field(default=0.0, compare=False)
+    fetched_bytes: int = field(default=0, compare=False)
+    cached_bytes: int = field(default=0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON-able data; paths that are no UTF-8 with escapes."""
@@ -60,6 +70,11 @@ class CompiledImage:
             "notices": dict(self.notices),
             "from_cache": self.from_cache,
             "tree_digest": self.tree_digest,
+            "data_size": self.data_size,
+            "entries": self.entries,
+            "seconds": round(self.seconds, 3),
+            "fetched_bytes": self.fetched_bytes,
+            "cached_bytes": self.cached_bytes,
         }
 
     def facts(self) -> dict[str, Any]:
@@ -69,6 +84,8 @@ class CompiledImage:
             "losses": [asdict(loss) | {"paths": [path.hex() for path in loss.paths]} for loss in self.losses],
             "notices": [list(notice) for notice in self.notices],
             "tree_digest": self.tree_digest,
+            "data_size": self.data_size,
+            "entries": self.entries,
         }
 
 
@@ -82,6 +99,8 @@ def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "notices": tuple((name, count) for name, count in facts["notices"]),
         "tree_digest": facts.get("tree_digest"),
+        "data_size": facts.get("data_size"),
+        "entries": facts.get("entries"),
     }
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -29,16 +30,18 @@ from ocifast.packers import (
     choose_backend,
     format_of,
     load_format,
+    rows,
+    totals,
 )
 from ocifast.platforms import parse as parse_platform
-from ocifast.progress import Event, Phase, Progress, silent
+from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.reference import parse_location
 from ocifast.refusals import processors
 from ocifast.rootfs import FlattenOptions, Rootfs, flatten
 from ocifast.sources.open import open_source
 from ocifast.spec import total_size
 from ocifast.streams import fd_of
-from ocifast.workspace import Workspace, check_room
+from ocifast.workspace import Workspace, check_room, data_bytes
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
@@ -158,7 +161,10 @@ class _Run:
     def __init__(self, plan: CompilePlan, progress: Progress, cancelled: Callable[[], bool]) -> None:
         self.plan = plan
         self.options = plan.options
-        self.progress = progress
+        self.begun = time.monotonic()
+        self.progress = self._counted(progress)
+        self.fetched: dict[str, int] = {}
+        self.found: dict[str, int] = {}
         self.cancelled = cancelled
         self.format, self.pack_options = self._choose_format()
         self.clamp = self._clamp()
@@ -186,6 +192,18 @@ class _Run:
         # Not called off any more: what was published is never told as cancelled.
         self.progress(Event(Phase.COMPLETE, done=done.size, total=done.size))
         return done
+
+    def _counted(self, progress: Progress) -> Progress:
+        """The same, which notes on the way what was fetched and what was there."""
+
+        def take(event: Event) -> None:
+            if event.layer is not None and event.state is LayerState.DOWNLOADED:
+                self.fetched[event.layer] = event.total or 0
+            elif event.layer is not None and event.state is LayerState.EXISTS:
+                self.found[event.layer] = event.total or 0
+            progress(event)
+
+        return take
 
     def _choose_format(self) -> tuple[Format, PackOptions]:
         plan, options = self.plan, self.options.pack
@@ -271,6 +289,7 @@ class _Run:
             losses = self._pack(image, backend, rootfs, made, space.path if space is not None else waiting)
             self._refuse_losses(losses)
             size = None if made is None or self.format.is_directory else made.stat().st_size
+            data_size = totals(rows(rootfs.tree)).bytes if self.format.is_directory else made and data_bytes(made)
             done = self._result(
                 image,
                 backend,
@@ -279,6 +298,8 @@ class _Run:
                 losses=losses,
                 notices=tuple(rootfs.notices.items()),
                 tree_digest=tree_digest,
+                data_size=data_size,
+                entries=len(rootfs),
             )
             if made is not None and space is not None:
                 space.publish(made)
@@ -372,6 +393,10 @@ class _Run:
             reference=self.plan.image,
             digest=image.digest,
             platform=None if image.platform is None else str(image.platform),
+            seconds=time.monotonic() - self.begun,
+            fetched_bytes=sum(self.fetched.values()),
+            # What a layout or an archive holds is in no cache.
+            cached_bytes=0 if self.layers is None else sum(self.found.values()),
             **facts,
         )
 

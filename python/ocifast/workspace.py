@@ -19,7 +19,7 @@ from types import TracebackType
 from ocifast.errors import FileError, UsageError
 from ocifast.refusals import Lock, flush, flush_folder, take_lock
 
-__all__ = ["Workspace", "check_room"]
+__all__ = ["Workspace", "check_room", "data_bytes"]
 
 _PREFIX = ".ocifast-"
 
@@ -142,6 +142,22 @@ class Workspace:
             raise
         except OSError as error:
             raise FileError(f"{what}: {error.strerror}", path=self._shown) from error
+
+
+def data_bytes(path: Path) -> int:
+    """Bytes of data in a file, its holes left out, as far as its file system tells (lseek(2), SEEK_DATA)."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        found = at = 0
+        try:
+            while at < end:
+                begin = file.seek(at, os.SEEK_DATA)
+                at = file.seek(begin, os.SEEK_HOLE)
+                found += at - begin
+        except OSError as error:
+            # ENXIO: nothing but a hole follows.
+            return found if error.errno == errno.ENXIO else end
+    return found
 
 
 def check_room(folder: Path, needed: int, *, what: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from ocifast.cli import options
 from ocifast.cli.display import format_size, reader_has_gone, report, warn
+from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import options_for
@@ -123,9 +124,8 @@ def command(
             _write_config(space, done)
     if (missing := done.config.user.missing) is not None:
         warn(f"{done.reference}: {missing}")
-    for loss in done.losses:
-        where = f", first /{loss.paths[0].decode('utf-8', 'backslashreplace')}" if loss.paths else ""
-        warn(f"{done.format}: {loss.detail} ({loss.count} times{where})")
+    for sentence in sentences(done.format, done.losses):
+        warn(sentence)
     if done.path is not None:
         report(done.to_json(), as_json=as_json, text=lambda: _line(done))
 
@@ -149,7 +149,17 @@ def _write_config(space: Workspace, done: CompiledImage) -> None:
 
 
 def _line(done: CompiledImage) -> str:
-    size = "" if done.size is None else f", {format_size(done.size)}"
-    cached = ", from the cache" if done.from_cache else ""
-    tree = f"\ntree {done.tree_digest}" if done.tree_digest else ""
-    return f"{done.path}: {done.format}{size}{cached}\n{done.digest}{tree}"
+    """What was made, in the last line; above it what names it for good."""
+    size = done.data_size if done.data_size is not None else done.size
+    facts = [
+        done.format,
+        "" if size is None else format_size(size),
+        "" if done.entries is None else f"{done.entries:,} {'entry' if done.entries == 1 else 'entries'}",
+        done.platform or "",
+        f"{done.seconds:.1f} s",
+        f"{format_size(done.fetched_bytes)} fetched" if done.fetched_bytes else "",
+        f"{format_size(done.cached_bytes)} from the cache" if done.cached_bytes else "",
+        "from the cache" if done.from_cache else "",
+    ]
+    tree = f"tree {done.tree_digest}\n" if done.tree_digest else ""
+    return f"{done.digest}\n{tree}{done.path}: {', '.join(fact for fact in facts if fact)}"
