@@ -9,8 +9,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -19,7 +19,7 @@ from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
 from ocifast.compiled import CompiledImage, facts_of, shown
-from ocifast.errors import CancelledError, DocumentError, FileError, LossError, UsageError
+from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
 from ocifast.image import Image, resolve
 from ocifast.packers import (
     Backend,
@@ -277,7 +277,7 @@ class _Run:
         return self._result(image, backend, size=found.size, from_cache=True, **facts)
 
     def _make(self, image: Image, backend: Backend, key: str, space: Workspace | None) -> CompiledImage:
-        with ExitStack() as stack:
+        with ExitStack() as stack, self._hidden(space):
             waiting = self._waiting_folder(backend, space, stack)
             check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
             rootfs = stack.enter_context(self._flatten(image, backend, waiting))
@@ -305,6 +305,19 @@ class _Run:
                 space.publish(made)
                 self._keep(key, image, done)
             return done
+
+    @contextmanager
+    def _hidden(self, space: Workspace | None) -> Iterator[None]:
+        """Errors while the block runs name the output and its folder, not the hidden ones beside them."""
+        try:
+            yield
+        except OcifastError as error:
+            if space is not None and str(space.path) in error.message:
+                made, private = re.escape(str(space.path / "output")), re.escape(str(space.path))
+                message = re.sub(rf"{made}\b", lambda _: self.plan.output, error.message)
+                message = re.sub(rf"{private}[^\s:;,\"']*", lambda _: str(space.destination.parent), message)
+                raise type(error)(message, **error.context) from error.__cause__
+            raise
 
     def _keep(self, key: str, image: Image, done: CompiledImage) -> None:
         if self.kept is None or done.path is None:
@@ -363,7 +376,11 @@ class _Run:
                 progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
                 cancelled=lambda: stop.is_set() or self.cancelled(),
             )
-            return tuple(_interruptible(lambda: backend.pack(packing), stop))
+            try:
+                return tuple(_interruptible(lambda: backend.pack(packing), stop))
+            except FileError as error:
+                place = "standard output" if made is None else self.plan.output
+                raise FileError(f"{place}: {error.message}", **error.context) from error.__cause__
 
     def _created(self, image: Image) -> int:
         created = _seconds(image.config.created or "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ocifast.cache import Cache, CachedSource
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options
+from ocifast.errors import PathNotFoundError
 from ocifast.image import resolve
 from ocifast.platforms import parse as parse_platform
 from ocifast.reference import parse_location
@@ -60,5 +61,7 @@ def open_rootfs(
             rootfs = flatten(chosen, progress=show)
         with rootfs:
             yield rootfs
+    except PathNotFoundError as error:
+        raise error.about(image) from None
     finally:
         source.close()

@@ -269,6 +269,10 @@ def choose_backend(chosen: Format, options: PackOptions) -> tuple[Backend, str]:
     )
 
 
+OPTION_NAMES = {"free_space": "free"}
+"""What an option is called on the command line, where that is not its name with hyphens."""
+
+
 def refuse_options(name: str, options: PackOptions, *, known: Collection[str] = ()) -> None:
     """Raises UsageError when an option is set that the backend `name` does not have.
 
@@ -280,7 +284,7 @@ def refuse_options(name: str, options: PackOptions, *, known: Collection[str] = 
     for key, value in vars(options).items():
         if key == "backend" or key in known or value is None or (key == "compression" and value == "none"):
             continue
-        raise UsageError(f"{name} has no option --{key.replace('_', '-')}")
+        raise UsageError(f"{name} has no option --{OPTION_NAMES.get(key, key.replace('_', '-'))}")
 
 
 Row = tuple[bytes, str, int, int, int, int, int, bytes, int, int]

@@ -1,0 +1,71 @@
+"""What errors call things: the image as it was asked for, the output as it was named, options as they are typed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ocifast.compiler import CompileOptions, compile  # noqa: A004
+from ocifast.errors import FileError
+
+from tests.support.images import build_image, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.run import COMMAND, try_ocifast
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    """Many names and little content: a tar is larger than all that waits for it."""
+    tar = TarBuilder()
+    for number in range(2000):
+        tar.file(f"f{number}", b"")
+    return f"oci:{write_layout(tmp_path / 'layout', build_image([tar]))}:app"
+
+
+def said(*words: str | Path) -> str:
+    done = try_ocifast(*words)
+    assert done.returncode == 1
+    return done.stderr.decode()
+
+
+def test_commands_that_look_name_the_image(image: str) -> None:
+    assert said("ls", image, "/nowhere") == f"ocifast: error: {image}: no such path in the image: /nowhere\n"
+    assert said("cat", image, "/") == f"ocifast: error: {image}: not a regular file: /\n"
+
+
+def test_options_are_called_as_they_are_typed(image: str, tmp_path: Path) -> None:
+    for option in ("--free", "--size", "--block-size"):
+        assert (
+            said("compile", image, tmp_path / "out.tar", option, "1M")
+            == f"ocifast: error: tar has no option {option}\n"
+        )
+
+
+def limited(image: str, output: str) -> str:
+    """What a run says whose files may not grow beyond 256 KiB."""
+    words = f"ulimit -f 256; exec {COMMAND} compile {image} {output} --no-cache"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_named(image: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.tar"
+    assert limited(image, str(out)) == f"ocifast: error: {out}: writing the archive: File too large (os error 27)\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layout"]
+    with (tmp_path / "stream").open("wb") as stream:
+        words = f"ulimit -f 256; exec {COMMAND} compile {image} - --no-cache"
+        done = subprocess.run(["bash", "-c", words], stdout=stream, stderr=subprocess.PIPE, check=False)
+    assert done.stderr.startswith(b"ocifast: error: standard output: writing the archive: File too large")
+
+
+def test_the_hidden_folder_is_named_nowhere(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(total=1, used=1, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(FileError) as caught:
+        compile(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
+    assert ".ocifast-" not in caught.value.message
+    assert f"are needed in {tmp_path}, and" in caught.value.message
