@@ -12,12 +12,14 @@ import termios
 import threading
 from pathlib import Path
 
+import ocifast
 import pytest
 from ocifast.cli.display import format_size
 from ocifast.compiler import CompileOptions, compile  # noqa: A004
 from ocifast.errors import CancelledError
 from ocifast.packers import PackOptions
 from ocifast.progress import Event, Phase
+from ocifast.rootfs import flatten
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
@@ -89,9 +91,8 @@ def test_a_pipe_gets_nothing_of_commands_that_only_look(reference: str) -> None:
 def test_lines_of_json(reference: str, tmp_path: Path) -> None:
     said = try_ocifast("compile", reference, tmp_path / "out.tar", "--progress", "json").stderr
     events = [json.loads(line) for line in said.splitlines()]
-    assert [event["phase"] for event in events if event["layer"] is None] == [
-        phase.value for phase in Phase if phase is not Phase.LAYER_ACQUIRE
-    ]
+    phases = list(dict.fromkeys(event["phase"] for event in events))
+    assert phases == [phase.value for phase in Phase]
     layers = {event["layer"] for event in events} - {None}
     assert len(layers) == 2
     for digest in layers:
@@ -179,3 +180,31 @@ def test_a_compressed_erofs_image_that_is_cancelled_on_its_way(tmp_path: Path) -
 )
 def test_sizes_are_decimal(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize("form", ["tar", "cpio", "ext4", "erofs", "dir"])
+def test_writers_of_ours_tell_bytes(tmp_path: Path, form: str) -> None:
+    told = told_by_packing(tmp_path, form, PackOptions())
+    total = (20 << 20) + 1
+    assert told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {of for _, of in told} == {total}
+
+
+@pytest.mark.parametrize("store", ["spool", "directory", "erofs"])
+def test_the_core_counts_what_a_writer_takes(tmp_path: Path, store: str) -> None:
+    tar = TarBuilder().file("a", bytes(70_000)).hard_link("b", "a").file("c", b"1").directory("d/")
+    layout = write_layout(tmp_path / "layout", build_image([tar]))
+    (tmp_path / "made").mkdir()
+    (tmp_path / "waiting").mkdir()
+    with ocifast.open(f"oci:{layout}:app") as image:
+        tree = flatten(image, store=store, folder=tmp_path / "waiting").tree
+        assert tree.content_bytes() == 70_001
+        if store == "spool":
+            assert tree.packed() == 0
+            with (tmp_path / "out.tar").open("wb") as out:
+                tree.write_tar(out.fileno())
+        elif store == "directory":
+            assert tree.packed() == 0
+            tree.write_directory(tmp_path / "made", owners=False)
+        assert tree.packed() == 70_001

@@ -122,6 +122,10 @@ class Tree:
 
     def __len__(self) -> int:
         """Number of names, the root included."""
+    def content_bytes(self) -> int:
+        """Bytes of all files, holes included, each inode once."""
+    def packed(self) -> int:
+        """Bytes of contents that the running writer has taken or placed, of `content_bytes`; from any thread."""
     def notices(self) -> list[tuple[str, int]]:
         """What was dropped or rewritten on the way in, by code, with counts."""
     def entries(

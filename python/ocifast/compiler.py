@@ -376,11 +376,29 @@ class _Run:
                 progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
                 cancelled=lambda: stop.is_set() or self.cancelled(),
             )
+            tick = _nothing if backend.tells else self._packing_tick(rootfs.tree)
             try:
-                return tuple(_interruptible(lambda: backend.pack(packing), stop))
+                losses = tuple(_interruptible(lambda: backend.pack(packing), stop, tick))
             except FileError as error:
                 place = "standard output" if made is None else self.plan.output
                 raise FileError(f"{place}: {error.message}", **error.context) from error.__cause__
+            tick(True)
+            return losses
+
+    def _packing_tick(self, tree: _core.Tree) -> Callable[..., None]:
+        """What tells how far a writer of the core is, when that is news."""
+        total = tree.content_bytes()
+        told = -1
+
+        def tick(finished: bool = False) -> None:
+            nonlocal told
+            # Holes are not read where the format can hold them.
+            done = total if finished else min(tree.packed(), total)
+            if done != told:
+                told = done
+                self._tell(Phase.PACKING, done=done, total=total)
+
+        return tick
 
     def _created(self, image: Image) -> int:
         created = _seconds(image.config.created or "")
@@ -455,8 +473,14 @@ def _suffix_format(output: str) -> tuple[str, str | None] | None:
         return None
 
 
-def _interruptible(work: Callable[[], T], stop: threading.Event) -> T:
+def _nothing(_finished: bool = False) -> None:
+    """For backends that tell themselves how far they are."""
+
+
+def _interruptible(work: Callable[[], T], stop: threading.Event, tick: Callable[..., None]) -> T:
     """Runs work that does not look at signals in a thread, so that an interrupt is answered at once.
+
+    `tick` is called several times a second meanwhile, where this is the main thread.
 
     On an interrupt `stop` is set and the work is left to end by itself; it writes only into a folder that goes away.
     """
@@ -477,8 +501,8 @@ def _interruptible(work: Callable[[], T], stop: threading.Event) -> T:
     done = threading.Event()
     threading.Thread(target=run, name="ocifast-pack", daemon=True).start()
     try:
-        while not done.wait(0.2):
-            pass
+        while not done.wait(0.1):
+            tick()
     except BaseException:
         stop.set()
         done.wait(5)

@@ -156,6 +156,9 @@ class Backend(ABC):
     package: ClassVar[str | None] = None
     """Debian package that brings the tool; None when nothing needs to be installed."""
 
+    tells: ClassVar[bool] = False
+    """Whether it calls `Packing.progress`; for the others the core counts the bytes of contents that they take."""
+
     @property
     @abstractmethod
     def store(self) -> str:

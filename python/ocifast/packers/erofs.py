@@ -77,6 +77,7 @@ class _CompressedErofsBackend(Backend):
 
     name = "erofs"
     store = "spool"
+    tells = True
 
     def version(self) -> str | None:
         return "1"

@@ -1,13 +1,14 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::fd::duplicate;
 use super::pages::Pages;
-use crate::contents::{Contents, SpoolStore};
+use crate::contents::{Content, Contents, SpoolStore};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::merge::Notices;
@@ -39,6 +40,8 @@ pub(super) struct Tree {
     notices: Notices,
     kept: Kept,
     pages: Pages,
+    /// Bytes of contents that the writer has taken so far.
+    packed: AtomicU64,
 }
 
 /// Most bytes of one read.
@@ -58,7 +61,7 @@ fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
 
 impl Tree {
     pub(super) fn new(tree: core::Tree, notices: Notices, kept: Kept) -> Self {
-        Tree { tree, notices, kept, pages: Pages::default() }
+        Tree { tree, notices, kept, pages: Pages::default(), packed: AtomicU64::new(0) }
     }
 
     fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
@@ -86,6 +89,12 @@ impl Tree {
         )
     }
 
+    /// The contents for a writer, which counts what it takes.
+    fn metered(&self) -> Metered<'_> {
+        self.packed.store(0, Ordering::Relaxed);
+        Metered { contents: self.kept.contents(), taken: &self.packed }
+    }
+
     /// Runs a writer on a descriptor; returns its result and the bytes written.
     fn write<T>(
         &self,
@@ -93,7 +102,7 @@ impl Tree {
         write: impl FnOnce(&core::Tree, &dyn Contents, BufWriter<Counted>) -> Result<(BufWriter<Counted>, T)>,
     ) -> Result<(u64, T)> {
         let out = BufWriter::with_capacity(CHUNK, Counted { file: duplicate(fd)?, bytes: 0 });
-        let (out, value) = write(&self.tree, self.kept.contents(), out)?;
+        let (out, value) = write(&self.tree, &self.metered(), out)?;
         let out = out.into_inner().map_err(|error| Error::io("cannot write the output", error.error()))?;
         Ok((out.bytes, value))
     }
@@ -106,6 +115,20 @@ fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, done: u64, tot
         *raised = Some(error);
         Error::new(Code::Cancelled, "progress was refused")
     })
+}
+
+/// Contents that count what is read of them.
+struct Metered<'a> {
+    contents: &'a dyn Contents,
+    taken: &'a AtomicU64,
+}
+
+impl Contents for Metered<'_> {
+    fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let read = self.contents.read_at(content, offset, buffer)?;
+        self.taken.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 /// Counts what goes through.
@@ -130,6 +153,20 @@ impl Write for Counted {
 impl Tree {
     fn __len__(&self) -> usize {
         usize::try_from(self.tree.names()).unwrap_or(usize::MAX)
+    }
+
+    fn content_bytes(&self) -> u64 {
+        let size = |kind: &InodeKind| if let InodeKind::File(content) = kind { content.size } else { 0 };
+        self.tree.walk().filter(|step| step.first).map(|step| size(&self.tree.inode(step.inode).kind)).sum()
+    }
+
+    fn packed(&self, py: Python<'_>) -> u64 {
+        match &self.kept {
+            Kept::Directory(store) => store.placed(),
+            // The image is where the contents are.
+            Kept::Erofs(_) => py.detach(|| self.content_bytes()),
+            Kept::Spool(_) => self.packed.load(Ordering::Relaxed),
+        }
     }
 
     fn notices(&self) -> Vec<(&'static str, u64)> {
@@ -294,7 +331,7 @@ impl Tree {
     ) -> PyResult<(u64, Vec<LossRow>)> {
         let size = size.map_or(ext4::Size::Free(free.unwrap_or_default()), ext4::Size::Total);
         let options = ext4::Options { uuid, created, size, journal, clamp_mtime };
-        let written = py.detach(|| ext4::write(&self.tree, self.kept.contents(), &duplicate(fd)?, &options));
+        let written = py.detach(|| ext4::write(&self.tree, &self.metered(), &duplicate(fd)?, &options));
         let (bytes, lost) = written?;
         Ok((bytes, losses(py, lost)))
     }

@@ -25,6 +25,7 @@ class _Mksquashfs(Backend):
 
     name = "mksquashfs"
     store = "directory"
+    tells = True
     package = "squashfs-tools"
 
     def version(self) -> str | None:

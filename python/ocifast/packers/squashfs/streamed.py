@@ -31,6 +31,7 @@ class _Sqfstar(Backend):
 
     name = "sqfstar"
     store = "spool"
+    tells = True
     package = "squashfs-tools"
 
     def version(self) -> str | None:
@@ -85,6 +86,7 @@ class _Tar2sqfs(Backend):
 
     name = "tar2sqfs"
     store = "spool"
+    tells = True
     package = "squashfs-tools-ng"
 
     def version(self) -> str | None:

@@ -12,6 +12,7 @@ mod store;
 use std::collections::btree_map;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
@@ -106,6 +107,10 @@ fn make_directory(parent: &OwnedFd, name: &[u8], raised: &mut Option<RaisedLimit
     })
 }
 
+fn content_size(inode: &Inode) -> u64 {
+    if let InodeKind::File(content) = &inode.kind { content.size } else { 0 }
+}
+
 impl<'t> Writing<'t> {
     fn frame(&self, descriptor: OwnedFd, inode: InodeId, length: usize) -> Frame<'t> {
         static NONE: crate::tree::Children = crate::tree::Children::new();
@@ -150,6 +155,7 @@ impl<'t> Writing<'t> {
                 let file = fs::openat(staging, staged, flags, Mode::empty());
                 let file = file.map_err(|error| failed("open", path, error))?;
                 self.setting.set(&Place::Open(&file), inode, path)?;
+                self.store.placed.fetch_add(content_size(inode), Ordering::Relaxed);
             } else {
                 self.setting.set(&Place::Named(staging, staged), inode, path)?;
             }

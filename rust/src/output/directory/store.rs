@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
 
@@ -17,6 +18,8 @@ use crate::error::{Error, Result};
 /// One file for each content, in a staging folder.
 pub struct DirectoryStore {
     pub(super) folder: OwnedFd,
+    /// Bytes of files that have their places already.
+    pub(super) placed: AtomicU64,
 }
 
 impl DirectoryStore {
@@ -25,7 +28,12 @@ impl DirectoryStore {
     /// # Errors
     /// `io_error`.
     pub fn new(folder: &Path) -> Result<Self> {
-        Ok(DirectoryStore { folder: open_directory(folder)? })
+        Ok(DirectoryStore { folder: open_directory(folder)?, placed: AtomicU64::new(0) })
+    }
+
+    /// Bytes of files that have their names already; grows while the tree is written.
+    pub fn placed(&self) -> u64 {
+        self.placed.load(Ordering::Relaxed)
     }
 
     /// The staged file of a content.
