@@ -75,6 +75,8 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
     told = done.to_json()
     assert told.pop("digest").startswith("sha256:")
     assert told.pop("tree_digest").startswith("sha256:")
+    assert 0 < told.pop("seconds")
+    assert told.pop("entries") == done.entries > 5
     assert json.loads(json.dumps(told)) == {
         "path": str(tmp_path / "out.tar"),
         "format": "tar",
@@ -90,6 +92,9 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
             "stop_signal": "SIGINT",
         },
         "size": (tmp_path / "out.tar").stat().st_size,
+        "data_size": (tmp_path / "out.tar").stat().st_size,
+        "fetched_bytes": 0,
+        "cached_bytes": 0,
         "losses": [],
         "notices": {},
         "from_cache": False,
@@ -252,7 +257,8 @@ def test_second_run_comes_from_the_cache(tmp_path: Path, registry: Registry) -> 
     assert [line for line in registry.requests()[asked:] if "/blobs/" in line] == []
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert (tmp_path / "b.tar").stat().st_mode & 0o7777 == 0o600
-    assert {**second.to_json(), "path": "", "from_cache": False} == {**first.to_json(), "path": ""}
+    ours = {"path": "", "from_cache": False, "seconds": 0, "fetched_bytes": 0}
+    assert {**second.to_json(), **ours} == {**first.to_json(), **ours}
     # Another time for files is another output; a directory takes the cached blobs.
     asked = len(registry.requests())
     assert not compile(reference, tmp_path / "c.tar", options=CompileOptions(clamp_mtime=5)).from_cache

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "home", "progress", "refusals"), ("spec",), ("reference", "platforms", "elf")),
-    1: (("process", "streams", "workspace"), ("sources",), ("cache",)),
+    1: (("process", "streams", "workspace", "interrupt"), ("sources",), ("cache",)),
     2: (("rootfs",), ("image",)),
     3: (("boot",), ("packers", "loader")),
     4: (("compiled",), ("compiler", "copy", "runnable"), ("aio",), ("",)),

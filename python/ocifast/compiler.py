@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
@@ -21,6 +21,7 @@ from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_k
 from ocifast.compiled import CompiledImage, facts_of, shown
 from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
 from ocifast.image import Image, resolve
+from ocifast.interrupt import interruptible, nothing
 from ocifast.packers import (
     Backend,
     Format,
@@ -50,7 +51,6 @@ __all__ = ["CompileOptions", "CompilePlan", "CompiledImage", "compile"]
 
 STDOUT = "-"
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -376,9 +376,9 @@ class _Run:
                 progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
                 cancelled=lambda: stop.is_set() or self.cancelled(),
             )
-            tick = _nothing if backend.tells else self._packing_tick(rootfs.tree)
+            tick = nothing if backend.tells else self._packing_tick(rootfs.tree)
             try:
-                losses = tuple(_interruptible(lambda: backend.pack(packing), stop, tick))
+                losses = tuple(interruptible(lambda: backend.pack(packing), stop, tick))
             except FileError as error:
                 place = "standard output" if made is None else self.plan.output
                 raise FileError(f"{place}: {error.message}", **error.context) from error.__cause__
@@ -471,42 +471,3 @@ def _suffix_format(output: str) -> tuple[str, str | None] | None:
         return format_of(output)
     except UsageError:
         return None
-
-
-def _nothing(_finished: bool = False) -> None:
-    """For backends that tell themselves how far they are."""
-
-
-def _interruptible(work: Callable[[], T], stop: threading.Event, tick: Callable[..., None]) -> T:
-    """Runs work that does not look at signals in a thread, so that an interrupt is answered at once.
-
-    `tick` is called several times a second meanwhile, where this is the main thread.
-
-    On an interrupt `stop` is set and the work is left to end by itself; it writes only into a folder that goes away.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            done.set()
-
-    # Not `Thread.join`: interrupted once, it takes the thread for ended (bugs.python.org/issue45274).
-    done = threading.Event()
-    threading.Thread(target=run, name="ocifast-pack", daemon=True).start()
-    try:
-        while not done.wait(0.1):
-            tick()
-    except BaseException:
-        stop.set()
-        done.wait(5)
-        raise
-    if failures:
-        raise failures[0]
-    return results[0]
