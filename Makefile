@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check develop packages bench wheel clean
+.PHONY: help demo picture test check develop packages bench wheel clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +31,7 @@ endef
 
 define HELP
 make demo      makes a virtual environment, builds, and compiles a real image to a root filesystem
+make picture   draws docs/progress.svg from a real run (wants tmux)
 make test      makes a virtual environment, builds, and runs all tests
 make check     formats, lints, types and floors, changing nothing
 make develop   builds the package into $(VENV)
@@ -65,6 +66,9 @@ packages:
 
 demo: develop
 	$(BIN)/python tools/demo.py
+
+picture: develop
+	$(BIN)/python tools/picture.py
 
 test: packages develop
 	$(TEST)
