@@ -107,12 +107,12 @@ def test_json(tmp_path: Path) -> None:
     assert shown == {
         "reference": where,
         "digest": INDEX.digest,
-        "mediaType": INDEX.media_type,
+        "media_type": INDEX.media_type,
         "manifests": [
             {
                 "platform": platform,
                 "digest": image.digest,
-                "mediaType": image.media_type,
+                "media_type": image.media_type,
                 "size": len(image.raw),
             }
             for platform, image in (("linux/amd64", AMD64), ("linux/arm64/v8", ARM64))
@@ -125,8 +125,8 @@ def test_json(tmp_path: Path) -> None:
             "layers": [
                 {
                     "digest": layer.digest,
-                    "diffId": layer.diff_id,
-                    "mediaType": AMD64.manifest["layers"][number]["mediaType"],
+                    "diff_id": layer.diff_id,
+                    "media_type": AMD64.manifest["layers"][number]["mediaType"],
                     "size": layer.size,
                 }
                 for number, layer in enumerate(AMD64.layers)
@@ -135,10 +135,10 @@ def test_json(tmp_path: Path) -> None:
             "entrypoint": ["/bin/app", "two words"],
             "cmd": ["--help"],
             "env": ["A=1", "B=\x1b[31mred"],
-            "workingDir": "/srv",
-            "exposedPorts": ["80/tcp"],
+            "working_dir": "/srv",
+            "exposed_ports": ["80/tcp"],
             "volumes": ["/data"],
-            "stopSignal": "SIGINT",
+            "stop_signal": "SIGINT",
             "labels": {"a": "1", "b": "2"},
             "annotations": {"note": "hello"},
         },

@@ -74,13 +74,13 @@ def _describe(name: str, digest: str, media_type: str, index: Index | None, imag
     """What is shown, in JSON's types and the specification's words."""
     from ocifast import platforms
 
-    data: dict[str, Any] = {"reference": name, "digest": digest, "mediaType": media_type}
+    data: dict[str, Any] = {"reference": name, "digest": digest, "media_type": media_type}
     if index is not None:
         data["manifests"] = [
             {
                 "platform": platforms.describe(entry.platform),
                 "digest": entry.digest,
-                "mediaType": entry.media_type,
+                "media_type": entry.media_type,
                 "size": entry.size,
             }
             for entry in index.entries
@@ -93,17 +93,17 @@ def _describe(name: str, digest: str, media_type: str, index: Index | None, imag
             "created": image.config.created,
             "size": image.size,
             "layers": [
-                {"digest": layer.digest, "diffId": diff_id, "mediaType": layer.media_type, "size": layer.size}
+                {"digest": layer.digest, "diff_id": diff_id, "media_type": layer.media_type, "size": layer.size}
                 for layer, diff_id in zip(image.layers, image.diff_ids, strict=True)
             ],
             "user": (runtime and runtime.user) or None,
             "entrypoint": list((runtime and runtime.entrypoint) or ()),
             "cmd": list((runtime and runtime.cmd) or ()),
             "env": list((runtime and runtime.env) or ()),
-            "workingDir": (runtime and runtime.working_dir) or None,
-            "exposedPorts": sorted((runtime and runtime.exposed_ports) or ()),
+            "working_dir": (runtime and runtime.working_dir) or None,
+            "exposed_ports": sorted((runtime and runtime.exposed_ports) or ()),
             "volumes": sorted((runtime and runtime.volumes) or ()),
-            "stopSignal": (runtime and runtime.stop_signal) or None,
+            "stop_signal": (runtime and runtime.stop_signal) or None,
             "labels": dict(sorted(((runtime and runtime.labels) or {}).items())),
             "annotations": dict(sorted((image.manifest.annotations or {}).items())),
         }
@@ -128,11 +128,11 @@ def _show(data: dict[str, Any]) -> str:
             ("layers" if not number else "", f"{layer['digest']}  {format_size(layer['size'])}")
             for number, layer in enumerate(image["layers"])
         ]
-        for title in ("user", "workingDir", "stopSignal"):
+        for title in ("user", "working_dir", "stop_signal"):
             rows.append((title, image[title]))
         for title in ("entrypoint", "cmd"):
             rows.append((title, " ".join(_quoted(word) for word in image[title])))
-        for title in ("env", "exposedPorts", "volumes"):
+        for title in ("env", "exposed_ports", "volumes"):
             rows += [(title if not number else "", value) for number, value in enumerate(image[title])]
         for title in ("labels", "annotations"):
             rows += [
@@ -144,7 +144,7 @@ def _show(data: dict[str, Any]) -> str:
 
 _ROWS = 100
 """Most images of an index that are shown to people."""
-_TITLES = {"workingDir": "working dir", "stopSignal": "stop signal", "exposedPorts": "ports"}
+_TITLES = {"working_dir": "working dir", "stop_signal": "stop signal", "exposed_ports": "ports"}
 
 
 def _line(entry: dict[str, Any]) -> str:

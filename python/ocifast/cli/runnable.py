@@ -184,7 +184,7 @@ def _hosts(text: str | None) -> list[str]:
 def _told(built: BuiltRunnable) -> dict[str, Any]:
     return {
         "destination": built.destination,
-        "mediaType": built.media_type,
+        "media_type": built.media_type,
         "digest": built.digest,
         "images": [
             {
@@ -192,7 +192,7 @@ def _told(built: BuiltRunnable) -> dict[str, Any]:
                 "digest": image.digest,
                 "config": image.config_digest,
                 "layers": [
-                    {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+                    {"media_type": layer.media_type, "digest": layer.digest, "size": layer.size}
                     for layer in image.layers
                 ],
             }

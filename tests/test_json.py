@@ -1,0 +1,100 @@
+"""`--json` in one dialect: the table of docs/json.md says what each command writes, and nothing is in camelCase."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ocifast.progress import LayerState, Phase
+
+from tests.support.images import build_image, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.registry import Registry
+from tests.support.run import ocifast, try_ocifast
+
+PAGE = (Path(__file__).parent.parent / "docs/json.md").read_text()
+TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "number": (int, float),
+    "bool": (bool,),
+    "object": (dict,),
+    "list": (list,),
+    "null": (type(None),),
+}
+
+
+def described(command: str) -> dict[str, tuple[type, ...]]:
+    """The fields of a command with what they may be."""
+    rows = re.findall(r"^\| (.*?) \| `(.*?)` \| (.*?) \| .* \|$", PAGE, re.MULTILINE)
+    return {
+        field: tuple(kind for word in told.split(" or ") for kind in TYPES[word.split()[0]])
+        for commands, field, told in rows
+        if f"`{command}`" in commands
+    }
+
+
+def names(data: Any) -> Iterator[str]:
+    """All names of fields, at any depth; labels and environments have names of their own."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            yield name
+            if name not in ("labels", "annotations", "notices"):
+                yield from names(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from names(value)
+
+
+@pytest.fixture
+def places(registry: Registry, tmp_path: Path) -> dict[str, str]:
+    config = {"Env": ["A=1"], "WorkingDir": "/x", "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGINT"}
+    image = build_image([TarBuilder().pax({"mtime": "7.25"}).file("a", os.urandom(1000))], config=config)
+    registry.put(image, "json/image:1")
+    return {
+        "tmp": str(tmp_path),
+        "reference": f"{registry.host}/json/image:1",
+        "other": f"{registry.host}/json/other:1",
+        "repository": f"{registry.host}/json/image",
+        "layout": f"oci:{write_layout(tmp_path / 'layout', image)}:app",
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "compile {reference} {tmp}/out.cpio --tree-digest",
+        "compile {layout} {tmp}/out",
+        "pull {reference} oci:{tmp}/pulled",
+        "push {layout} {other}",
+        "copy {layout} oci:{tmp}/copied",
+        "inspect {layout}",
+        "ls {layout}",
+        "tags {repository}",
+    ],
+)
+def test_every_field_is_described_and_every_described_field_is_there(places: dict[str, str], words: str) -> None:
+    command = words.split()[0]
+    told = json.loads(ocifast(*words.format(**places).split(), "--json"))
+    expected = described(command)
+    assert sorted(told) == sorted(expected)
+    for name, value in told.items():
+        assert isinstance(value, expected[name]), f"{name}: {value!r}"
+    assert [name for name in names(told) if not re.fullmatch(r"[a-z][a-z0-9_]*", name)] == []
+
+
+def test_an_error_is_described(tmp_path: Path) -> None:
+    done = try_ocifast("inspect", f"oci:{tmp_path}/nowhere:app", "--json")
+    told = json.loads(done.stdout)
+    assert list(told) == ["error"]
+    assert {"code", "message"} <= set(told["error"])
+    assert [name for name in names(told) if not re.fullmatch(r"[a-z][a-z0-9_]*", name)] == []
+
+
+def test_the_words_of_progress_are_described() -> None:
+    section = PAGE.partition("## Lines of")[2]
+    assert [word.value for word in (*Phase, *LayerState) if f"`{word.value}`" not in section] == []
