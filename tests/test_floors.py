@@ -27,8 +27,8 @@ PYTHON: Mapping[int, Steps] = {
 }
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("path", "whiteout", "digest")),
-    1: (("tar", "contents"), ("decompress", "tree", "batch"), ("merge",)),
-    2: (("layer",), ("turns",), ("flatten",)),
+    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("merge",)),
+    2: (("layer", "decoded"), ("turns",), ("flatten",)),
     3: (("output",),),
     4: (("bindings",), ("",)),
 }

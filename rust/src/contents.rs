@@ -51,6 +51,36 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// `io_error`.
     fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>>;
+
+    /// Whether the data file of a decoded layer (see [`crate::blocks`]) can be this store's part of the layer. Then
+    /// `share` is called in the place of `layer`, and contents get their place by `shared`.
+    fn shares(&self) -> bool {
+        false
+    }
+
+    /// Takes the complete data file of a decoded layer, whose data end before byte `end`.
+    ///
+    /// # Errors
+    /// `io_error`.
+    fn share(&self, _index: u32, _data: &Arc<File>, _end: u64) -> Result<()> {
+        unreachable!("this store shares nothing")
+    }
+
+    /// A content of a decoded layer as one of this store.
+    ///
+    /// # Errors
+    /// `output_unsupported` when the store has no such place.
+    fn shared(&self, content: Content) -> Result<Content> {
+        Ok(content)
+    }
+
+    /// Tells the contents of layer `index` before any of its data come, so that its place may be known.
+    ///
+    /// # Errors
+    /// What `contents` returns; `io_error`.
+    fn expect(&self, _index: u32, _contents: &mut dyn Iterator<Item = Result<(Metadata, Content)>>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Takes the contents of one layer, file by file: `begin`, `data` and `hole` in order of offsets, `end`.
@@ -266,6 +296,18 @@ impl Store for Arc<SpoolStore> {
             start: 0,
             extents: Extents::default(),
         }))
+    }
+
+    /// Bytes of a data file and of a spool are counted alike.
+    fn shares(&self) -> bool {
+        true
+    }
+
+    fn share(&self, index: u32, data: &Arc<File>, _: u64) -> Result<()> {
+        if self.parts[index as usize].set(SpoolPart { file: Arc::clone(data), start: 0 }).is_err() {
+            unreachable!("layer {index} was opened twice");
+        }
+        Ok(())
     }
 }
 

@@ -126,6 +126,12 @@ impl Hasher {
         }
         Digest { text: text.into(), algorithm: self.algorithm }
     }
+
+    /// The same as bytes, of a SHA-256.
+    pub(crate) fn finish_bytes(self) -> [u8; 32] {
+        let digest = self.inner.finish();
+        std::array::from_fn(|index| digest.as_ref().get(index).copied().unwrap_or_default())
+    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 //!
 //! Layers are decoded at the same time and merged in order.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::batch::Batch;
-use crate::contents::Store;
+use crate::contents::{LayerStore, Store};
+use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
 use crate::error::{Code, Error, Result};
 use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
 use crate::limits::Limits;
@@ -42,9 +44,23 @@ struct Shared {
     entries: AtomicU64,
     limits: Limits,
     turns: Turns,
+    /// Where a layer is to be kept, until it is begun.
+    keep: Vec<Mutex<Option<Keep>>>,
+    /// Layers that were kept and verified.
+    kept: Vec<Mutex<Option<KeptLayer>>>,
 }
 
 impl Shared {
+    /// Counts entries as they come: those of an upper layer wait for the lower ones before they are applied.
+    fn count(&self, entries: usize) -> Result<()> {
+        let entries = self.entries.fetch_add(entries as u64, Ordering::Relaxed) + entries as u64;
+        if entries > self.limits.entries {
+            let message = format!("the image has more than {} entries", self.limits.entries);
+            return Err(Error::new(Code::LimitExceeded, message));
+        }
+        Ok(())
+    }
+
     /// Keeps a layer's first failure, or the one that explains it.
     fn fail(&self, layer: usize, error: Error) {
         let error = error.in_layer(self.layers[layer].digest.as_str());
@@ -122,6 +138,8 @@ impl Flattener {
             failing: AtomicBool::new(false),
             entries: AtomicU64::new(0),
             turns: Turns::new(decoders, count),
+            keep: (0..count).map(|_| Mutex::default()).collect(),
+            kept: (0..count).map(|_| Mutex::default()).collect(),
             layers,
             limits,
         });
@@ -181,6 +199,54 @@ impl Flattener {
         feed.close().map_err(|error| self.failed(layer, error))
     }
 
+    /// Keeps a layer whose blob will come; called before its first bytes.
+    pub fn keep(&self, layer: usize, keep: Keep) {
+        *lock(&self.shared.keep[layer]) = Some(keep);
+    }
+
+    /// A layer that was to be kept, once all layers are finished; `None` when it was given up.
+    pub fn take_kept(&self, layer: usize) -> Option<KeptLayer> {
+        lock(&self.shared.kept[layer]).take()
+    }
+
+    /// The bounds that all layers are held to.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Takes a decoded layer in the place of a blob; returns when all its contents are taken.
+    ///
+    /// # Errors
+    /// `diff_id_mismatch` for another layer's; as [`DecodedLayer::adopt`]; `cancelled` after a failure elsewhere or
+    /// `abort`.
+    pub fn adopt(&self, layer: usize, table: &Table, data: File) -> Result<()> {
+        let Some(told) = lock(&self.told[layer]).take() else {
+            return Err(cancelled());
+        };
+        *lock(&self.slots[layer]) = Slot::Fed;
+        let shared = &self.shared;
+        let expected = &shared.layers[layer];
+        let adopted = if table.diff_id() == &expected.diff_id {
+            let decoded = DecodedLayer { table, data: &Arc::new(data) };
+            decoded.adopt(layer as u32, &shared.limits, &*self.store, &mut |batch| {
+                shared.count(batch.len())?;
+                if shared.stopped() || told.send(Told::Entries(Batch::new(batch))).is_err() {
+                    return Err(cancelled());
+                }
+                Ok(())
+            })
+        } else {
+            let what = "the kept layer is another one";
+            Err(Error::mismatch(Code::DiffIdMismatch, what, &expected.diff_id, table.diff_id()))
+        };
+        shared.turns.complete(layer as u32);
+        adopted.map_err(|error| self.failed(layer, error))?;
+        let progress = &shared.progress[layer];
+        progress.compressed.store(expected.size, Ordering::Relaxed);
+        progress.decompressed.store(table.layer_bytes(), Ordering::Relaxed);
+        told.send(Told::Complete).map_err(|_| cancelled())
+    }
+
     fn failed(&self, layer: usize, error: Error) -> Error {
         let copy = Error { code: error.code, message: error.message.clone(), context: Box::default() };
         self.shared.fail(layer, error);
@@ -213,7 +279,7 @@ impl Flattener {
         let shared = Arc::clone(&self.shared);
         let store = Arc::clone(&self.store);
         let worker = spawn(&format!("layer-{layer}"), move || {
-            if let Err(error) = run_layer(&shared, &*store, layer, fetched, &told) {
+            if let Err(error) = run_layer(&shared, &store, layer, fetched, &told) {
                 shared.fail(layer, error);
             }
             shared.turns.complete(layer as u32);
@@ -284,20 +350,23 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
     builder.spawn(work).map_err(|error| Error::thread(&error))
 }
 
-fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched, told: &Sender<Told>) -> Result<()> {
+fn run_layer(
+    shared: &Shared,
+    store: &Arc<dyn Store>,
+    layer: usize,
+    fetched: Fetched,
+    told: &Sender<Told>,
+) -> Result<()> {
     let index = layer as u32;
-    let mut layer_store = store.layer(index)?;
+    let (mut layer_store, mut keeping): (Box<dyn LayerStore>, _) = match lock(&shared.keep[layer]).take() {
+        None => (store.layer(index)?, None),
+        Some(keep) => {
+            let (layer_store, keeping) = KeepingStore::new(keep, Arc::clone(store), index)?;
+            (Box::new(layer_store), Some(keeping))
+        }
+    };
     let turn = shared.turns.of(index);
     let tell = |what| told.send(what).map_err(|_| cancelled());
-    // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
-    let count = |entries: usize| {
-        let entries = shared.entries.fetch_add(entries as u64, Ordering::Relaxed) + entries as u64;
-        if entries > shared.limits.entries {
-            let message = format!("the image has more than {} entries", shared.limits.entries);
-            return Err(Error::new(Code::LimitExceeded, message));
-        }
-        Ok(())
-    };
     layer::ingest(
         fetched,
         &shared.layers[layer],
@@ -305,8 +374,18 @@ fn run_layer(shared: &Shared, store: &dyn Store, layer: usize, fetched: Fetched,
         &turn,
         &mut *layer_store,
         &shared.progress[layer],
-        &mut |batch| count(batch.len()).and_then(|()| tell(Told::Entries(Batch::new(batch)))),
+        &mut |batch| {
+            if let Some(keeping) = &mut keeping {
+                keeping.add(&batch);
+            }
+            shared.count(batch.len()).and_then(|()| tell(Told::Entries(Batch::new(batch))))
+        },
     )?;
+    if let Some(keeping) = keeping {
+        // Verified: that its diff ID was compared is what `ingest` has returned for.
+        let layer_bytes = shared.progress[layer].decompressed.load(Ordering::Relaxed);
+        *lock(&shared.kept[layer]) = keeping.finish(&shared.layers[layer].diff_id, layer_bytes);
+    }
     tell(Told::Complete)
 }
 

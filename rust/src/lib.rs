@@ -11,12 +11,14 @@ pub mod path;
 pub mod whiteout;
 
 pub mod batch;
+pub mod blocks;
 pub mod contents;
 pub mod decompress;
 pub mod merge;
 pub mod tar;
 pub mod tree;
 
+pub mod decoded;
 pub mod flatten;
 pub mod layer;
 mod turns;

@@ -12,13 +12,14 @@ mod whiteouts;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use self::fate::{Fate, fate};
+pub(crate) use self::fate::{Fate, fate};
 use crate::batch::{Batch, Ingested};
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 use crate::path;
 use crate::tree::{InodeId, InodeKind, SYMLINKS_MAX, Tree};
+use crate::whiteout::steers;
 
 /// What was dropped on the way in, by stable name, with how often.
 pub type Notices = BTreeMap<&'static str, u64>;
@@ -26,7 +27,7 @@ pub type Notices = BTreeMap<&'static str, u64>;
 /// The directory that the last entry went to: the next one mostly goes there too, and its path may lead through links
 /// far longer than the entry.
 #[derive(Debug, Default)]
-struct LastParent {
+pub(crate) struct LastParent {
     /// Every component with a slash behind it.
     path: Vec<u8>,
     directory: Option<InodeId>,
@@ -35,7 +36,7 @@ struct LastParent {
 }
 
 impl LastParent {
-    fn get(&self, parent: &[&[u8]], tree: &Tree) -> Option<InodeId> {
+    pub(crate) fn get(&self, parent: &[&[u8]], tree: &Tree) -> Option<InodeId> {
         let directory = self.directory.filter(|_| self.detours == tree.detours())?;
         let mut rest = &self.path[..];
         for name in parent {
@@ -44,7 +45,7 @@ impl LastParent {
         rest.is_empty().then_some(directory)
     }
 
-    fn set(&mut self, parent: &[&[u8]], directory: InodeId, tree: &Tree) {
+    pub(crate) fn set(&mut self, parent: &[&[u8]], directory: InodeId, tree: &Tree) {
         self.path.clear();
         for name in parent {
             self.path.extend_from_slice(name);
@@ -194,7 +195,6 @@ impl Merge {
     /// Attributes of overlayfs would steer an overlay mount of the result; all others are kept, equal sets once.
     fn keep_xattrs(&mut self, xattrs: Xattrs) -> Xattrs {
         let mut set = xattrs?;
-        let steers = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
         if set.keys().any(|name| steers(name)) {
             Arc::make_mut(&mut set).retain(|name, _| !steers(name));
             self.notice("overlay_xattrs_dropped");

@@ -34,6 +34,11 @@ pub fn classify(name: &[u8]) -> Result<Whiteout<'_>> {
     }
 }
 
+/// Whether an attribute tells overlayfs what to do.
+pub fn steers(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use crate::whiteout::{self, Whiteout};
 
 /// What the last component, or one before it, makes of an entry.
 #[derive(Debug)]
-pub(super) enum Fate<'a> {
+pub(crate) enum Fate<'a> {
     Kept(Components<'a>),
     Whiteout { parent: Components<'a>, name: &'a [u8] },
     Opaque { directory: Components<'a> },
@@ -15,7 +15,7 @@ pub(super) enum Fate<'a> {
 }
 
 /// Whether an entry is one of the image, and of which path, or says something of lower layers.
-pub(super) fn fate<'a>(path: &'a [u8], limits: &Limits) -> Result<Fate<'a>> {
+pub(crate) fn fate<'a>(path: &'a [u8], limits: &Limits) -> Result<Fate<'a>> {
     let mut components = path::clean(path, limits)?;
     let Some(name) = components.pop() else {
         return Ok(Fate::Kept(components));

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::clusters::{Clusters, Extent, table_size};
 use super::codec::{Cluster, Codec, Compression};
-use super::files::{Files, Place};
+use super::files::{Files, Place, whole_blocks};
 use super::format::{BLOCK, EXTENDED, blocks};
 use super::xattr;
 use crate::contents::{self, Content, Contents, unnamed_file};
@@ -160,25 +160,6 @@ fn runs_of(content: &Content) -> Vec<contents::Extent> {
         Some(sparse) => sparse.runs().collect(),
         None => vec![contents::Extent { offset: 0, length: content.size, stored: 0 }],
     }
-}
-
-/// A sparse content with all blocks that have data in its extents; `None` when that is every block.
-fn whole_blocks(content: &Content) -> Option<Content> {
-    content.extents.as_ref()?;
-    let block = BLOCK as u64;
-    let mut extents: Vec<contents::Extent> = Vec::new();
-    // These name blocks of the file; nothing is read through them.
-    let stored = 0;
-    for run in content.runs().filter(|run| run.length > 0) {
-        let from = run.offset / block * block;
-        let to = (run.offset + run.length).next_multiple_of(block).min(content.size);
-        match extents.last_mut() {
-            Some(last) if last.offset + last.length >= from => last.length = to - last.offset,
-            _ => extents.push(contents::Extent { offset: from, length: to - from, stored }),
-        }
-    }
-    let all = matches!(extents[..], [only] if only.length == content.size);
-    (!all && content.size > 0).then(|| Content { extents: Some(extents.into()), ..content.clone() })
 }
 
 /// A file on its way.

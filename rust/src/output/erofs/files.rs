@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::clusters::Clusters;
-use crate::contents::Content;
+use super::format::BLOCK;
+use crate::contents::{Content, Extent};
 use crate::error::Result;
 use crate::tree::InodeId;
 
@@ -38,4 +39,26 @@ pub trait Files {
     /// # Errors
     /// `io_error`.
     fn read_tail(&self, id: InodeId, content: &Content, buffer: &mut [u8]) -> Result<()>;
+}
+
+/// A sparse content with all blocks that have data in its extents; `None` when that is every block.
+pub fn whole_blocks(content: &Content) -> Option<Content> {
+    content.extents.as_ref()?;
+    let block = BLOCK as u64;
+    let mut extents: Vec<Extent> = Vec::new();
+    for run in content.runs().filter(|run| run.length > 0) {
+        let from = run.offset / block * block;
+        let to = (run.offset + run.length).next_multiple_of(block).min(content.size);
+        match extents.last_mut() {
+            Some(last) if last.offset + last.length >= from => last.length = to - last.offset,
+            _ => extents.push(Extent { offset: from, length: to - from, stored: 0 }),
+        }
+    }
+    let mut stored = 0;
+    for extent in &mut extents {
+        extent.stored = stored;
+        stored += extent.length.next_multiple_of(block);
+    }
+    let all = matches!(extents[..], [only] if only.length == content.size);
+    (!all && content.size > 0).then(|| Content { extents: Some(extents.into()), ..content.clone() })
 }

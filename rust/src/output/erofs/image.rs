@@ -9,6 +9,7 @@ use super::codec::Compression;
 use super::compress::CompressedFiles;
 use super::copy::clear_range;
 use super::format::{BLOCK, SLOTS};
+use super::layer_files::LayerFiles;
 use super::options::Options;
 use super::plan::Plan;
 use super::space::{Extent, Space};
@@ -69,6 +70,19 @@ pub fn write_compressed(
     // All that is there is wanted.
     let space = Space::new(files.end(), files.end(), Vec::new())?;
     complete(plan, &image, space, options, Some(*compression))
+}
+
+/// Completes the image of one layer: `data` has its contents, which end before byte `end` and all stay. Whether the
+/// layer means the same alone, `view` has said; what erofs cannot hold of it are losses.
+///
+/// # Errors
+/// As [`finish`].
+pub fn finish_layer(view: &Tree, data: &File, end: u64, options: &Options) -> Result<Summary> {
+    refuse_unholdable(view)?;
+    let plan = Plan::new(view, &LayerFiles, options)?;
+    let end = end / BLOCK as u64;
+    let space = Space::new(end, end, Vec::new())?;
+    complete(plan, data, space, options, None)
 }
 
 /// Whether metadata may go into gaps. The root's block must be the first of all that have inodes, so it goes into the

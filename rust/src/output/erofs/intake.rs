@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::format::{BLOCK, EXTENDED};
+use super::files::whole_blocks;
+use super::format::{BLOCK, EXTENDED, blocks};
 use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
 use super::xattr;
 use crate::contents::{Content, Extents, LayerStore, Spool, Store};
@@ -36,6 +37,52 @@ impl Store for Arc<ErofsStore> {
             extents: Extents::default(),
         }))
     }
+
+    fn shares(&self) -> bool {
+        !self.inline_tails()
+    }
+
+    fn share(&self, index: u32, data: &Arc<File>, end: u64) -> Result<()> {
+        let count = end / BLOCK as u64 - 1;
+        self.set_shared(index, data);
+        let (ready, place) = self.complete(index, count, true);
+        if let Some(base) = place {
+            self.take_in(index, base, count)?;
+        }
+        self.take_all_in(ready)
+    }
+
+    fn shared(&self, content: Content) -> Result<Content> {
+        let block = u32::try_from((content.position / BLOCK as u64).saturating_sub(1)).ok();
+        let position = block.and_then(|block| Position { block, tail: None }.encode()).ok_or_else(too_large)?;
+        let extents = whole_blocks(&content).and_then(|content| content.extents);
+        Ok(Content { position, extents, ..content })
+    }
+
+    fn expect(&self, index: u32, contents: &mut dyn Iterator<Item = Result<(Metadata, Content)>>) -> Result<()> {
+        let mut count = 0;
+        for content in contents {
+            let (metadata, content) = content?;
+            count += match whole_blocks(&content) {
+                Some(sparse) => sparse.runs().map(|run| blocks(run.length)).sum(),
+                None if (1..=room(&metadata) as u64).contains(&(content.size % BLOCK as u64)) => {
+                    content.size / BLOCK as u64
+                }
+                None => blocks(content.size),
+            };
+        }
+        let (ready, _) = self.complete(index, count, false);
+        self.take_all_in(ready)
+    }
+}
+
+/// Longest tail that surely fits behind an inode.
+fn room(metadata: &Metadata) -> usize {
+    BLOCK.saturating_sub(EXTENDED + xattr::bound(metadata))
+}
+
+fn too_large() -> Error {
+    Error::new(Code::OutputUnsupported, "the layer is too large for an erofs image (16 TiB)")
 }
 
 /// Takes the contents of one layer.
@@ -190,7 +237,7 @@ fn write_ahead(ahead: &File, bytes: &[u8], offset: u64) -> Result<()> {
 impl LayerStore for ErofsLayer {
     fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
         self.size = size;
-        self.room = BLOCK.saturating_sub(EXTENDED + xattr::bound(metadata));
+        self.room = if self.store.inline_tails() { room(metadata) } else { 0 };
         self.start = self.written + (self.pending.len() / BLOCK) as u64;
         Ok(())
     }
@@ -222,9 +269,7 @@ impl LayerStore for ErofsLayer {
         }
         let block = u32::try_from(self.start).ok();
         let position = block.and_then(|block| Position { block, tail }.encode());
-        let Some(position) = position else {
-            return Err(Error::new(Code::OutputUnsupported, "the layer is too large for an erofs image (16 TiB)"));
-        };
+        let position = position.ok_or_else(too_large)?;
         Ok(Content { layer: self.index, position, size, extents })
     }
 
@@ -232,6 +277,9 @@ impl LayerStore for ErofsLayer {
         self.flush()?;
         self.flush_tails()?;
         (self.pending, self.tail_pending) = (Vec::new(), Vec::new());
+        if self.store.blocks(self.index).is_some_and(|expected| expected != self.written) {
+            return Err(Error::new(Code::Io, "a kept layer is not what its table says"));
+        }
         if let Some(tails) = self.tails.take() {
             self.store.give_back(tails);
         }
@@ -239,10 +287,7 @@ impl LayerStore for ErofsLayer {
         if let Some(base) = place {
             self.enter(base)?;
         }
-        for (index, base, count) in ready {
-            self.store.take_in(index, base, count)?;
-        }
         self.ahead = None;
-        Ok(())
+        self.store.take_all_in(ready)
     }
 }

@@ -13,6 +13,8 @@ mod format;
 mod image;
 mod inode;
 mod intake;
+mod kept;
+mod layer_files;
 mod layout;
 mod options;
 mod plan;
@@ -23,6 +25,7 @@ mod writer;
 mod xattr;
 
 pub use codec::{Algorithm, Compression};
-pub use image::{Summary, finish, write_compressed};
+pub use image::{Summary, finish, finish_layer, write_compressed};
+pub use kept::{Completed, complete_kept, layer_digest, seal};
 pub use options::Options;
 pub use store::ErofsStore;

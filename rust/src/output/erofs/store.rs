@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::copy::copy_range;
 use super::files::{Files, Place};
@@ -62,6 +62,8 @@ struct Part {
     blocks: Option<u64>,
     /// Whether the data of a layer that finished before its base was known wait in a file of their own.
     ahead: bool,
+    /// Data of a decoded layer, which wait in its own file.
+    shared: Option<Arc<File>>,
 }
 
 /// Takes the contents of all layers and keeps them in the image.
@@ -73,6 +75,7 @@ pub struct ErofsStore {
     /// Set by a layer that has tails.
     tails: Vec<OnceLock<SpoolPart>>,
     moves: OnceLock<Vec<Move>>,
+    inline_tails: bool,
 }
 
 impl ErofsStore {
@@ -90,7 +93,30 @@ impl ErofsStore {
             spools: Spools::default(),
             tails: (0..layers).map(|_| OnceLock::new()).collect(),
             moves: OnceLock::new(),
+            inline_tails: true,
         }
+    }
+
+    /// The same with whole blocks alone: no tail of a file stands behind its inode. So data of decoded layers are taken
+    /// in as they are.
+    #[must_use]
+    pub fn of_whole_blocks(self) -> Self {
+        ErofsStore { inline_tails: false, ..self }
+    }
+
+    /// Whether the rest of a file that is no whole block goes behind its inode where it fits.
+    pub(super) fn inline_tails(&self) -> bool {
+        self.inline_tails
+    }
+
+    /// The data of a decoded layer are in a file of its own.
+    pub(super) fn set_shared(&self, index: u32, data: &Arc<File>) {
+        self.parts()[index as usize].shared = Some(Arc::clone(data));
+    }
+
+    /// Blocks of a finished layer, or of one whose contents were told.
+    pub(super) fn blocks(&self, index: u32) -> Option<u64> {
+        self.parts()[index as usize].blocks
     }
 
     /// As [`ErofsStore::new`], with an image of its own in `folder`.
@@ -274,7 +300,7 @@ impl ErofsStore {
         for (index, part) in (index + 1..).zip(parts.iter_mut().skip(index as usize + 1)) {
             part.base = Some(end);
             let Some(count) = part.blocks else { break };
-            if part.ahead {
+            if std::mem::take(&mut part.ahead) {
                 ready.push((index, end, count));
             }
             end += count;
@@ -282,11 +308,23 @@ impl ErofsStore {
         (ready, place)
     }
 
-    /// Copies the blocks that a layer wrote ahead to their place, and removes its file.
+    /// Copies the blocks that a layer wrote ahead, or that its decoded layer has, to their place; removes what was
+    /// written ahead.
     pub(super) fn take_in(&self, index: u32, base: u64, count: u64) -> Result<()> {
         let (block, path) = (BLOCK as u64, self.ahead(index));
+        let shared = self.parts()[index as usize].shared.take();
+        if let Some(data) = shared {
+            // Where the file system can, blocks are shared and nothing is copied.
+            return copy_range(&data, block, &self.image, base * block, count * block)
+                .map_err(|error| image_error(&error));
+        }
         let ahead = File::open(&path).map_err(|error| Error::io("cannot read the spool file", &error))?;
         copy_range(&ahead, 0, &self.image, base * block, count * block).map_err(|error| image_error(&error))?;
         std::fs::remove_file(&path).map_err(|error| Error::io("cannot remove the spool file", &error))
+    }
+
+    /// The same for all that are ready.
+    pub(super) fn take_all_in(&self, ready: Ready) -> Result<()> {
+        ready.into_iter().try_for_each(|(index, base, count)| self.take_in(index, base, count))
     }
 }
