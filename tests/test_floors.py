@@ -27,7 +27,7 @@ PYTHON: Mapping[int, Steps] = {
 }
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("path", "whiteout", "digest")),
-    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("merge",)),
+    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("budget",), ("merge",)),
     2: (("layer", "decoded"), ("turns",), ("flatten",)),
     3: (("output",),),
     4: (("bindings",), ("",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -290,6 +291,114 @@ def test_bounds_on_bytes_and_entries(tmp_path: Path) -> None:
     for number, limits in enumerate(BOUNDS):
         with pytest.raises(LimitError):
             flatten([tar], tmp_path / str(number), **limits)
+
+
+MIB = 1 << 20
+
+
+def attributes(count: int) -> list[TarBuilder]:
+    tar = TarBuilder()
+    for number in range(count):
+        tar.file(f"f{number}", xattrs={"user.a": b"%08d" % number + b"A" * 100_000})
+    return [tar]
+
+
+def small_attributes(count: int) -> list[TarBuilder]:
+    tar = TarBuilder()
+    for number in range(count):
+        tar.file(f"f{number}", xattrs={f"user.{number}.{name}": b"" for name in range(200)})
+    return [tar]
+
+
+def targets(count: int) -> list[TarBuilder]:
+    tar = TarBuilder()
+    for number in range(10 * count):
+        tar.symlink(f"l{number}", f"{number:08d}" + "t" * 4000)
+    return [tar]
+
+
+def hard_links(count: int) -> list[TarBuilder]:
+    tar = TarBuilder()
+    for number in range(10 * count):
+        tar.hard_link(f"h{number}", "./" * 4000 + "file")
+    return [TarBuilder().file("file"), tar]
+
+
+def paths(count: int) -> list[TarBuilder]:
+    tar = TarBuilder()
+    for number in range(2 * count):
+        tar.file(f"{number:08d}" + "/./" * 10_000 + "file")
+    return [TarBuilder().file("file"), tar]
+
+
+def sparse_maps(count: int) -> list[TarBuilder]:
+    tar = TarBuilder()
+    for number in range(count):
+        extents = [(2 * at, b"x") for at in range(2000)]
+        tar.sparse(f"s{number}", extents, 4000, form="1.0")
+    return [tar]
+
+
+def names_behind_a_link(count: int) -> list[TarBuilder]:
+    folder = "/".join(["n" * 200] * 15)
+    tar = TarBuilder().directory(folder).symlink("l", folder)
+    for number in range(10 * count):
+        tar.file(f"l/{number}")
+    return [tar]
+
+
+METADATA: list[Callable[[int], list[TarBuilder]]] = [
+    attributes,
+    small_attributes,
+    targets,
+    hard_links,
+    paths,
+    sparse_maps,
+    names_behind_a_link,
+]
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from tests.support.core import flatten
+from ocifast.errors import LimitError
+layers = [path.read_bytes() for path in map(Path, sys.argv[3:])]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    flatten(layers, Path(sys.argv[2]), metadata_bytes=int(sys.argv[1]))
+except LimitError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize("make", METADATA)
+def test_the_metadata_of_all_layers_have_one_bound(make: Callable[[int], list[TarBuilder]], tmp_path: Path) -> None:
+    """A few pass, many do not, and memory stays near the bound either way."""
+    flatten(make(25), tmp_path / "few", metadata_bytes=5 * MIB)
+    layers = [tmp_path / f"layer{number}" for number in range(2)]
+    built = make(300)
+    for path, tar in zip(layers, built, strict=False):
+        path.write_bytes(tar.build())
+    command: list[str | Path] = [sys.executable, "-c", PEAK, str(5 * MIB), tmp_path / "many", *layers[: len(built)]]
+    done = run(*command, cwd=Path(__file__).parent.parent)
+    message, peak = done.decode().splitlines()
+    assert "the paths, link targets, attributes and sparse maps of the image take more than 5242880 bytes" in message
+    assert "layer sha256:" in message
+    # A few buffers and threads beside what counts.
+    assert int(peak) < 5 * MIB + 16 * MIB, f"{int(peak) >> 20} MiB"
+
+
+def test_what_repeats_counts_once(tmp_path: Path) -> None:
+    """Labels that all files have, folders that all paths share, dots and slashes: memory has them once, too."""
+    value = b"system_u:object_r:container_file_t:s0" * 100
+    lower, upper = TarBuilder(), TarBuilder()
+    for number in range(2000):
+        other = value if number % 2 else value[1:]
+        lower.file("/".join(["folder" * 20] * 5) + f"/lower{number}", xattrs={"security.selinux": other})
+        upper.file("./" * 500 + "/".join(["folder" * 20] * 5) + f"/upper{number}", xattrs={"security.selinux": other})
+    tree = flatten([lower, upper], tmp_path / "work", metadata_bytes=100_000)
+    assert len(tree) == 1 + 5 + 4000
 
 
 def test_a_window_beyond_the_limit_is_refused(tmp_path: Path) -> None:

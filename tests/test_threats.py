@@ -54,6 +54,7 @@ THREATS: dict[int, str] = {
     36: "a cache folder that others can write",
     37: "a name over 255 bytes comes in through a link's target, and images made of it are damaged",
     40: "names that collide in a hash table of a fixed seed",
+    41: "metadata of a small layer fill the memory",
     42: "long or deep paths that are walked anew for each entry",
 }
 
@@ -190,7 +191,13 @@ TESTS: dict[int, list[str]] = {
         "rust/src/merge/tests.rs::no_map_has_a_hash_that_can_be_guessed",
         "rust/src/output/ext4/xattr.rs::the_work_for_attributes_grows_with_their_number_alone",
     ],
+    41: [
+        "tests/test_hostile_layers.py::test_the_metadata_of_all_layers_have_one_bound",
+        "tests/test_hostile_layers.py::test_what_repeats_counts_once",
+        "rust/src/budget.rs::the_entry_that_is_too_much_is_named",
+    ],
     42: [
+        "rust/src/merge/tests.rs::ways_that_are_walked_again_and_again_count",
         "rust/src/merge/tests.rs::a_long_way_is_walked_once_for_entries_in_a_row",
         "rust/src/merge/tests.rs::whiteouts_far_below_cost_their_paths",
     ],

@@ -76,6 +76,7 @@ class Limits:
         entries: int | None = None,
         layer_bytes: int | None = None,
         ratio: int | None = None,
+        metadata_bytes: int | None = None,
     ) -> Limits: ...
 
 @final

@@ -74,6 +74,8 @@ class CompileOptions:
         max_entries: bound on the entries of all layers; None for the default.
         max_layer_bytes: bound on the decompressed size of one layer, and on the apparent size (holes included) of all
             its sparse files together; None for the default.
+        max_metadata_bytes: bound on the bytes of all paths, link targets, attributes and sparse maps of all layers;
+            None for 256 MiB.
     """
 
     pack: PackOptions = field(default_factory=PackOptions)
@@ -90,6 +92,7 @@ class CompileOptions:
     clamp_mtime: int | None = None
     max_entries: int | None = None
     max_layer_bytes: int | None = None
+    max_metadata_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -341,7 +344,11 @@ class _Run:
         return space.subfolder("layers")
 
     def _flatten(self, image: Image, backend: Backend, folder: Path) -> Rootfs:
-        limits = _core.Limits(entries=self.options.max_entries, layer_bytes=self.options.max_layer_bytes)
+        limits = _core.Limits(
+            entries=self.options.max_entries,
+            layer_bytes=self.options.max_layer_bytes,
+            metadata_bytes=self.options.max_metadata_bytes,
+        )
         # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image layers stand in
         # order, so that one that runs ahead is copied once more.
         decoders = max(1, self.threads // 2) if backend.store == "erofs" else self.threads

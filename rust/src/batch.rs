@@ -1,4 +1,5 @@
-//! Entries on their way from a layer to the merge, packed: those of an upper layer wait for all lower ones.
+//! Entries on their way from a layer to the merge, packed: those of an upper layer wait for all lower ones. Of a path
+//! only what differs from the one before is kept, so a folder stands once for the entries in it.
 
 use std::sync::Arc;
 
@@ -14,7 +15,26 @@ pub struct Ingested {
     pub content: Option<Content>,
 }
 
-/// Some entries of one layer in the order of the archive, in little more memory than their paths and link targets.
+impl Ingested {
+    /// About how many bytes it takes before it is packed.
+    pub fn weight(&self) -> usize {
+        let Entry { path, kind, metadata, .. } = &self.entry;
+        let target = match kind {
+            Kind::Symlink { target } | Kind::HardLink { target } => target.len(),
+            _ => 0,
+        };
+        let xattrs = metadata.xattrs.iter().flat_map(|set| set.iter()).map(|(name, value)| name.len() + value.len());
+        let extents = self.content.as_ref().and_then(|content| content.extents.as_deref()).unwrap_or_default();
+        size_of::<Ingested>() + path.len() + target + xattrs.sum::<usize>() + size_of_val(extents)
+    }
+}
+
+/// How many bytes two paths begin with alike.
+pub fn shared_prefix(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+/// Some entries of one layer in the order of the archive, in little more memory than their names and link targets.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Box<[u8]>,
@@ -45,6 +65,12 @@ pub struct View<'a> {
     pub path: &'a [u8],
     /// Byte offset of the entry's first header.
     pub offset: u64,
+    packed: Packed<'a>,
+}
+
+/// What stands behind an entry's path and offset.
+#[derive(Clone, Copy, Debug)]
+struct Packed<'a> {
     flags: u8,
     metadata: [u64; 5],
     target: &'a [u8],
@@ -57,14 +83,16 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
-        self.flags & TYPE == DIRECTORY
+        self.packed.flags & TYPE == DIRECTORY
     }
 
     /// The target of a hard link.
     pub fn hard_link(&self) -> Option<&'a [u8]> {
-        (self.flags & TYPE == HARD_LINK).then_some(self.target)
+        (self.packed.flags & TYPE == HARD_LINK).then_some(self.packed.target)
     }
+}
 
+impl Packed<'_> {
     fn kind(&self) -> Kind {
         let (target, [major, minor]) = (|| self.target.to_vec(), self.numbers.map(|number| number as u32));
         match self.flags & TYPE {
@@ -85,8 +113,10 @@ impl Batch {
     pub fn new(entries: Vec<Ingested>) -> Self {
         let (mut bytes, mut xattrs, mut extents) = (Vec::new(), Vec::<Xattrs>::new(), Vec::new());
         let mut offset = 0;
+        let mut before = Vec::new();
         for Ingested { entry, content } in entries {
             let Entry { path, kind, metadata, offset: start } = entry;
+            let shared = shared_prefix(&before, &path);
             let (number, target, numbers): (u8, Option<&[u8]>, &[u64]) = match &kind {
                 Kind::File { size } => (FILE, None, &[*size]),
                 Kind::Directory => (DIRECTORY, None, &[]),
@@ -101,7 +131,9 @@ impl Batch {
             flags |= if content.is_some() { WITH_CONTENT } else { 0 };
             flags |= if content.as_ref().is_some_and(|content| content.extents.is_some()) { SPARSE } else { 0 };
             bytes.push(flags);
-            put_bytes(&mut bytes, &path);
+            put(&mut bytes, shared as u64);
+            put_bytes(&mut bytes, &path[shared..]);
+            before = path;
             // Offsets ascend in an archive; wherever they do not, the difference wraps around and comes back.
             put(&mut bytes, start.wrapping_sub(offset));
             offset = start;
@@ -131,11 +163,25 @@ impl Batch {
         Batch { bytes: bytes.into(), xattrs: xattrs.into(), extents: extents.into() }
     }
 
-    /// The entries, where they stand.
-    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
-        let mut offset = 0;
-        let mut rest = Rest(&self.bytes);
-        std::iter::from_fn(move || rest.view(&mut offset))
+    /// The entries, without unpacking them.
+    pub fn views(&self) -> Views<'_> {
+        Views { rest: Rest(&self.bytes), offset: 0, path: Vec::new() }
+    }
+}
+
+/// See [`Batch::views`]. Lends one after the other, as the path of each is made from the one before.
+#[derive(Debug)]
+pub struct Views<'b> {
+    rest: Rest<'b>,
+    offset: u64,
+    path: Vec<u8>,
+}
+
+impl Views<'_> {
+    /// The next entry.
+    pub fn next_view(&mut self) -> Option<View<'_>> {
+        let packed = self.rest.entry(&mut self.offset, &mut self.path)?;
+        Some(View { path: &self.path, offset: self.offset, packed })
     }
 }
 
@@ -153,6 +199,7 @@ fn put_bytes(bytes: &mut Vec<u8>, what: &[u8]) {
 }
 
 /// What of a batch is still to be read.
+#[derive(Debug)]
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -180,11 +227,12 @@ impl<'a> Rest<'a> {
         bytes
     }
 
-    /// The next entry, when the one before it stood at `offset`.
-    fn view(&mut self, offset: &mut u64) -> Option<View<'a>> {
+    /// The next entry, whose path and offset come into the place of those of the one before.
+    fn entry(&mut self, offset: &mut u64, path: &mut Vec<u8>) -> Option<Packed<'a>> {
         let (&flags, rest) = self.0.split_first()?;
         self.0 = rest;
-        let path = self.bytes();
+        path.truncate(self.number() as usize);
+        path.extend_from_slice(self.bytes());
         *offset = offset.wrapping_add(self.number());
         let metadata = self.numbers();
         let kind = flags & TYPE;
@@ -195,7 +243,7 @@ impl<'a> Rest<'a> {
             _ => [0; 2],
         };
         let content = if flags & WITH_CONTENT != 0 { self.numbers() } else { [0; 3] };
-        Some(View { path, offset: *offset, flags, metadata, target, numbers, content })
+        Some(Packed { flags, metadata, target, numbers, content })
     }
 }
 
@@ -204,7 +252,7 @@ impl IntoIterator for Batch {
     type IntoIter = Unpacked;
 
     fn into_iter(self) -> Unpacked {
-        Unpacked { batch: self, read: 0, offset: 0, xattrs: 0, extents: 0 }
+        Unpacked { batch: self, read: 0, offset: 0, path: Vec::new(), xattrs: 0, extents: 0 }
     }
 }
 
@@ -215,6 +263,7 @@ pub struct Unpacked {
     /// Bytes, sets of attributes and lists of extents that are behind us.
     read: usize,
     offset: u64,
+    path: Vec<u8>,
     xattrs: usize,
     extents: usize,
 }
@@ -224,20 +273,20 @@ impl Iterator for Unpacked {
 
     fn next(&mut self) -> Option<Ingested> {
         let mut rest = Rest(&self.batch.bytes[self.read..]);
-        let view = rest.view(&mut self.offset)?;
+        let packed = rest.entry(&mut self.offset, &mut self.path)?;
         self.read = self.batch.bytes.len() - rest.0.len();
-        let has = |what| view.flags & what != 0;
+        let has = |what| packed.flags & what != 0;
         let xattrs = if has(WITH_XATTRS) { self.batch.xattrs[self.xattrs].clone() } else { None };
         self.xattrs += usize::from(xattrs.is_some());
         let extents = has(SPARSE).then(|| Arc::clone(&self.batch.extents[self.extents]));
         self.extents += usize::from(extents.is_some());
-        let [mode, uid, gid, seconds, nanoseconds] = view.metadata;
+        let [mode, uid, gid, seconds, nanoseconds] = packed.metadata;
         let seconds = (seconds >> 1) as i64 ^ -((seconds & 1) as i64);
         let mtime = Mtime { seconds, nanoseconds: nanoseconds as u32 };
         let metadata = Metadata { mode: mode as u16, uid: uid as u32, gid: gid as u32, mtime, xattrs };
-        let [layer, position, size] = view.content;
+        let [layer, position, size] = packed.content;
         let content = has(WITH_CONTENT).then_some(Content { layer: layer as u32, position, size, extents });
-        let entry = Entry { path: view.path.to_vec(), kind: view.kind(), metadata, offset: view.offset };
+        let entry = Entry { path: self.path.clone(), kind: packed.kind(), metadata, offset: self.offset };
         Some(Ingested { entry, content })
     }
 }
@@ -299,10 +348,10 @@ mod tests {
         fn what_is_packed_comes_out_again(entries in prop::collection::vec(entry(), 0..20)) {
             let batch = Batch::new(entries.clone());
             let target = |view: &View<'_>| view.hard_link().map(<[u8]>::to_vec);
-            let seen: Vec<_> = batch
-                .views()
-                .map(|view| (view.path.to_vec(), view.offset, view.is_directory(), target(&view)))
-                .collect();
+            let (mut views, mut seen) = (batch.views(), Vec::new());
+            while let Some(view) = views.next_view() {
+                seen.push((view.path.to_vec(), view.offset, view.is_directory(), target(&view)));
+            }
             let expected: Vec<_> = entries
                 .iter()
                 .map(|Ingested { entry, .. }| {
@@ -316,6 +365,17 @@ mod tests {
             prop_assert_eq!(seen, expected);
             prop_assert_eq!(batch.into_iter().collect::<Vec<_>>(), entries);
         }
+    }
+
+    #[test]
+    fn a_folder_stands_once() {
+        let folder = "f".repeat(10_000);
+        let entry = |index: usize| {
+            let (path, metadata) = (format!("{folder}/{index}").into_bytes(), Metadata::default());
+            Ingested { entry: Entry { path, kind: Kind::Fifo, metadata, offset: 0 }, content: None }
+        };
+        let batch = Batch::new((0..100).map(entry).collect());
+        assert!(batch.bytes.len() < 13_000, "{}", batch.bytes.len());
     }
 
     #[test]

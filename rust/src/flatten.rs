@@ -3,12 +3,13 @@
 //! Layers are decoded at the same time and merged in order.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::batch::Batch;
+use crate::budget::Budget;
 use crate::contents::{LayerStore, Store};
 use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
 use crate::error::{Code, Error, Result};
@@ -40,9 +41,7 @@ struct Shared {
     progress: Vec<Progress>,
     failures: Mutex<Vec<Option<Error>>>,
     failing: AtomicBool,
-    /// Entries of all layers so far.
-    entries: AtomicU64,
-    limits: Limits,
+    budget: Arc<Budget>,
     turns: Turns,
     /// Where a layer is to be kept, until it is begun.
     keep: Vec<Mutex<Option<Keep>>>,
@@ -51,16 +50,6 @@ struct Shared {
 }
 
 impl Shared {
-    /// Counts entries as they come: those of an upper layer wait for the lower ones before they are applied.
-    fn count(&self, entries: usize) -> Result<()> {
-        let entries = self.entries.fetch_add(entries as u64, Ordering::Relaxed) + entries as u64;
-        if entries > self.limits.entries {
-            let message = format!("the image has more than {} entries", self.limits.entries);
-            return Err(Error::new(Code::LimitExceeded, message));
-        }
-        Ok(())
-    }
-
     /// Keeps a layer's first failure, or the one that explains it.
     fn fail(&self, layer: usize, error: Error) {
         let error = error.in_layer(self.layers[layer].digest.as_str());
@@ -136,12 +125,11 @@ impl Flattener {
             progress: layers.iter().map(|_| Progress::default()).collect(),
             failures: Mutex::new(layers.iter().map(|_| None).collect()),
             failing: AtomicBool::new(false),
-            entries: AtomicU64::new(0),
             turns: Turns::new(decoders, count),
             keep: (0..count).map(|_| Mutex::default()).collect(),
             kept: (0..count).map(|_| Mutex::default()).collect(),
             layers,
-            limits,
+            budget: Arc::new(Budget::new(limits)),
         });
         let (told, hears): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
         let merging = {
@@ -211,7 +199,7 @@ impl Flattener {
 
     /// The bounds that all layers are held to.
     pub fn limits(&self) -> &Limits {
-        &self.shared.limits
+        self.shared.budget.limits()
     }
 
     /// Takes a decoded layer in the place of a blob; returns when all its contents are taken.
@@ -228,8 +216,8 @@ impl Flattener {
         let expected = &shared.layers[layer];
         let adopted = if table.diff_id() == &expected.diff_id {
             let decoded = DecodedLayer { table, data: &Arc::new(data) };
-            decoded.adopt(layer as u32, &shared.limits, &*self.store, &mut |batch| {
-                shared.count(batch.len())?;
+            decoded.adopt(layer as u32, shared.budget.limits(), &*self.store, &mut |mut batch| {
+                shared.budget.take(&mut batch)?;
                 if shared.stopped() || told.send(Told::Entries(Batch::new(batch))).is_err() {
                     return Err(cancelled());
                 }
@@ -370,15 +358,17 @@ fn run_layer(
     layer::ingest(
         fetched,
         &shared.layers[layer],
-        &shared.limits,
+        shared.budget.limits(),
         &turn,
         &mut *layer_store,
         &shared.progress[layer],
-        &mut |batch| {
+        // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
+        &mut |mut batch| {
+            shared.budget.take(&mut batch)?;
             if let Some(keeping) = &mut keeping {
                 keeping.add(&batch);
             }
-            shared.count(batch.len()).and_then(|()| tell(Told::Entries(Batch::new(batch))))
+            tell(Told::Entries(Batch::new(batch)))
         },
     )?;
     if let Some(keeping) = keeping {
@@ -391,7 +381,7 @@ fn run_layer(
 
 /// Applies the layers in order.
 fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
-    let mut merge = Merge::new(shared.limits.clone());
+    let mut merge = Merge::within(Arc::clone(&shared.budget));
     for (layer, hears) in hears.into_iter().enumerate() {
         let mut broken = false;
         let entries = std::iter::from_fn(|| match hears.recv() {

@@ -22,8 +22,9 @@ use crate::tar::{Data, Reader};
 pub const BUFFER: usize = 256 << 10;
 /// Buffers of a queue between two stages.
 const QUEUE: usize = 6;
-/// Entries that go to the merge at a time.
+/// Entries that go to the merge at a time, and about how many bytes of them.
 const BATCH: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// What the manifest and the config say of one layer.
 #[derive(Clone, Debug)]
@@ -356,7 +357,7 @@ fn read_entries(
     entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
 ) -> Result<()> {
     let mut reader = Reader::new(inflated, limits.clone());
-    let mut batch = Vec::with_capacity(BATCH);
+    let (mut batch, mut weight) = (Vec::with_capacity(BATCH), 0);
     while let Some(entry) = reader.next_entry()? {
         let content = match entry.kind {
             Kind::File { size } => {
@@ -365,8 +366,11 @@ fn read_entries(
             }
             _ => None,
         };
-        batch.push(Ingested { entry, content });
-        if batch.len() == BATCH {
+        let ingested = Ingested { entry, content };
+        weight += ingested.weight();
+        batch.push(ingested);
+        if batch.len() == BATCH || weight >= BATCH_BYTES {
+            weight = 0;
             entries(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
         }
     }

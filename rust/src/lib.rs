@@ -12,6 +12,7 @@ pub mod whiteout;
 
 pub mod batch;
 pub mod blocks;
+pub mod budget;
 pub mod contents;
 pub mod decompress;
 pub mod merge;

@@ -6,6 +6,9 @@
 pub struct Limits {
     /// Entries over all layers, with the directories that only their paths name.
     pub entries: u64,
+    /// Bytes of all paths, link targets, attributes and sparse maps over all layers: of paths what differs from the one
+    /// before, of attributes every set once. Also the bytes of link targets that paths go through.
+    pub metadata_bytes: u64,
     /// Decompressed bytes of one layer; also the bytes of all its sparse files with their holes.
     pub layer_bytes: u64,
     /// Decompressed bytes per compressed byte, looked at after the first 64 MiB of output.
@@ -30,6 +33,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             entries: 5_000_000,
+            metadata_bytes: 256 << 20,
             layer_bytes: 1 << 41,
             ratio: 2000,
             path_bytes: 64 << 10,

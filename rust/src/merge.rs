@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use self::fate::{Fate, fate};
 use crate::batch::{Batch, Ingested};
+use crate::budget::Budget;
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
@@ -30,13 +31,14 @@ pub type Notices = BTreeMap<&'static str, u64>;
 pub(crate) struct LastParent {
     /// Every component with a slash behind it.
     path: Vec<u8>,
-    directory: Option<InodeId>,
+    /// The directory, and how many bytes its path is longer than this one.
+    directory: Option<(InodeId, u64)>,
     /// What `Tree::detours` said.
     detours: u64,
 }
 
 impl LastParent {
-    pub(crate) fn get(&self, parent: &[&[u8]], tree: &Tree) -> Option<InodeId> {
+    pub(crate) fn get(&self, parent: &[&[u8]], tree: &Tree) -> Option<(InodeId, u64)> {
         let directory = self.directory.filter(|_| self.detours == tree.detours())?;
         let mut rest = &self.path[..];
         for name in parent {
@@ -45,7 +47,7 @@ impl LastParent {
         rest.is_empty().then_some(directory)
     }
 
-    pub(crate) fn set(&mut self, parent: &[&[u8]], directory: InodeId, tree: &Tree) {
+    pub(crate) fn set(&mut self, parent: &[&[u8]], directory: (InodeId, u64), tree: &Tree) {
         self.path.clear();
         for name in parent {
             self.path.extend_from_slice(name);
@@ -55,17 +57,13 @@ impl LastParent {
     }
 }
 
-type SharedXattrs = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
-
 /// A tree on its way.
 #[derive(Debug, Default)]
 pub struct Merge {
     tree: Tree,
-    limits: Limits,
+    budget: Arc<Budget>,
     notices: Notices,
     entries: u64,
-    /// Every set of attributes once.
-    xattrs: HashSet<SharedXattrs>,
     links: Vec<LateLink>,
     /// The placeholders of `links`.
     held: HashSet<InodeId>,
@@ -90,7 +88,16 @@ struct LateLink {
 impl Merge {
     /// An empty tree and the bounds that its paths and entries are held to.
     pub fn new(limits: Limits) -> Self {
-        Merge { limits, ..Merge::default() }
+        Merge::within(Arc::new(Budget::new(limits)))
+    }
+
+    /// The same, with the budget that those who read the layers count in as well.
+    pub fn within(budget: Arc<Budget>) -> Self {
+        Merge { budget, ..Merge::default() }
+    }
+
+    fn limits(&self) -> &Limits {
+        self.budget.limits()
     }
 
     /// The finished tree, and what was dropped.
@@ -121,15 +128,21 @@ impl Merge {
     pub fn upper_layer(&mut self, batches: Vec<Batch>) -> Result<()> {
         // The file that a link names may lose that very name to a whiteout of the same layer (`ln t h; rm t`).
         let mut targets = Vec::new();
-        for (index, entry) in batches.iter().flat_map(Batch::views).enumerate() {
-            if let Some(target) = entry.hard_link() {
-                let found = path::clean(target, &self.limits).and_then(|target| self.tree.find(&target, false));
-                if let Ok(Some(inode)) = found {
-                    targets.push((index, inode));
+        let mut index = 0;
+        for batch in &batches {
+            let mut entries = batch.views();
+            while let Some(entry) = entries.next_view() {
+                if let Some(target) = entry.hard_link()
+                    && let Ok(target) = path::clean(target, self.limits())
+                    && let Ok((found, followed_bytes)) = self.tree.resolve(&target, false)
+                {
+                    self.budget.spend(followed_bytes).map_err(|error| error.at_entry(entry.path, entry.offset))?;
+                    targets.extend(found.map(|inode| (index, inode)));
                 }
+                index += 1;
             }
         }
-        for (directory, name) in whiteouts::hidden(&self.tree, &batches, &self.limits)? {
+        for (directory, name) in whiteouts::hidden(&self.tree, &batches, &self.budget)? {
             match name {
                 Some(name) => drop(self.tree.unlink(directory, &name)),
                 None => self.tree.clear(directory),
@@ -152,14 +165,14 @@ impl Merge {
         let Entry { path, kind, metadata, offset } = entry;
         self.entries += 1;
         // Directories that only paths name count as well: one path may name thousands.
-        if self.entries.max(self.tree.inode_bound() as u64) > self.limits.entries {
-            let message = format!("the image has more than {} entries", self.limits.entries);
+        if self.entries.max(self.tree.inode_bound() as u64) > self.limits().entries {
+            let message = format!("the image has more than {} entries", self.limits().entries);
             return Err(Error::new(Code::LimitExceeded, message).at_entry(&path, offset));
         }
         let mut metadata = metadata;
         let xattrs = metadata.xattrs.take();
-        metadata.xattrs = self.keep_xattrs(xattrs);
-        let applied = match fate(&path, &self.limits) {
+        metadata.xattrs = self.keep_xattrs(xattrs).map_err(|error| error.at_entry(&path, offset))?;
+        let applied = match fate(&path, self.limits()) {
             Ok(Fate::Kept(components)) => match components.split_last() {
                 None => self.root(&kind, metadata),
                 Some((name, parent)) => {
@@ -193,20 +206,13 @@ impl Merge {
     }
 
     /// Attributes of overlayfs would steer an overlay mount of the result; all others are kept, equal sets once.
-    fn keep_xattrs(&mut self, xattrs: Xattrs) -> Xattrs {
-        let mut set = xattrs?;
+    fn keep_xattrs(&mut self, xattrs: Xattrs) -> Result<Xattrs> {
+        let Some(mut set) = xattrs else { return Ok(None) };
         if set.keys().any(|name| steers(name)) {
             Arc::make_mut(&mut set).retain(|name, _| !steers(name));
             self.notice("overlay_xattrs_dropped");
         }
-        if set.is_empty() {
-            return None;
-        }
-        if let Some(known) = self.xattrs.get(&set) {
-            return Some(Arc::clone(known));
-        }
-        self.xattrs.insert(Arc::clone(&set));
-        Some(set)
+        if set.is_empty() { Ok(None) } else { self.budget.attributes(Some(set)) }
     }
 
     fn root(&mut self, kind: &Kind, metadata: Metadata) -> Result<()> {
@@ -219,15 +225,18 @@ impl Merge {
     }
 
     fn parent(&mut self, parent: &[&[u8]]) -> Result<InodeId> {
-        if let Some(directory) = self.last.get(parent, &self.tree) {
+        if let Some((directory, excess)) = self.last.get(parent, &self.tree) {
+            self.budget.spend(excess)?;
             return Ok(directory);
         }
-        let directory = self.tree.make_directories(parent, self.limits.depth)?.inode;
-        if self.tree.inode(directory).children().is_none() {
+        let found = self.tree.make_directories(parent, self.limits().depth)?;
+        if self.tree.inode(found.inode).children().is_none() {
             return Err(Error::new(Code::EntryRefused, "a parent of the path is not a directory"));
         }
-        self.last.set(parent, directory, &self.tree);
-        Ok(directory)
+        let excess = found.excess(parent);
+        self.budget.spend(found.followed_bytes + excess)?;
+        self.last.set(parent, (found.inode, excess), &self.tree);
+        Ok(found.inode)
     }
 
     /// Puts a new inode at a name. A directory over a directory keeps the children that are there.
@@ -244,6 +253,13 @@ impl Merge {
         self.tree.link(directory, name, inode)
     }
 
+    /// What a hard link's target names.
+    fn find(&self, target: &[&[u8]]) -> Result<Option<InodeId>> {
+        let (found, followed_bytes) = self.tree.resolve(target, false)?;
+        self.budget.spend(followed_bytes)?;
+        Ok(found)
+    }
+
     fn hard_link(
         &mut self,
         parent: &[&[u8]],
@@ -253,12 +269,14 @@ impl Merge {
         (path, offset): (&[u8], u64),
     ) -> Result<()> {
         let directory = self.parent(parent)?;
-        let components = path::clean(&target, &self.limits)?;
-        let found = self.tree.find(&components, false)?;
+        let components = path::clean(&target, self.limits())?;
+        let found = self.find(&components)?;
         // A place held for a late link is no file yet: this link waits with it.
         if let Some(inode) = found.filter(|id| !self.held.contains(id)) {
             return self.link_to(directory, name, inode, &target);
         }
+        // Held until the layer is complete.
+        self.budget.spend((path.len() + target.len()) as u64)?;
         let placeholder = self.tree.add(Metadata::default(), InodeKind::Fifo)?;
         self.tree.link(directory, name, placeholder)?;
         self.held.insert(placeholder);
@@ -312,8 +330,10 @@ impl Merge {
         let mut ready = VecDeque::from(links);
         while let Some(late) = ready.pop_front() {
             let named = |error: Error| error.at_entry(&late.path, late.offset);
-            let target = path::clean(&late.target, &self.limits).map_err(named)?;
-            let found = self.tree.find(&target, false).map_err(named)?;
+            // It may be looked for many times.
+            self.budget.spend(late.target.len() as u64).map_err(named)?;
+            let target = path::clean(&late.target, self.limits()).map_err(named)?;
+            let found = self.find(&target).map_err(named)?;
             match found.or(late.hidden.filter(|_| lower)) {
                 Some(inode) if self.held.contains(&inode) => behind.entry(inode).or_default().push(late),
                 Some(inode) => {

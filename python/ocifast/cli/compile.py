@@ -56,6 +56,12 @@ __all__ = ["command"]
 @click.option(
     "--downloads", metavar="N", type=click.IntRange(min=1), default=4, show_default=True, help="Layers at a time."
 )
+@click.option(
+    "--max-metadata",
+    metavar="SIZE",
+    type=options.SIZE,
+    help="Bytes of all paths, link targets and attributes that the image may have.  [default: 256M]",
+)
 @options.tmp_dir
 @options.quiet
 @options.progress
@@ -81,6 +87,7 @@ def command(
     no_cache: bool,
     jobs: int | None,
     downloads: int,
+    max_metadata: int | None,
     tmp_dir: Path | None,
     quiet: bool,
     progress: str,
@@ -113,6 +120,7 @@ def command(
             strict=strict,
             boot=config_file is not None,
             tree_digest=tree_digest,
+            max_metadata_bytes=max_metadata,
         ),
     )
     if config_file is None:

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::reader::Table;
 use crate::batch::Ingested;
+use crate::budget::Budget;
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
@@ -75,12 +76,15 @@ impl View {
         let mut making = Making {
             view: View { tree: Tree::new(), reason: None },
             limits,
+            budget: Budget::new(limits.clone()),
             marks: Vec::new(),
             opaque: BTreeSet::new(),
             last: LastParent::default(),
         };
         for batch in table.entries(0, limits) {
-            for ingested in batch? {
+            let mut batch = batch?;
+            making.budget.take(&mut batch)?;
+            for ingested in batch {
                 making.entry(ingested)?;
             }
         }
@@ -98,6 +102,7 @@ struct Mark {
 struct Making<'l> {
     view: View,
     limits: &'l Limits,
+    budget: Budget,
     marks: Vec<Mark>,
     opaque: BTreeSet<InodeId>,
     last: LastParent,
@@ -174,18 +179,22 @@ impl Making<'_> {
 
     /// The directory of an entry, made where it is missing.
     fn directory(&mut self, components: &[&[u8]], path: &[u8]) -> Result<InodeId> {
-        if let Some(directory) = self.last.get(components, &self.view.tree) {
+        if let Some((directory, excess)) = self.last.get(components, &self.view.tree) {
+            self.budget.spend(excess)?;
             return Ok(directory);
         }
         let before = self.view.tree.inode_bound();
-        let directory = self.view.tree.make_directories(components, self.limits.depth)?.inode;
+        let found = self.view.tree.make_directories(components, self.limits.depth)?;
+        let directory = found.inode;
         if self.view.tree.inode_bound() > before {
             self.because(MADE_PARENT, path);
         }
         if self.view.tree.inode(directory).children().is_none() {
             return Err(Error::new(Code::EntryRefused, "a parent of the path is not a directory"));
         }
-        self.last.set(components, directory, &self.view.tree);
+        let excess = found.excess(components);
+        self.budget.spend(found.followed_bytes + excess)?;
+        self.last.set(components, (directory, excess), &self.view.tree);
         Ok(directory)
     }
 
@@ -212,7 +221,9 @@ impl Making<'_> {
     fn link(&mut self, directory: InodeId, name: &[u8], target: &[u8], path: &[u8]) -> Result<()> {
         let components = path::clean(target, self.limits)?;
         let tree = &mut self.view.tree;
-        let found = tree.find(&components, false).ok().flatten().filter(|&id| tree.inode(id).children().is_none());
+        let (found, followed_bytes) = tree.resolve(&components, false).unwrap_or_default();
+        self.budget.spend(followed_bytes)?;
+        let found = found.filter(|&id| tree.inode(id).children().is_none());
         match found {
             Some(inode) if tree.child(directory, name) != Some(inode) => tree.link(directory, name, inode),
             Some(_) => Ok(()),

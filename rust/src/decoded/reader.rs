@@ -18,6 +18,8 @@ use crate::limits::Limits;
 
 /// Entries read at a time.
 const BATCH: usize = 512;
+/// About how many bytes of metadata are handed on at a time at most.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Most bytes of what stands behind the entries.
 const TAIL_MAX: u64 = 1 << 20;
@@ -314,9 +316,14 @@ impl Entries<'_> {
             let message = format!("the layer has more than {} bytes", self.limits.layer_bytes);
             return Err(Error::new(Code::LimitExceeded, message));
         }
-        let count = self.left.min(BATCH as u64);
-        self.left -= count;
-        (0..count).map(|_| self.entry()).collect()
+        let (mut batch, mut weight) = (Vec::new(), 0);
+        while self.left > 0 && batch.len() < BATCH && weight < BATCH_BYTES {
+            self.left -= 1;
+            let ingested = self.entry()?;
+            weight += ingested.weight();
+            batch.push(ingested);
+        }
+        Ok(batch)
     }
 }
 

@@ -54,6 +54,52 @@ fn a_long_way_is_walked_once_for_entries_in_a_row() {
     assert!(again < one + 10 * 1000, "{again} steps");
 }
 
+/// How a merge ends whose layers, over the long way, are these.
+fn bounded(metadata_bytes: u64, layers: Vec<Vec<Ingested>>) -> Result<u64> {
+    let limits = Limits { metadata_bytes, ..Limits::default() };
+    let mut merge = Merge::new(limits);
+    merge.lowest_layer([Ok(long_way())])?;
+    let before = STEPS.get();
+    for layer in layers {
+        merge.upper_layer(vec![Batch::new(layer)])?;
+    }
+    Ok(STEPS.get() - before)
+}
+
+/// Two ways in turn are walked anew for each entry, so what they take counts: the work is bounded by the bytes.
+#[test]
+fn ways_that_are_walked_again_and_again_count() {
+    let one = 37 * 4095;
+    let files = |count: usize| (0..count).map(|index| file(&format!("l{}/f{index}", 1 + index % 2))).collect();
+    let links = |count: usize| {
+        let link = |index| ingested(&format!("h{index}"), Kind::HardLink { target: b"l1/f".to_vec() });
+        [file("l38/f")].into_iter().chain((0..count).map(link)).collect()
+    };
+    let whiteouts = |count: usize| (0..count).map(|index| file(&format!("l{}/.wh.f", 1 + index % 2))).collect();
+    let ways: [&dyn Fn(usize) -> Vec<Ingested>; 3] = [&files, &links, &whiteouts];
+    for layer in ways {
+        let few = bounded(20 * one, vec![layer(6)]).expect("few");
+        assert!(few < 20 * one, "{few} steps");
+        let error = bounded(20 * one, vec![layer(1000)]).expect_err("many");
+        assert_eq!(error.code, Code::LimitExceeded);
+        assert!(error.message.contains("link targets"), "{error}");
+        assert!(error.context.path.is_some(), "the entry is named");
+    }
+}
+
+/// Every walk over a tree makes all its paths, so a path that a link makes long counts in full for each name.
+#[test]
+fn names_below_a_long_path_count_with_it() {
+    let files = |count: usize| (0..count).map(|index| file(&format!("l38/f{index}"))).collect();
+    assert!(bounded(1 << 20, vec![files(100)]).is_ok());
+    let error = bounded(1 << 20, vec![files(2000)]).expect_err("2000 paths of 2,000 bytes");
+    assert_eq!(error.code, Code::LimitExceeded);
+}
+
+fn names(tree: &Tree) -> Vec<String> {
+    tree.walk().map(|step| String::from_utf8_lossy(&step.path).into_owned()).collect()
+}
+
 #[test]
 fn a_directory_that_is_known_is_forgotten_when_a_way_changes() {
     let directory = |path: &str| ingested(path, Kind::Directory);
@@ -69,8 +115,21 @@ fn a_directory_that_is_known_is_forgotten_when_a_way_changes() {
         file("l/three"),
     ];
     let tree = merged(layer).finish().0;
-    let names: Vec<_> = tree.walk().map(|step| String::from_utf8_lossy(&step.path).into_owned()).collect();
-    assert_eq!(names, ["", "a", "a/one", "b", "b/three", "l"]);
+    assert_eq!(names(&tree), ["", "a", "a/one", "b", "b/three", "l"]);
+    // An entry that changes where its own folder's path leads: the second `p` is another folder than the first.
+    let layer = vec![
+        directory("q/r/"),
+        directory("z/y/"),
+        link("p", "q/r/.."),
+        file("p/one"),
+        link("p/r", "/z/y"),
+        file("p/two"),
+    ];
+    assert_eq!(names(&merged(layer).finish().0), ["", "p", "q", "q/one", "q/r", "z", "z/two", "z/y"]);
+    // A whiteout of the folder that the last entry of the layer below went to.
+    let mut merge = merged(vec![file("a/b/one")]);
+    walked(&mut merge, vec![file("a/.wh.b"), file("a/b/two")]);
+    assert_eq!(names(&merge.finish().0), ["", "a", "a/b", "a/b/two"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::fate::{Fate, fate};
 use crate::batch::{Batch, View};
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::tree::{InodeId, InodeKind, Tree, count_step};
@@ -16,7 +17,8 @@ pub(super) type Hidden = (InodeId, Option<Box<[u8]>>);
 ///
 /// # Errors
 /// `entry_refused`, `limit_exceeded`, naming the entry.
-pub(super) fn hidden(tree: &Tree, batches: &[Batch], limits: &Limits) -> Result<Vec<Hidden>> {
+pub(super) fn hidden(tree: &Tree, batches: &[Batch], budget: &Budget) -> Result<Vec<Hidden>> {
+    let limits = budget.limits();
     let mut news = News::default();
     let mut any = false;
     each(batches, limits, |_, fate| {
@@ -42,7 +44,12 @@ pub(super) fn hidden(tree: &Tree, batches: &[Batch], limits: &Limits) -> Result<
             Fate::Kept(_) | Fate::Bookkeeping => return Ok(()),
         };
         if !last.iter().map(|name| &**name).eq(parent.iter().copied()) {
-            directory = if news.leaves(tree, parent) { tree.find(parent, true)? } else { None };
+            directory = None;
+            if news.leaves(tree, parent) {
+                let (found, followed_bytes) = tree.resolve(parent, true)?;
+                budget.spend(followed_bytes)?;
+                directory = found;
+            }
             last = parent.iter().map(|&name| name.into()).collect();
         }
         hidden.extend(directory.map(|directory| (directory, name)));
@@ -53,9 +60,12 @@ pub(super) fn hidden(tree: &Tree, batches: &[Batch], limits: &Limits) -> Result<
 
 /// Hands on every entry and what its path makes of it; names the entry in an error.
 fn each(batches: &[Batch], limits: &Limits, mut take: impl FnMut(&View<'_>, Fate<'_>) -> Result<()>) -> Result<()> {
-    for entry in batches.iter().flat_map(Batch::views) {
-        let named = |error: Error| error.at_entry(entry.path, entry.offset);
-        fate(entry.path, limits).and_then(|fate| take(&entry, fate)).map_err(named)?;
+    for batch in batches {
+        let mut entries = batch.views();
+        while let Some(entry) = entries.next_view() {
+            let named = |error: Error| error.at_entry(entry.path, entry.offset);
+            fate(entry.path, limits).and_then(|fate| take(&entry, fate)).map_err(named)?;
+        }
     }
     Ok(())
 }

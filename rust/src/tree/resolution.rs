@@ -17,6 +17,14 @@ pub(crate) struct Found {
     pub followed_bytes: u64,
 }
 
+impl Found {
+    /// How many bytes its path is longer than the one that led there. Every walk over a tree makes every path anew: one
+    /// that a link made longer has to count like one that came so.
+    pub fn excess(&self, way: &[&[u8]]) -> u64 {
+        self.path_bytes.saturating_sub(way.iter().map(|name| name.len() + 1).sum()) as u64
+    }
+}
+
 #[cfg(test)]
 thread_local! {
     /// Components of paths that were walked by this thread.
