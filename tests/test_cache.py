@@ -315,7 +315,7 @@ def test_what_is_in_the_cache_is_counted(cache: Cache, tmp_path: Path) -> None:
     assert (info.folder, info.blobs, info.partial, info.outputs) == (cache.folder, 3, 1, 1)
     assert (info.blob_bytes, info.partial_bytes) == (3 << 20, 1 << 20)
     assert 1 << 20 <= info.output_bytes <= (1 << 20) + 65536
-    assert info.total_bytes == info.blob_bytes + info.partial_bytes + info.output_bytes
+    assert info.total_bytes == info.blob_bytes + info.partial_bytes + info.output_bytes + info.layer_bytes
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (("_core", "errors", "home", "progress", "refusals"), ("spec",), ("reference", "platforms", "elf")),
     1: (("process", "streams", "workspace", "interrupt"), ("sources",), ("cache",)),
-    2: (("rootfs",), ("image",)),
+    2: (("decoded", "layered"), ("rootfs",), ("image",)),
     3: (("boot",), ("packers", "loader")),
     4: (("compiled",), ("compiler", "copy", "runnable"), ("aio",), ("",)),
     5: (("cli",), ("__main__",)),

@@ -11,12 +11,15 @@ __all__ = [
     "CODES",
     "Flattener",
     "Hasher",
+    "KeptLayer",
+    "LayerTable",
     "Limits",
     "Tree",
     "__version__",
     "check_digest",
     "decompress",
     "digest",
+    "layer_digest",
     "write_layer",
 ]
 
@@ -110,12 +113,59 @@ class Flattener:
         """The blob is complete. Its size and digest are compared now; returns before the layer is applied."""
     def read_file(self, layer: int, path: str | PathLike[str], offset: int, length: int, /) -> None:
         """Reads the whole blob from a slice of a file instead of `write` and `close_layer`."""
+    def adopt(self, layer: int, table: LayerTable, fd: int, /) -> None:
+        """Takes a decoded layer in the place of a blob: its table, and an open file with its data.
+
+        Returns when all contents are taken, or can be read from the file, which must stay as it is until the tree is
+        gone. Raises DiffIdMismatchError for another layer's.
+        """
+    def keep(self, layer: int, table: int, data: int, /, *, always: bool) -> None:
+        """Keeps a layer that will come as a blob; called before its first bytes.
+
+        Args:
+            layer: its number.
+            table: an empty file, open for reading and writing.
+            data: another one. Contents wait in it where the store can share it.
+            always: keeps also what whole blocks more than double.
+        """
+    def kept(self, layer: int, /) -> KeptLayer | None:
+        """A layer that was kept and whose diff ID was compared, once, after `finish`; None when it was given up."""
     def progress(self) -> list[tuple[int, int, bool]]:
         """For each layer: compressed bytes taken, decompressed bytes done, whether it is applied."""
     def finish(self) -> Tree:
         """Waits for all layers. Raises the first failure, by layer order."""
     def abort(self) -> None:
         """Stops all threads; blocked writers get CancelledError. Safe at any time, from any thread."""
+
+@final
+class LayerTable:
+    """The table of a decoded layer, from an open file, with its checksum compared. Raises FileError for any other."""
+
+    def __new__(cls, fd: int, /) -> LayerTable: ...
+    @property
+    def diff_id(self) -> str:
+        """Digest of the decompressed layer."""
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+    @property
+    def reason(self) -> tuple[str, str, bytes] | None:
+        """Why the layer cannot stand alone: code, what to say of it, path of the entry. None when it can."""
+    @property
+    def note(self) -> bytes:
+        """What `KeptLayer.seal` was given."""
+
+@final
+class KeptLayer:
+    """A layer that was kept and verified, in its two files."""
+
+    def complete(self) -> tuple[int, str, tuple[str, str, bytes] | None]:
+        """Makes the data file an erofs image; returns its size, its `layer_digest`, and `LayerTable.reason`."""
+    def seal(self, note: bytes, /) -> None:
+        """Makes the table complete, with a note of the caller's."""
+
+def layer_digest(fd: int, /) -> str:
+    """SHA-256 of a decoded layer's data file from its second block of 4096 bytes on, then of its first."""
 
 @final
 class Tree:

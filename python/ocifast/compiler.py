@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
+from ocifast.cache.layers import keep_layers
 from ocifast.compiled import CompiledImage, facts_of, shown
 from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
 from ocifast.image import Image, resolve
@@ -62,6 +63,8 @@ class CompileOptions:
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
         cache: whether blobs and outputs are looked up and kept.
+        keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1 or
+            0), and without it keeps those that whole blocks do not more than double. What is kept is used either way.
         cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
         tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
         threads: that decode and pack; None for one per processor. Changes nothing in the output.
@@ -82,6 +85,7 @@ class CompileOptions:
     registry: RegistryOptions | None = None
     seeds: tuple[str, ...] = ()
     cache: bool = True
+    keep_layers: bool | None = None
     cache_folder: str | None = None
     tmp_dir: str | None = None
     threads: int | None = None
@@ -352,7 +356,14 @@ class _Run:
         # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image layers stand in
         # order, so that one that runs ahead is copied once more.
         decoders = max(1, self.threads // 2) if backend.store == "erofs" else self.threads
-        options = FlattenOptions(jobs=self.options.downloads, decoders=decoders, limits=limits, blobs=self.layers)
+        options = FlattenOptions(
+            jobs=self.options.downloads,
+            decoders=decoders,
+            limits=limits,
+            blobs=self.layers,
+            layers=None if self.cache is None else self.cache.decoded,
+            keep_layers=keep_layers(self.options.keep_layers),
+        )
         return flatten(
             image,
             store=backend.store,

@@ -12,13 +12,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from ocifast import _core
+from ocifast.cache.layers import LayerStore
+from ocifast.decoded import KEPT_LAYERS_MAX, RunLayers
 from ocifast.errors import CancelledError, FileError, OcifastError, PathNotFoundError, UsageError
+from ocifast.layered import BlobStore, BlobWriter, Layered
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.refusals import flush
-from ocifast.sources import Blob, FileSlice
+from ocifast.sources import FileSlice
 from ocifast.spec import Descriptor
 from ocifast.streams import fd_of
 
@@ -27,67 +30,6 @@ __all__ = ["BlobStore", "BlobWriter", "FlattenOptions", "Layered", "Rootfs", "Ro
 _BATCH = 4096
 _EVENT_BYTES = 1 << 20
 _POLL_SECONDS = 0.1
-
-
-class Layered(Protocol):
-    """What flattening takes of an image."""
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        ...
-
-    @property
-    def layers(self) -> tuple[Descriptor, ...]:
-        """Descriptors of the layers, bottom layer first."""
-        ...
-
-    @property
-    def diff_ids(self) -> tuple[str, ...]:
-        """Digests of the decompressed layers, one for each of `layers`."""
-        ...
-
-    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
-        """Opens a layer from byte `offset` on."""
-        ...
-
-    def close(self) -> None:
-        """Breaks off what is being read, from any thread; nothing can be read after."""
-        ...
-
-
-class BlobWriter(Protocol):
-    """A blob on its way into a store; leaving it without `commit` keeps what is there for another try."""
-
-    path: Path
-    """Where the bytes are while they come."""
-    resume_offset: int
-    """Bytes that an earlier try left at `path`."""
-
-    def write(self, chunk: bytes, /) -> object:
-        """Takes the next bytes."""
-        ...
-
-    def commit(self) -> object:
-        """All bytes are there and verified: keep them under their digest."""
-        ...
-
-    def __enter__(self) -> BlobWriter: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
-    ) -> None: ...
-
-
-class BlobStore(Protocol):
-    """Where verified blobs are kept between runs."""
-
-    def get(self, descriptor: Descriptor) -> FileSlice | None:
-        """The blob, if it is there with its size."""
-        ...
-
-    def writer(self, descriptor: Descriptor) -> BlobWriter:
-        """Begins to keep the blob, or goes on where an earlier try stopped."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -99,12 +41,16 @@ class FlattenOptions:
         decoders: cores that decode; None for what the machine has.
         limits: bounds on what layers may ask for; None for the defaults.
         blobs: where verified blobs are looked up and kept; None to keep none.
+        layers: where decoded layers are looked up and kept; None for neither.
+        keep_layers: whether those that are decoded are kept; None keeps what whole blocks do not more than double.
     """
 
     jobs: int = 4
     decoders: int | None = None
     limits: _core.Limits | None = None
     blobs: BlobStore | None = None
+    layers: LayerStore | None = None
+    keep_layers: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -269,8 +215,7 @@ class Rootfs:
 
     def close(self) -> None:
         """Frees the contents. Nothing can be read after."""
-        self._tree = None
-        self._resources.close()
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Rootfs:
         return self
@@ -278,7 +223,9 @@ class Rootfs:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        self.close()
+        # Decoded layers are published now, unless what they were decoded for has failed.
+        self._tree = None
+        self._resources.__exit__(kind, value, traceback)
 
 
 def flatten(
@@ -321,7 +268,12 @@ def flatten(
             flattener = _core.Flattener(
                 layers, store=store, folder=folder, limits=options.limits, decoders=options.decoders
             )
-            tree = _Flattening(image, flattener, options, progress, cancelled).run()
+            decoded = None
+            if options.layers is not None and len(layers) <= KEPT_LAYERS_MAX:
+                decoded = resources.enter_context(
+                    RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers)
+                )
+            tree = _Flattening(image, flattener, options, progress, cancelled, decoded).run()
         except OcifastError as error:
             raise error.about(image.name) from error.__cause__
         return Rootfs(tree, name=image.name, resources=resources.pop_all())
@@ -337,7 +289,9 @@ class _Flattening:
         options: FlattenOptions,
         progress: Progress,
         cancelled: Callable[[], bool] | None,
+        decoded: RunLayers | None,
     ) -> None:
+        self.decoded = decoded
         self.cancelled = cancelled
         self.image = image
         self.flattener = flattener
@@ -440,13 +394,27 @@ class _Flattening:
     def bring(self, descriptor: Descriptor) -> None:
         """Brings one blob to all layers that it is."""
         blobs = self.options.blobs
-        indexes = self.indexes[descriptor.digest]
+        indexes = self.to_decode(self.indexes[descriptor.digest])
+        if not indexes:
+            self.fed.update(self.indexes[descriptor.digest])
+            self.tell(descriptor.digest, LayerState.EXISTS, descriptor.size, descriptor.size)
+            return
         local = None if blobs is None else blobs.get(descriptor)
         if local is not None:
             self.read_files(descriptor, indexes, local)
         elif self.fetch(descriptor, indexes):
             self.tell(descriptor.digest, LayerState.DOWNLOADED, descriptor.size, descriptor.size)
         self.fed.update(indexes)
+
+    def to_decode(self, indexes: Sequence[int]) -> Sequence[int]:
+        """Those of some layers that are not there as decoded ones; they will be kept, if that is wanted."""
+        decoded = self.decoded
+        if decoded is None:
+            return indexes
+        missing = [index for index in indexes if not decoded.adopt(index)]
+        for index in missing:
+            decoded.keep(index)
+        return missing
 
     def read_files(self, descriptor: Descriptor, indexes: Sequence[int], local: FileSlice) -> None:
         self.tell(descriptor.digest, LayerState.EXISTS, descriptor.size, descriptor.size)

@@ -4,6 +4,7 @@
     blobs/sha256/HEX          a blob whose digest was compared before it got this name
     blobs/sha256/HEX.part     the beginning of one, which the next run goes on from
     outputs/KEY/              output, manifest.json, config.json, entry.json
+    layers/sha256/XX/HEX.*    decoded layers by diff ID (`ocifast.cache.layers`)
     locks/KEY.lock            held while an output is made, so that callers who want the same share one run
     tmp/                      what is being written
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import CachedOutput, OutputStore, output_key
 from ocifast.cache.source import CachedSource
 from ocifast.errors import FileError
@@ -49,6 +51,7 @@ class CacheInfo:
         blobs: number of complete blobs, and `blob_bytes`.
         partial: number of blobs that have begun to arrive, and `partial_bytes`.
         outputs: number of compiled outputs, and `output_bytes`.
+        layers: number of decoded layers, and `layer_bytes`.
     """
 
     folder: Path
@@ -58,11 +61,13 @@ class CacheInfo:
     partial_bytes: int
     outputs: int
     output_bytes: int
+    layers: int = 0
+    layer_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all of it."""
-        return self.blob_bytes + self.partial_bytes + self.output_bytes
+        return self.blob_bytes + self.partial_bytes + self.output_bytes + self.layer_bytes
 
 
 def _default_folder() -> Path:
@@ -90,6 +95,7 @@ class Cache:
         layers: the same blobs, for who compares their digests before `BlobWriter.commit` (flattening does): they are
             not hashed a second time.
         outputs: compiled outputs by key.
+        decoded: decoded layers by diff ID.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -97,6 +103,7 @@ class Cache:
         self.blobs = BlobStore(self.folder, self.prepare)
         self.layers = BlobStore(self.folder, self.prepare, hashes=False)
         self.outputs = OutputStore(self.folder, self.prepare)
+        self.decoded = LayerStore(self.folder, self.prepare)
 
     @classmethod
     def usable(cls, folder: str | os.PathLike[str] | None = None) -> Cache | None:
@@ -140,6 +147,7 @@ class Cache:
         blobs = [item for item in self._items() if item.kind == "blob"]
         partial = [item for item in self._items() if item.kind == "partial"]
         outputs = [item for item in self._items() if item.kind == "output"]
+        layers = [item for item in self._items() if item.kind == "layer"]
         return CacheInfo(
             self.folder,
             len(blobs),
@@ -148,6 +156,8 @@ class Cache:
             sum(item.size for item in partial),
             len(outputs),
             sum(item.size for item in outputs),
+            len(layers),
+            sum(item.size for item in layers),
         )
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> int:
@@ -211,10 +221,15 @@ class Cache:
                 size = sum(inner.lstat().st_blocks * 512 for inner in path.iterdir())
                 yield _Item("output", path, size, path.lstat().st_mtime)
 
+        for path, size, used in self.decoded.items():
+            yield _Item("layer", path, size, used)
+
     def _remove(self, item: _Item) -> bool:
         try:
             if item.kind == "partial":
                 return self.blobs.remove_partial(item.path)
+            if item.kind == "layer":
+                return self.decoded.remove(item.path)
             if item.kind == "output":
                 return self.outputs.remove(item.path.name)
             item.path.unlink()
@@ -225,6 +240,7 @@ class Cache:
         return True
 
     def _sweep(self, now: float) -> None:
+        self.decoded.sweep(now - _ABANDONED)
         for path in (*(self.folder / "tmp").glob("*"), *(self.folder / "blobs").glob("*/.*.tmp")):
             with contextlib.suppress(OSError):
                 if path.lstat().st_mtime < now - _ABANDONED:

@@ -29,7 +29,7 @@ class _Age(click.ParamType[float]):
 
 @click.group(short_help="Look at the cache, or make it smaller.")
 def command() -> None:
-    """Look at the cache of blobs and compiled outputs, or make it smaller.
+    """Look at the cache of blobs, decoded layers and compiled outputs, or make it smaller.
 
     It stands in OCIFAST_CACHE_DIR, or else in the user's cache folder.
     """
@@ -49,6 +49,7 @@ def info(as_json: bool) -> None:
                 f"folder:   {found.folder}",
                 f"blobs:    {found.blobs}, {format_size(found.blob_bytes)}",
                 f"partial:  {found.partial}, {format_size(found.partial_bytes)}",
+                f"layers:   {found.layers}, {format_size(found.layer_bytes)}",
                 f"outputs:  {found.outputs}, {format_size(found.output_bytes)}",
                 f"total:    {format_size(found.total_bytes)}",
             )

@@ -52,6 +52,7 @@ __all__ = ["command"]
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
 @options.seed
 @options.no_cache
+@options.keep_layers
 @options.jobs
 @click.option(
     "--downloads", metavar="N", type=click.IntRange(min=1), default=4, show_default=True, help="Layers at a time."
@@ -85,6 +86,7 @@ def command(
     tree_digest: bool,
     seeds: tuple[Path, ...],
     no_cache: bool,
+    keep_layers: bool | None,
     jobs: int | None,
     downloads: int,
     max_metadata: int | None,
@@ -114,6 +116,7 @@ def command(
             registry=options_for(image, registry),
             seeds=tuple(str(seed) for seed in seeds),
             cache=not no_cache,
+            keep_layers=keep_layers,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),
             threads=jobs,
             downloads=downloads,

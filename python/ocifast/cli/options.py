@@ -16,6 +16,7 @@ __all__ = [
     "as_json",
     "image_argument",
     "jobs",
+    "keep_layers",
     "no_cache",
     "platform",
     "progress",
@@ -67,6 +68,13 @@ platform: Decorator[Any] = click.option(
 
 no_cache: Decorator[Any] = click.option("--no-cache", is_flag=True, help="Neither look into the cache nor write to it.")
 """Passes `no_cache: bool`."""
+
+keep_layers: Decorator[Any] = click.option(
+    "--keep-layers/--no-keep-layers",
+    default=None,
+    help="Keep layers in the cache once they are decoded. [default: those that this does not more than double]",
+)
+"""Passes `keep_layers: bool | None`."""
 
 seed: Decorator[Any] = click.option(
     "--seed",

@@ -5,8 +5,11 @@ use std::thread::available_parallelism;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
+use super::decoded::{KeptLayer, LayerTable};
+use super::fd::duplicate;
 use super::tree::{Kept, Tree};
 use crate::contents::{SpoolStore, Store};
+use crate::decoded::Keep;
 use crate::error::{Code, Error, Result};
 use crate::flatten as core;
 use crate::layer::{BUFFER, Descriptor};
@@ -124,6 +127,28 @@ impl Flattener {
     #[pyo3(signature = (layer, path, offset, length, /))]
     fn read_file(&self, py: Python<'_>, layer: usize, path: PathBuf, offset: u64, length: u64) -> PyResult<()> {
         Ok(py.detach(|| self.read(layer, &path, offset, length))?)
+    }
+
+    #[pyo3(signature = (layer, table, fd, /))]
+    fn adopt(&self, py: Python<'_>, layer: usize, table: &LayerTable, fd: i32) -> PyResult<()> {
+        py.detach(|| {
+            self.check(layer)?;
+            self.inner.adopt(layer, &table.0, duplicate(fd)?)
+        })?;
+        Ok(())
+    }
+
+    #[pyo3(signature = (layer, table, data, /, *, always))]
+    fn keep(&self, layer: usize, table: i32, data: i32, always: bool) -> PyResult<()> {
+        self.check(layer)?;
+        self.inner.keep(layer, Keep { table: duplicate(table)?, data: duplicate(data)?, always });
+        Ok(())
+    }
+
+    #[pyo3(signature = (layer, /))]
+    fn kept(&self, layer: usize) -> PyResult<Option<KeptLayer>> {
+        self.check(layer)?;
+        Ok(self.inner.take_kept(layer).map(|kept| KeptLayer::new(kept, self.inner.limits().clone())))
     }
 
     fn progress(&self) -> Vec<(u64, u64, bool)> {

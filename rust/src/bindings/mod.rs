@@ -1,6 +1,7 @@
 //! The Python module `ocifast._core`: one file per noun, no logic. Every call takes its arguments, runs with the GIL
 //! released, and maps the error.
 
+mod decoded;
 mod decompress;
 mod digest;
 mod error;
@@ -14,6 +15,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::decoded::{KeptLayer, LayerTable, layer_digest};
     #[pymodule_export]
     use super::decompress::decompress;
     #[pymodule_export]

@@ -1,0 +1,76 @@
+"""What one run has to do with decoded layers: it reads those that are kept, and keeps those that it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from ocifast import _core
+from ocifast.cache.layers import DecodedLayer, LayerStore, LayerWriter
+
+__all__ = ["KEPT_LAYERS_MAX", "RunLayers"]
+
+KEPT_LAYERS_MAX = 128
+"""Layers of an image beyond which nothing is read or kept: each takes open files, and no builder makes so many."""
+
+
+class RunLayers:
+    """The decoded layers of one run.
+
+    Locks and files are held until the block ends; without an error in it what was decoded is published then, when the
+    output is complete.
+
+    Args:
+        store: where they are.
+        flattener: of the run.
+        diff_ids: of its layers.
+        keep: whether to keep what was not there; None decides by what whole blocks cost.
+    """
+
+    def __init__(
+        self, store: LayerStore, flattener: _core.Flattener, diff_ids: Sequence[str], *, keep: bool | None
+    ) -> None:
+        self._store = store
+        self._flattener = flattener
+        self._diff_ids = diff_ids
+        self._keep = keep
+        self._read: list[DecodedLayer] = []
+        self._writers: dict[int, LayerWriter] = {}
+        self._known: set[str] = set()
+
+    def adopt(self, index: int) -> bool:
+        """Hands a kept layer to the flattener; False when none is kept."""
+        found = self._store.get(self._diff_ids[index])
+        if found is None:
+            return False
+        self._read.append(found)
+        self._flattener.adopt(index, found.table, found.data)
+        return True
+
+    def keep(self, index: int) -> None:
+        """Has a layer that comes as a blob kept, if that is wanted."""
+        diff_id = self._diff_ids[index]
+        if self._keep is False or diff_id in self._known:
+            return
+        self._known.add(diff_id)
+        writer = self._store.writer(diff_id)
+        if writer is not None:
+            self._writers[index] = writer
+            self._flattener.keep(index, writer.table, writer.data, always=self._keep is True)
+
+    def __enter__(self) -> RunLayers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        try:
+            for layer in self._read:
+                layer.close()
+            if kind is None:
+                for index, writer in self._writers.items():
+                    if (kept := self._flattener.kept(index)) is not None:
+                        writer.publish(kept)
+        finally:
+            for writer in self._writers.values():
+                writer.close()
