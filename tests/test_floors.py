@@ -26,7 +26,7 @@ PYTHON: Mapping[int, Steps] = {
     5: (("cli",), ("__main__",)),
 }
 RUST: Mapping[int, Steps] = {
-    0: (("error", "limits", "entry", "open_files"), ("path", "whiteout", "digest")),
+    0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
     1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("budget",), ("merge",)),
     2: (("layer", "decoded"), ("turns",), ("flatten",)),
     3: (("output",),),

@@ -24,7 +24,7 @@ use crate::tar;
 /// Bytes written at once by [`decompress`].
 const CHUNK: usize = 256 << 10;
 /// Output below which the ratio is not looked at: zeros compress well.
-const RATIO_FROM: u64 = 64 << 20;
+const RATIO_FROM: u64 = 1 << 30;
 
 /// How the bytes of a layer are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl<R: Read> Decompressor<R> {
     ///
     /// # Errors
     /// `compression_invalid` for bytes that are neither gzip, zstd nor tar, and for a stream that is damaged, ends
-    /// early or goes on after its end; `limit_exceeded` for more bytes than `Limits::layer_bytes`, for a ratio over
+    /// early or goes on after its end; `tar_invalid` for a tar archive whose first header has a wrong checksum; `limit_exceeded` for more bytes than `Limits::layer_bytes`, for a ratio over
     /// `Limits::ratio` and for a zstd window over `Limits::zstd_window_log`; whatever the reader fails with. Nothing
     /// can be read after an error.
     pub fn read_chunk(&mut self, out: &mut [u8]) -> Result<usize> {
@@ -201,7 +201,7 @@ fn sniff<R: Read>(input: &mut Input<R>, window_log: u32) -> Result<(Compression,
         [0x1f, 0x8b, ..] => Ok((Compression::Gzip, Codec::Gzip(Box::new(Gzip::new())))),
         _ if zstd::magic(start) => Ok((Compression::Zstd, Codec::Zstd(Box::new(Zstd::new(window_log)?)))),
         _ if start.is_empty() || tar::looks_like_tar(start) => Ok((Compression::None, Codec::Plain)),
-        _ => Err(unknown(start)),
+        _ => Err(tar::damaged_header(start).unwrap_or_else(|| unknown(start))),
     }
 }
 

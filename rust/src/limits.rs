@@ -11,7 +11,7 @@ pub struct Limits {
     pub metadata_bytes: u64,
     /// Decompressed bytes of one layer; also the bytes of all its sparse files with their holes.
     pub layer_bytes: u64,
-    /// Decompressed bytes per compressed byte, looked at after the first 64 MiB of output.
+    /// Decompressed bytes per compressed byte, looked at after the first GiB of output.
     pub ratio: u64,
     /// Bytes of one path or link target.
     pub path_bytes: usize,

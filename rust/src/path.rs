@@ -2,6 +2,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
+use crate::whiteout;
 
 /// The plain components of a path below the root: no empty one, no `.`, no `..`, no NUL. The root itself has none.
 pub type Components<'a> = Vec<&'a [u8]>;
@@ -41,11 +42,12 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 }
 
 /// Cleans the path of an entry or the target of a hard link: a leading `/` is dropped, as are `.` and empty
-/// components; `..` takes back the component before it.
+/// components; `..` takes back the component before it. A whiteout may be as much longer than any name as its prefix is,
+/// so that the longest names can be hidden; it never becomes a name of the tree.
 ///
 /// # Errors
-/// `entry_refused` for an empty path, a NUL, a name over 255 bytes, or a `..` that leaves the root; `limit_exceeded`
-/// for a path beyond `limits`.
+/// `entry_refused` for an empty path, a NUL, a name over 255 bytes (of a whiteout: without its prefix), or a `..` that
+/// leaves the root; `limit_exceeded` for a path beyond `limits`.
 pub fn clean<'a>(path: &'a [u8], limits: &Limits) -> Result<Components<'a>> {
     let refuse = |why: &str| Err(Error::new(Code::EntryRefused, why));
     if path.is_empty() {
@@ -68,7 +70,9 @@ pub fn clean<'a>(path: &'a [u8], limits: &Limits) -> Result<Components<'a>> {
                 }
             }
             name => {
-                check_name(name)?;
+                // A whiteout of a long name is longer than any name.
+                let whiteout = name.strip_prefix(whiteout::PREFIX).filter(|_| name.len() > NAME_MAX);
+                check_name(whiteout.unwrap_or(name))?;
                 components.push(name);
             }
         }
@@ -114,9 +118,19 @@ mod tests {
     }
 
     #[test]
+    fn a_whiteout_of_the_longest_name_is_kept() -> Result<()> {
+        for length in [251, 252, 255] {
+            let path = [b".wh.", &vec![b'n'; length][..]].concat();
+            assert_eq!(clean(&path, &Limits::default())?, [&path[..]]);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn refused() {
         let long = [b'n'; 256];
-        for path in [&b""[..], b"..", b"../a", b"/..", b"a/../../b", b"a\0b", &long] {
+        let whiteout = [b".wh.", &long[..]].concat();
+        for path in [&b""[..], b"..", b"../a", b"/..", b"a/../../b", b"a\0b", &long, &whiteout] {
             assert_eq!(cleaned(path).expect_err("refused").code, Code::EntryRefused, "{}", path.escape_ascii());
         }
     }

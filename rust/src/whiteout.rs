@@ -2,6 +2,9 @@
 
 use crate::error::{Code, Error, Result};
 
+/// What the last component of a path begins with when it is a whiteout.
+pub const PREFIX: &[u8] = b".wh.";
+
 /// What the last component of a path says about lower layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whiteout<'a> {
@@ -21,7 +24,7 @@ pub enum Whiteout<'a> {
 /// # Errors
 /// `entry_refused` when the hidden name would be empty, `.` or `..`.
 pub fn classify(name: &[u8]) -> Result<Whiteout<'_>> {
-    let Some(hidden) = name.strip_prefix(b".wh.") else {
+    let Some(hidden) = name.strip_prefix(PREFIX) else {
         return Ok(Whiteout::None);
     };
     match hidden {
@@ -29,7 +32,7 @@ pub fn classify(name: &[u8]) -> Result<Whiteout<'_>> {
         b"" | b"." | b".." => {
             Err(Error::new(Code::EntryRefused, format!("whiteout \"{}\" hides no name", name.escape_ascii())))
         }
-        _ if hidden.starts_with(b".wh.") => Ok(Whiteout::Bookkeeping),
+        _ if hidden.starts_with(PREFIX) => Ok(Whiteout::Bookkeeping),
         _ => Ok(Whiteout::Name(hidden)),
     }
 }

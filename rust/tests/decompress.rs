@@ -201,11 +201,6 @@ fn plain_archives_pass_unchanged() -> Result<()> {
 
 #[test]
 fn bounds_hold() {
-    let zeros = vec![0; 65 << 20];
-    let bomb = gzip(&zeros);
-    let low = Limits { ratio: 100, ..Limits::default() };
-    let error = decompress_with(&bomb, usize::MAX, 1 << 20, &low).expect_err("refused");
-    assert_eq!(error.code, Code::LimitExceeded);
     let small = Limits { layer_bytes: 9_999, ..Limits::default() };
     for blob in [gzip(&sample(10_000)), zstd(&sample(10_000)), vec![0; 10_000]] {
         let error = decompress_with(&blob, usize::MAX, 1 << 20, &small).expect_err("refused");
@@ -214,6 +209,52 @@ fn bounds_hold() {
     let window = Limits { zstd_window_log: 12, ..Limits::default() };
     let error = decompress_with(&zstd(&sample(100_000)), usize::MAX, 1 << 20, &window).expect_err("refused");
     assert_eq!(error.to_string(), "the zstd stream needs a window of more than 2^12 bytes");
+}
+
+#[test]
+fn the_ratio_counts_from_a_gibibyte_on() -> Result<()> {
+    let zeros = vec![0; 64 << 20];
+    let mut chunk = vec![0; 1 << 20];
+    for one in [gzip(&zeros), zstd(&zeros)] {
+        let low = Limits { ratio: 500, ..Limits::default() };
+        // A file of zeros, as honest images have them.
+        let mut honest = Decompressor::new(&one[..], &low);
+        while honest.read_chunk(&mut chunk)? > 0 {}
+        let bomb = one.repeat(17);
+        let mut bomb = Decompressor::new(&bomb[..], &low);
+        let error = loop {
+            match bomb.read_chunk(&mut chunk) {
+                Ok(0) => panic!("a bomb was taken"),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.code, Code::LimitExceeded);
+        assert!(bomb.bytes_out() <= (1 << 30) + (2 << 20), "it stops at once");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_header_with_a_wrong_checksum_is_called_that() {
+    let sums = |archive: &mut [u8], sum: &[u8]| archive[148..148 + sum.len()].copy_from_slice(sum);
+    let mut ustar = [0; 1024];
+    ustar[..4].copy_from_slice(b"file");
+    ustar[257..263].copy_from_slice(b"ustar\0");
+    sums(&mut ustar, b"0000001\0");
+    let mut v7 = [0; 1024];
+    v7[..4].copy_from_slice(b"file");
+    for at in [100, 108, 116, 124, 136] {
+        v7[at..at + 8].copy_from_slice(b"0000644\0");
+    }
+    sums(&mut v7, b"0000001\0");
+    for archive in [ustar, v7] {
+        let error = decompress(&archive).expect_err("refused");
+        assert_eq!(error.code, Code::TarInvalid);
+        assert!(error.to_string().starts_with("the header's checksum is 1, the sum of its bytes is"), "{error}");
+    }
+    let garbage = [b'x'; 1024];
+    assert_eq!(decompress(&garbage).expect_err("refused").code, Code::CompressionInvalid);
 }
 
 #[test]

@@ -146,6 +146,21 @@ fn trees() {
 }
 
 #[test]
+fn whiteouts_of_the_longest_names() {
+    for length in [251, 252, 255] {
+        let name = "n".repeat(length);
+        let whiteout = format!(".wh.{name}");
+        let tree = merge(&[&[&name, "b"], &[&whiteout]], Limits::default()).expect("merged");
+        assert_eq!(names(&tree), ["b 2"], "{length}");
+    }
+    // Neither the entry nor what it names may be longer than a name can be.
+    let (long, below) = (format!(".wh.{}", "n".repeat(256)), format!(".wh.{}/x", "n".repeat(255)));
+    for entry in [&long[..], &below, &format!("a = {long}"), &format!("a = {below}")] {
+        assert_eq!(merge(&[&["b"], &[entry]], Limits::default()).expect_err(entry).code, Code::EntryRefused);
+    }
+}
+
+#[test]
 fn refused() {
     let table: &[(&str, Layers)] = &[
         ("links to each other", &[&["a = b", "b = a"]]),

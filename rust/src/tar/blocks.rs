@@ -81,8 +81,8 @@ impl<R: BufRead> Blocks<R> {
         Ok(())
     }
 
-    /// The data of an extension header and their padding. Memory grows with what arrives, not with what a header
-    /// claims.
+    /// The data of an extension header, with their padding to whole blocks. Memory grows with what arrives, not with
+    /// what a header claims.
     ///
     /// # Errors
     /// `limit_exceeded` for more than the limit; `tar_invalid` when the input ends early.
@@ -91,12 +91,12 @@ impl<R: BufRead> Blocks<R> {
             let message = format!("an extension header of {size} bytes is longer than {}", limits.extension_bytes);
             return Err(Error::new(Code::LimitExceeded, message));
         }
+        let whole = size + padding(size);
         let mut bytes = Vec::new();
-        while (bytes.len() as u64) < size {
-            let left = size - bytes.len() as u64;
+        while (bytes.len() as u64) < whole {
+            let left = whole - bytes.len() as u64;
             bytes.extend_from_slice(self.lend(left)?);
         }
-        self.skip(padding(size))?;
         Ok(bytes)
     }
 

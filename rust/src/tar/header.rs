@@ -140,6 +140,15 @@ pub(super) fn device(major: u64, minor: u64) -> Result<(u32, u32)> {
     Ok((major as u32, minor as u32))
 }
 
+/// What is wrong with bytes that begin like a header but for its checksum: they have ustar's magic, or a v7 header's
+/// numbers.
+pub(crate) fn damaged_header(bytes: &[u8]) -> Option<Error> {
+    let block = bytes.first_chunk::<BLOCK>()?;
+    let octal = |field: &[u8]| number("", field).is_ok() && field.iter().any(u8::is_ascii_digit) && field[0] < 0x80;
+    let like_v7 = || [100..108, 108..116, 116..124, 124..136, 136..148, 148..156].into_iter().all(|at| octal(&block[at]));
+    if block[257..262] == *b"ustar" || block[0] != 0 && like_v7() { Header::verify(block).err() } else { None }
+}
+
 fn sum(block: &[u8; BLOCK], value: impl Fn(u8) -> i64) -> i64 {
     let around = block[..148].iter().chain(&block[156..]);
     around.map(|&byte| value(byte)).sum::<i64>() + 8 * i64::from(b' ')

@@ -58,9 +58,14 @@ impl Extensions {
         Ok(())
     }
 
-    /// Takes a GNU long name (`L`) or long link target (`K`). It ends with a NUL that is counted; what came after a
-    /// NUL would be seen by some readers only.
-    pub(super) fn gnu(&mut self, flag: u8, bytes: &[u8], limits: &Limits) -> Result<()> {
+    /// Takes a GNU long name (`L`) or long link target (`K`): `bytes` are whole blocks, of which `size` are the name's.
+    /// It ends with a NUL that is counted; what came after a NUL, or after `size` bytes, would be seen by some readers
+    /// only.
+    pub(super) fn gnu(&mut self, flag: u8, bytes: &[u8], size: usize, limits: &Limits) -> Result<()> {
+        let (bytes, padding) = bytes.split_at(size);
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(invalid("a GNU long name goes on after the size that its header says"));
+        }
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
         let (name, rest) = bytes.split_at(end);
         if name.is_empty() || rest.iter().any(|&byte| byte != 0) {
@@ -89,11 +94,12 @@ impl Extensions {
         limits: &Limits,
     ) -> Result<Plan> {
         let mut pax = self.pax.unwrap_or_default();
-        if self.path.is_some() && pax.path.is_some() || self.link.is_some() && pax.link.is_some() {
-            return Err(invalid("the entry has both a GNU long name and a pax one"));
-        }
         let sparse = pax.sparse.take();
         let sparse_name = sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let pax_path = pax.path.is_some() || sparse_name.is_some();
+        if self.path.is_some() && pax_path || self.link.is_some() && pax.link.is_some() {
+            return Err(invalid("the entry has both a GNU long name and a pax one"));
+        }
         let path = sparse_name.or(pax.path.take()).or(self.path).unwrap_or_else(|| header.path(format));
         if path.is_empty() || path.contains(&0) {
             return Err(invalid("the entry's path is empty or has a NUL byte"));
@@ -135,10 +141,15 @@ impl Extensions {
 fn body(header: &Header<'_>, kind: &Kind, pax_size: Option<u64>, sparse: Option<sparse::Records>) -> Result<Body> {
     let flag = header.type_flag();
     if matches!(flag, b'1'..=b'6') {
-        // The header's size means nothing for types without data (POSIX, "ustar Interchange Format"); nor for a hard
-        // link, as GNU tar, Go and Python have it. GNU tar obeys a pax size all the same, the others do not.
+        // GNU tar obeys a pax size all the same, the others do not.
         if let Some(size) = pax_size.filter(|&size| size > 0) {
             return Err(invalid(format!("the entry is of a type without data and has a pax size of {size}")));
+        }
+        // The header's size means nothing for a directory (POSIX, "ustar Interchange Format") and a hard link, as all
+        // readers have it. On others GNU tar passes over as many bytes when it lists the archive, and only then.
+        let size = header.size()?;
+        if size > 0 && !matches!(flag, b'1' | b'5') {
+            return Err(invalid(format!("the entry is of a type without data and has a size of {size}")));
         }
         if sparse.is_some() {
             return Err(invalid("the entry has sparse records and is not a regular file"));
@@ -178,7 +189,6 @@ fn refused_type(flag: u8) -> Error {
         b'D' => "GNU directory listing of an incremental archive",
         b'M' => "GNU continuation of a file from another volume",
         b'N' => "old GNU long names",
-        b'V' => "GNU volume label",
         b'A' => "Solaris access control list",
         b'E' => "Solaris extended attribute",
         b'I' => "star inode",

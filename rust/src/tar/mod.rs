@@ -8,6 +8,6 @@ mod reader;
 mod sparse;
 mod writer;
 
-pub(crate) use header::looks_like_tar;
+pub(crate) use header::{damaged_header, looks_like_tar};
 pub use reader::{Data, Reader};
 pub use writer::{Member, MemberKind, Writer};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::header::{device, id, path_limit};
-use super::sparse::{self, decimal};
+use super::sparse::{self, decimal, digits_of};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
@@ -143,7 +143,7 @@ impl Records {
 /// Splits the first `LENGTH KEY=VALUE\n` off; LENGTH counts itself and the newline.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8])> {
     let malformed = || invalid(format!("malformed pax record {}", shown(bytes)));
-    let space = bytes.iter().take(12).position(|&byte| byte == b' ').ok_or_else(malformed)?;
+    let space = bytes.iter().position(|&byte| byte == b' ').ok_or_else(malformed)?;
     let length = decimal(&bytes[..space]).map_err(|_| malformed())? as usize;
     if length <= space + 1 || length > bytes.len() {
         return Err(malformed());
@@ -191,10 +191,8 @@ fn time(value: &[u8]) -> Result<Mtime> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return Err(bad());
     }
-    // As wide as both signs need.
-    let digits = (1..=19).contains(&whole.len()) && whole.iter().all(u8::is_ascii_digit);
-    let whole = std::str::from_utf8(whole).ok().filter(|_| digits).and_then(|whole| whole.parse::<i128>().ok());
-    let whole = whole.ok_or_else(bad)?;
+    // Wide enough for both signs.
+    let whole = digits_of(whole).ok_or_else(bad)?;
     let place = |index: usize| u32::from(fraction.get(index).map_or(0, |digit| digit - b'0'));
     let nanoseconds = (0..9).fold(0, |value, index| value * 10 + place(index));
     let finer = fraction.iter().skip(9).any(|&digit| digit != b'0');
@@ -275,6 +273,8 @@ mod tests {
             (b"-9223372036854775807.9", Some((i64::MIN, 100_000_000))),
             (b"-9223372036854775808", Some((i64::MIN, 0))),
             (b"-9223372036854775808.1", None),
+            (b"00000000000000000000000000012.5", Some((12, 500_000_000))),
+            (b"-0000000000000000000000000001", Some((-1, 0))),
             (b"9223372036854775808", None),
             (b"", None),
             (b"-", None),

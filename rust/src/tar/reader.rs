@@ -115,7 +115,8 @@ impl<R: BufRead> Reader<R> {
         Ok(Some(Data::Bytes(bytes)))
     }
 
-    /// How many pax records were dropped so far: those that have no place in a tree, like names of users.
+    /// How many pax records were dropped so far: those that have no place in a tree, like names of users. Volume labels
+    /// count as well.
     pub fn dropped_records(&self) -> u64 {
         self.dropped
     }
@@ -158,6 +159,7 @@ impl<R: BufRead> Reader<R> {
             let header = Header::verify(&block).map_err(located)?;
             match header.type_flag() {
                 b'x' | b'X' | b'g' | b'L' | b'K' => self.extension(&header, &mut extensions).map_err(located)?,
+                b'V' => self.volume_label(&header, &extensions).map_err(located)?,
                 _ => {
                     let entry = self.entry(&block, &header, extensions, start);
                     return entry.map(Some).map_err(located);
@@ -180,12 +182,15 @@ impl<R: BufRead> Reader<R> {
 
     /// Reads an extension header's data.
     fn extension(&mut self, header: &Header<'_>, extensions: &mut Extensions) -> Result<()> {
-        let bytes = self.blocks.extension(header.size()?, &self.limits)?;
+        let size = header.size()?;
+        let bytes = self.blocks.extension(size, &self.limits)?;
+        // Bounded by the limit, or nothing would have been read.
+        let size = size as usize;
         let flag = header.type_flag();
         if matches!(flag, b'L' | b'K') {
-            return extensions.gnu(flag, &bytes, &self.limits);
+            return extensions.gnu(flag, &bytes, size, &self.limits);
         }
-        let records = Records::parse(&bytes, &self.limits)?;
+        let records = Records::parse(&bytes[..size], &self.limits)?;
         self.dropped += records.dropped;
         if flag != b'g' {
             return extensions.pax(records);
@@ -194,6 +199,15 @@ impl<R: BufRead> Reader<R> {
             return Err(invalid("a global pax header stands between an extension header and its entry"));
         }
         self.globals.merge_global(&records)
+    }
+
+    /// Passes over the name that GNU tar gives an archive (its manual, "Including a Label in the Archive").
+    fn volume_label(&mut self, header: &Header<'_>, extensions: &Extensions) -> Result<()> {
+        if !extensions.is_empty() || header.size()? > 0 {
+            return Err(invalid("a GNU volume label has data, or an extension header before it"));
+        }
+        self.dropped += 1;
+        Ok(())
     }
 
     /// The entry of a header, ready for its data.

@@ -233,6 +233,10 @@ impl DataMap {
                 if self.digits.len() >= 20 {
                     return Err(invalid("a number of the sparse map is too long"));
                 }
+                // Leading zeros are no part of a number's length.
+                if self.digits == b"0" {
+                    self.digits.clear();
+                }
                 self.digits.push(byte);
                 continue;
             }
@@ -255,14 +259,24 @@ impl DataMap {
     }
 }
 
-/// A number of decimal digits that a signed 64-bit offset holds.
+/// A number of decimal digits that a signed 64-bit offset holds. Leading zeros mean nothing, however many there are.
 pub(super) fn decimal(value: &[u8]) -> Result<u64> {
-    let digits = value.iter().all(u8::is_ascii_digit) && (1..=20).contains(&value.len());
-    let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<u64>().ok());
+    let number = digits_of(value).and_then(|number| u64::try_from(number).ok());
     number.filter(|&number| number <= i64::MAX as u64).ok_or_else(|| {
         let shown = &value[..value.len().min(40)];
         invalid(format!("\"{}\" is not a decimal number below 2^63", shown.escape_ascii()))
     })
+}
+
+/// The number that decimal digits and nothing else say, up to some value over 2^64.
+pub(super) fn digits_of(text: &[u8]) -> Option<i128> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let zeros = text.iter().take_while(|&&digit| digit == b'0').count();
+    let digits = &text[zeros..];
+    let fold = |digits: &[u8]| digits.iter().fold(0, |value, digit| value * 10 + i128::from(digit - b'0'));
+    (digits.len() <= 20).then(|| fold(digits))
 }
 
 #[cfg(test)]
@@ -290,6 +304,24 @@ mod tests {
             [Hole(1), Data(2), Data(1), Hole(3), Data(1), Hole(1)]
         );
         Ok(())
+    }
+
+    #[test]
+    fn leading_zeros_mean_nothing() {
+        let zeros = [b'0'; 4000];
+        let table: &[(&[u8], Option<u64>)] = &[
+            (&zeros, Some(0)),
+            (&[&zeros[..], b"9223372036854775807"].concat(), Some(i64::MAX as u64)),
+            (b"9223372036854775808", None),
+            (b"99999999999999999999", None),
+            (b"100000000000000000000", None),
+            (b"", None),
+            (b"+1", None),
+            (b"1 ", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(decimal(text).ok(), *expected, "{}", text.escape_ascii());
+        }
     }
 
     #[test]

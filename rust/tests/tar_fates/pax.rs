@@ -1,6 +1,6 @@
 //! Pax extended headers and GNU long names.
 
-use super::tar_support::{Header, long, pax, record};
+use super::tar_support::{Header, long, padded, pax, record};
 use super::{Row, reads, refused};
 
 pub fn rows() -> Vec<Row> {
@@ -15,6 +15,8 @@ pub fn rows() -> Vec<Row> {
     let inner_text = inner.iter().map(|&byte| if byte == 0 { b'.' } else { byte }).collect::<Vec<_>>();
     let inner_line = format!("f file 644 0 0 0.000000000 \"{}\"", inner_text.escape_ascii());
     let long_name = [b'n'; 300];
+    let gnu_long =
+        |name: &[u8], size| [Header::gnu(b"././@LongLink", b'L').size(size).block(), padded(name)].concat();
     vec![
         reads("pax-path", &[local(&[("path", b"d/\xff")]), f()], &["d/\\xff file 644 0 0 0.000000000"]),
         reads(
@@ -27,6 +29,15 @@ pub fn rows() -> Vec<Row> {
             "pax-size-smaller",
             &[local(&[("size", b"0")]), Header::new(b"f", b'0').size(512).block(), inner],
             &[plain, "hidden file 644 0 0 0.000000000"],
+        ),
+        reads(
+            "pax-number-zeros",
+            &[
+                raw(&format!("{0:0>40} mtime={1:0>60}.5\n{2:0>30} uid={1:0>60}\n", 40 + 7 + 62 + 1, 7, 30 + 5 + 60 + 1)
+                    .into_bytes()),
+                f(),
+            ],
+            &["f file 644 7 0 7.500000000"],
         ),
         bad("pax-size-negative", "size", b"-1", "not a decimal number"),
         bad("pax-size-2-63", "size", b"9223372036854775808", "not a decimal number below 2^63"),
@@ -135,6 +146,21 @@ pub fn rows() -> Vec<Row> {
             &["name file 644 0 0 1.000000000"],
         ),
         refused("gnu-name-twice", &[long(b'L', b"a"), long(b'L', b"b"), f()], "two GNU long names"),
+        refused("gnu-name-short", &[gnu_long(b"etc/passwd", 6), f()], "goes on after the size"),
+        refused(
+            "gnu-and-sparse-name",
+            &[
+                long(b'L', b"first"),
+                local(&[
+                    ("GNU.sparse.major", b"1"),
+                    ("GNU.sparse.minor", b"0"),
+                    ("GNU.sparse.name", b"second"),
+                    ("GNU.sparse.realsize", b"9"),
+                ]),
+                Header::new(b"s", b'0').with(&[&b"1\n0\n1\n"[..], &[0; 506], b"x"].concat()),
+            ],
+            "both a GNU long name",
+        ),
         refused("gnu-name-empty", &[long(b'L', b""), f()], "a GNU long name is empty"),
         refused("gnu-name-nul", &[long(b'L', b"a\0b"), f()], "goes on after a NUL"),
         refused("gnu-and-pax-path", &[long(b'L', b"a"), local(&[("path", b"a")]), f()], "both a GNU long name"),

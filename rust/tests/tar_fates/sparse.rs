@@ -64,6 +64,11 @@ pub fn rows() -> Vec<Row> {
     let few = Limits { sparse_extents: 1, ..Limits::default() };
     let two = [&old(&[(2, 3), (6, 1)], 10).with(b"abcd")[..], &[0; 1024]].concat();
     vec![
+        reads(
+            "sparse-1.0-zeros",
+            &[v1(&format!("{:0>300}\n{:0>30}\n3\n6\n0001\n", 2, 2).into_bytes(), b"abcd", b"00010")],
+            &[expected],
+        ),
         reads("sparse-old", &[old(&[(2, 3), (6, 1), (10, 0)], 10).with(b"abcd")], &[expected]),
         reads(
             "sparse-old-extended",

@@ -1,8 +1,9 @@
 //! Type flags, and what their data are.
 
 use ocifast_core::error::Code;
+use ocifast_core::limits::Limits;
 
-use super::tar_support::{Header, long, pax};
+use super::tar_support::{END, Header, long, pax, read_all};
 use super::{Row, reads, refused, refused_as};
 
 pub fn rows() -> Vec<Row> {
@@ -25,7 +26,7 @@ pub fn rows() -> Vec<Row> {
         ),
         reads(
             "symlink",
-            &[Header::new(b"l", b'2').link(b"../\xff").size(7).block(), next()],
+            &[Header::new(b"l", b'2').link(b"../\xff").block(), next()],
             &["l symlink=../\\xff 644 0 0 0.000000000", next_line],
         ),
         reads(
@@ -65,10 +66,17 @@ pub fn rows() -> Vec<Row> {
             &[pax(b'x', &[("size", b"512")]), Header::new(b"l", b'1').link(b"f").block(), vec![0; 512]],
             "without data and has a pax size of 512",
         ),
+        refused("no-data-size", &[Header::new(b"p", b'6').size(7).block(), next()], "without data and has a size of 7"),
         unknown("type-dumpdir", b'D'),
         unknown("type-multivolume", b'M'),
         unknown("type-old-names", b'N'),
-        unknown("type-volume-label", b'V'),
+        reads("type-volume-label", &[Header::gnu(b"backup 1", b'V').block(), next()], &[next_line]),
+        refused("volume-label-data", &[Header::gnu(b"backup 1", b'V').with(b"x"), next()], "volume label has data"),
+        refused(
+            "volume-label-extension",
+            &[pax(b'x', &[("path", b"p")]), Header::gnu(b"backup 1", b'V').block(), next()],
+            "an extension header before it",
+        ),
         unknown("type-solaris-acl", b'A'),
         unknown("type-solaris-xattr", b'E'),
         unknown("type-star-inode", b'I'),
@@ -76,4 +84,16 @@ pub fn rows() -> Vec<Row> {
         unknown("type-reserved", b'8'),
         unknown("type-unknown", 0xff),
     ]
+}
+
+#[test]
+fn a_size_on_each_type_without_data() {
+    // GNU tar passes over the data of these when it lists, and over none when it extracts.
+    for flag in *b"2346" {
+        let header = Header::new(b"odd", flag).link(b"f").size(1024).block();
+        let error = read_all(&[&header[..], &END].concat()[..], &Limits::default()).expect_err("refused");
+        assert_eq!(error.code, Code::TarInvalid, "{}", flag.escape_ascii());
+        let empty = Header::new(b"odd", flag).link(b"f").block();
+        assert!(read_all(&[&empty[..], &END].concat()[..], &Limits::default()).is_ok());
+    }
 }
