@@ -143,7 +143,10 @@ def test_no_command_shows_the_help() -> None:
     [
         (["compile", "oci:{tmp}/nowhere:app", "{tmp}/out"], "nowhere"),
         (["compile", "{layout}", "{tmp}/out.zip"], "the suffix .zip is of no known format"),
-        (["compile", "{layout}", "{tmp}/out", "-f", "tar", "--level", "3"], "tar has no option --level"),
+        (
+            ["compile", "{layout}", "{tmp}/out", "-f", "tar", "--level", "3"],
+            "tar without compression has no option --level",
+        ),
         (["compile", "{layout}", "-", "-f", "ext4"], "ext4 cannot be written to standard output; tar and cpio can"),
         (["compile", "Not/A:reference:", "{tmp}/out"], "Not/A:reference:"),
         (["ls", "{layout}", "/nowhere"], "nowhere"),

@@ -420,6 +420,11 @@ def test_every_format_has_what_the_table_says() -> None:
     ("output", "expected"),
     [
         ("a.tar", ("tar", None)),
+        ("a.tar.gz", ("tar", "gzip")),
+        ("a.b.TGZ", ("tar", "gzip")),
+        ("a.tar.zst", ("tar", "zstd")),
+        ("a.tzst", ("tar", "zstd")),
+        (".tar.gz", ("dir", None)),
         ("x/a.CPIO.GZ", ("cpio", "gzip")),
         ("a.cpio.zst", ("cpio", "zstd")),
         ("a.b.sqfs", ("squashfs", None)),

@@ -196,8 +196,10 @@ class Tree:
         """The canonical text of the tree."""
     def digest(self) -> str:
         """SHA-256 of the canonical text: the tree digest."""
-    def write_tar(self, fd: int, /, *, clamp_mtime: int | None = None) -> int:
-        """Writes a pax tar to a file descriptor (a file or a pipe); returns the number of bytes."""
+    def write_tar(
+        self, fd: int, /, *, compression: str = "none", level: int = 0, clamp_mtime: int | None = None
+    ) -> int:
+        """Writes a pax tar to a file descriptor, compressed as by `write_cpio`; returns the number of bytes."""
     def write_squashfs_tar(
         self, fd: int, /, *, clamp_mtime: int | None = None
     ) -> list[tuple[str, str, int, list[bytes]]]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,6 +29,7 @@ from ocifast.packers import (
     Loss,
     Packing,
     PackOptions,
+    check_suffix,
     choose_backend,
     format_of,
     load_format,
@@ -214,20 +215,17 @@ class _Run:
 
     def _choose_format(self) -> tuple[Format, PackOptions]:
         plan, options = self.plan, self.options.pack
-        name, compression = plan.format, None
-        if name is None and plan.output == STDOUT:
-            name = "tar"
-        elif name is None:
-            name, compression = format_of(plan.output)
-        elif plan.output != STDOUT:
+        name, compression = plan.format, options.compression
+        if name is None:
+            name = "tar" if plan.output == STDOUT else format_of(plan.output)[0]
+        if plan.output != STDOUT:
             # The suffix says how, even where the format was given as well.
-            with_suffix = _suffix_format(plan.output)
-            compression = with_suffix[1] if with_suffix is not None and with_suffix[0] == name else None
+            compression = check_suffix(plan.output, name, compression)
         chosen = load_format(name)
         if plan.output == STDOUT and not chosen.streams:
             raise UsageError(f"{name} cannot be written to standard output; tar and cpio can")
-        if compression is not None and options.compression is None:
-            options = PackOptions(**{**asdict(options), "compression": compression})
+        if compression != options.compression:
+            options = replace(options, compression=compression)
         return chosen, options
 
     def _clamp(self) -> int | None:
@@ -482,10 +480,3 @@ def _stdout() -> BinaryIO:
     if stream is None:
         raise UsageError("standard output was replaced by something that takes text only; name a file")
     return stream
-
-
-def _suffix_format(output: str) -> tuple[str, str | None] | None:
-    try:
-        return format_of(output)
-    except UsageError:
-        return None

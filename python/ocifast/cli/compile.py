@@ -98,9 +98,9 @@ def command(
 ) -> None:
     """Turn IMAGE into a root filesystem at OUTPUT.
 
-    The format follows OUTPUT's suffix: .tar, .cpio (.cpio.gz, .cpio.zst), .erofs, .squashfs, .ext4 or .img; without a
-    suffix it is a directory, and "-" writes a tar (with -f cpio a cpio) to standard output. OUTPUT appears whole or not
-    at all.
+    The format follows OUTPUT's suffix: .tar or .cpio (with .gz or .zst after it: compressed), .tgz, .erofs, .squashfs,
+    .ext4 or .img; without a suffix it is a directory, and "-" writes a tar (with -f cpio a cpio) to standard output.
+    OUTPUT appears whole or not at all.
     """
     if output == STDOUT and as_json:
         raise click.UsageError("--json writes to standard output, which OUTPUT is already")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ocifast import _core
 
 __all__ = [
+    "ANY_IMAGE",
     "FORMATS",
     "SUFFIXES",
     "Backend",
@@ -31,6 +32,7 @@ __all__ = [
     "Packing",
     "Row",
     "Totals",
+    "check_suffix",
     "choose_backend",
     "format_of",
     "group",
@@ -53,6 +55,10 @@ FORMATS: dict[str, str] = {
 
 SUFFIXES: dict[str, tuple[str, str | None]] = {
     ".tar": ("tar", None),
+    ".tar.gz": ("tar", "gzip"),
+    ".tgz": ("tar", "gzip"),
+    ".tar.zst": ("tar", "zstd"),
+    ".tzst": ("tar", "zstd"),
     ".cpio": ("cpio", None),
     ".cpio.gz": ("cpio", "gzip"),
     ".cpio.zst": ("cpio", "zstd"),
@@ -63,6 +69,9 @@ SUFFIXES: dict[str, tuple[str, str | None]] = {
     ".img": ("ext4", None),
 }
 """File name suffix: format, and the compression that the suffix says."""
+
+ANY_IMAGE = ".img"
+"""The suffix that people give to every kind of image; means ext4 where no format is chosen."""
 
 
 @dataclass(frozen=True)
@@ -221,14 +230,51 @@ def format_of(output: str | os.PathLike[str]) -> tuple[str, str | None]:
     Raises:
         UsageError: a suffix that is of no format; the caller must say which is meant.
     """
-    name = Path(output).name.lower()
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.endswith(suffix) and len(name) > len(suffix):
-            return SUFFIXES[suffix]
-    suffix = Path(name).suffix
+    known = _known_suffix(output)
+    if known is not None:
+        return SUFFIXES[known]
+    suffix = Path(output).suffix.lower()
     if suffix and not os.fspath(output).endswith("/"):
         raise UsageError(f"{os.fspath(output)}: the suffix {suffix} is of no known format; choose one with --format")
     return "dir", None
+
+
+def check_suffix(output: str | os.PathLike[str], name: str, compression: str | None) -> str | None:
+    """Compares an output's name with what was chosen, so that no file is called what it is not.
+
+    Args:
+        output: a path.
+        name: the format that was chosen.
+        compression: the compression that was chosen, if any.
+
+    Returns:
+        The compression, which the suffix may say where it was not chosen.
+
+    Raises:
+        UsageError: the suffix is of another format, or of another compression.
+    """
+    suffix = _known_suffix(output)
+    if suffix is None or (suffix == ANY_IMAGE and name not in ("dir", "tar")):
+        return compression
+    meant, implied = SUFFIXES[suffix]
+    if meant != name:
+        own = next((suffix for suffix, (format_, _) in SUFFIXES.items() if format_ == name), None)
+        advice = f"call it *{own}" if own is not None else "a directory has no suffix"
+        raise UsageError(
+            f"{os.fspath(output)}: the suffix {suffix} means {meant}, not {name}; {advice}, or choose {meant}"
+        )
+    if implied is not None and compression not in (None, implied):
+        raise UsageError(
+            f"{os.fspath(output)}: the suffix {suffix} means {implied}, and --compression says {compression}"
+        )
+    return compression or implied
+
+
+def _known_suffix(output: str | os.PathLike[str]) -> str | None:
+    """The longest suffix of the table that the name has, after at least one other character."""
+    name = Path(output).name.lower()
+    known = (suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix))
+    return next((suffix for suffix in known if len(name) > len(suffix)), None)
 
 
 def choose_backend(chosen: Format, options: PackOptions) -> tuple[Backend, str]:

@@ -230,10 +230,21 @@ impl Tree {
         Ok(digest?.as_str().to_owned())
     }
 
-    #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
-    fn write_tar(&self, py: Python<'_>, fd: i32, clamp_mtime: Option<i64>) -> PyResult<u64> {
+    #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None))]
+    fn write_tar(
+        &self,
+        py: Python<'_>,
+        fd: i32,
+        compression: &str,
+        level: i32,
+        clamp_mtime: Option<i64>,
+    ) -> PyResult<u64> {
+        let compression = Compression::parse(compression, level)?;
         let written = py.detach(|| {
-            self.write(fd, |tree, contents, out| Ok((output::write_tar(tree, contents, out, clamp_mtime)?, ())))
+            self.write(fd, |tree, contents, out| {
+                let out = Compressor::new(out, compression)?;
+                Ok((output::write_tar(tree, contents, out, clamp_mtime)?.finish()?, ()))
+            })
         });
         let (bytes, ()) = written?;
         Ok(bytes)

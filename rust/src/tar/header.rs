@@ -145,7 +145,8 @@ pub(super) fn device(major: u64, minor: u64) -> Result<(u32, u32)> {
 pub(crate) fn damaged_header(bytes: &[u8]) -> Option<Error> {
     let block = bytes.first_chunk::<BLOCK>()?;
     let octal = |field: &[u8]| number("", field).is_ok() && field.iter().any(u8::is_ascii_digit) && field[0] < 0x80;
-    let like_v7 = || [100..108, 108..116, 116..124, 124..136, 136..148, 148..156].into_iter().all(|at| octal(&block[at]));
+    let like_v7 =
+        || [100..108, 108..116, 116..124, 124..136, 136..148, 148..156].into_iter().all(|at| octal(&block[at]));
     if block[257..262] == *b"ustar" || block[0] != 0 && like_v7() { Header::verify(block).err() } else { None }
 }
 

@@ -15,8 +15,7 @@ pub fn rows() -> Vec<Row> {
     let inner_text = inner.iter().map(|&byte| if byte == 0 { b'.' } else { byte }).collect::<Vec<_>>();
     let inner_line = format!("f file 644 0 0 0.000000000 \"{}\"", inner_text.escape_ascii());
     let long_name = [b'n'; 300];
-    let gnu_long =
-        |name: &[u8], size| [Header::gnu(b"././@LongLink", b'L').size(size).block(), padded(name)].concat();
+    let gnu_long = |name: &[u8], size| [Header::gnu(b"././@LongLink", b'L').size(size).block(), padded(name)].concat();
     vec![
         reads("pax-path", &[local(&[("path", b"d/\xff")]), f()], &["d/\\xff file 644 0 0 0.000000000"]),
         reads(
@@ -33,8 +32,13 @@ pub fn rows() -> Vec<Row> {
         reads(
             "pax-number-zeros",
             &[
-                raw(&format!("{0:0>40} mtime={1:0>60}.5\n{2:0>30} uid={1:0>60}\n", 40 + 7 + 62 + 1, 7, 30 + 5 + 60 + 1)
-                    .into_bytes()),
+                raw(&format!(
+                    "{0:0>40} mtime={1:0>60}.5\n{2:0>30} uid={1:0>60}\n",
+                    40 + 7 + 62 + 1,
+                    7,
+                    30 + 5 + 60 + 1
+                )
+                .into_bytes()),
                 f(),
             ],
             &["f file 644 7 0 7.500000000"],
