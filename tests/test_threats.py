@@ -223,7 +223,6 @@ def names_in(file: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("row", sorted(THREATS.keys() | TESTS.keys()))
-    ],
 def test_every_threat_is_held_by_tests_that_are_there(row: int) -> None:
     assert THREATS[row]
     assert TESTS[row]
