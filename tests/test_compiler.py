@@ -186,7 +186,7 @@ def test_destinations_that_are_refused(tmp_path: Path, output: str, message: str
 
 def test_options_that_a_format_does_not_have_are_refused(tmp_path: Path) -> None:
     layout = small(tmp_path)
-    with pytest.raises(UsageError, match="tar has no option --level"):
+    with pytest.raises(UsageError, match="tar without compression has no option --level"):
         compile(layout, tmp_path / "out.tar", options=CompileOptions(pack=PackOptions(level=3)))
     with pytest.raises(UsageError, match="tar has no backend 'mktar'; there are tar"):
         compile(layout, tmp_path / "out.tar", options=CompileOptions(pack=PackOptions(backend="mktar")))

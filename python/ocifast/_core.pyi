@@ -78,6 +78,7 @@ class Limits:
         *,
         entries: int | None = None,
         layer_bytes: int | None = None,
+        image_bytes: int | None = None,
         ratio: int | None = None,
         metadata_bytes: int | None = None,
     ) -> Limits: ...
@@ -197,9 +198,23 @@ class Tree:
     def digest(self) -> str:
         """SHA-256 of the canonical text: the tree digest."""
     def write_tar(
-        self, fd: int, /, *, compression: str = "none", level: int = 0, clamp_mtime: int | None = None
+        self,
+        fd: int,
+        /,
+        *,
+        compression: str = "none",
+        level: int = 0,
+        clamp_mtime: int | None = None,
+        sparse: bool = True,
     ) -> int:
-        """Writes a pax tar to a file descriptor, compressed as by `write_cpio`; returns the number of bytes."""
+        """Writes a pax tar to a file descriptor, compressed as by `write_cpio`; returns the number of bytes.
+
+        With `sparse` the holes of files are kept (GNU's sparse format 1.0), else they are zeros.
+        """
+    def tar_size(self, *, clamp_mtime: int | None = None) -> int:
+        """How many bytes `write_tar` would write uncompressed. Reads no contents."""
+    def cpio_size(self, *, clamp_mtime: int | None = None) -> int:
+        """How many bytes `write_cpio` would write uncompressed. Reads no contents."""
     def write_squashfs_tar(
         self, fd: int, /, *, clamp_mtime: int | None = None
     ) -> list[tuple[str, str, int, list[bytes]]]:

@@ -80,6 +80,7 @@ class CompileOptions:
             its sparse files together; None for the default.
         max_metadata_bytes: bound on the bytes of all paths, link targets, attributes and sparse maps of all layers;
             None for 256 MiB.
+        max_image_bytes: bound on the sizes of all files of all layers together, holes included; None for the default.
     """
 
     pack: PackOptions = field(default_factory=PackOptions)
@@ -98,6 +99,7 @@ class CompileOptions:
     max_entries: int | None = None
     max_layer_bytes: int | None = None
     max_metadata_bytes: int | None = None
+    max_image_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -218,10 +220,10 @@ class _Run:
         name, compression = plan.format, options.compression
         if name is None:
             name = "tar" if plan.output == STDOUT else format_of(plan.output)[0]
+        chosen = load_format(name)
         if plan.output != STDOUT:
             # The suffix says how, even where the format was given as well.
             compression = check_suffix(plan.output, name, compression)
-        chosen = load_format(name)
         if plan.output == STDOUT and not chosen.streams:
             raise UsageError(f"{name} cannot be written to standard output; tar and cpio can")
         if compression != options.compression:
@@ -350,6 +352,7 @@ class _Run:
             entries=self.options.max_entries,
             layer_bytes=self.options.max_layer_bytes,
             metadata_bytes=self.options.max_metadata_bytes,
+            image_bytes=self.options.max_image_bytes,
         )
         # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image layers stand in
         # order, so that one that runs ahead is copied once more.
@@ -392,6 +395,9 @@ class _Run:
                 progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
                 cancelled=lambda: stop.is_set() or self.cancelled(),
             )
+            if made is not None and (size := backend.size(packing)) is not None:
+                folder = Path(self.plan.output).absolute().parent
+                check_room(folder, size, what=f"the {self.format.name} of {image.name}")
             tick = nothing if backend.tells else self._packing_tick(rootfs.tree)
             try:
                 losses = tuple(interruptible(lambda: backend.pack(packing), stop, tick))

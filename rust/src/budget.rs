@@ -1,4 +1,5 @@
-//! What the metadata of an image may take: one bound for the entries of all layers and one for their bytes.
+//! What an image may take: one bound for the entries of all layers, one for the bytes of their metadata and one for those
+//! of their files.
 //!
 //! Paths, link targets, attributes and the maps of sparse files compress a thousandfold, so what a layer weighs says
 //! nothing of what its entries take. Layers are decoded side by side and all of them count here.
@@ -8,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::{Ingested, shared_prefix};
-use crate::contents::Extent;
-use crate::entry::{Kind, Xattrs};
+use crate::contents::{Content, Extent, LayerStore};
+use crate::entry::{Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
@@ -25,6 +26,8 @@ pub struct Budget {
     limits: Limits,
     entries: AtomicU64,
     bytes: AtomicU64,
+    /// Bytes of files, holes included.
+    file_bytes: AtomicU64,
     /// Every set of attributes once.
     sets: Mutex<HashSet<Set>>,
 }
@@ -103,11 +106,65 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Counts bytes of a file, or a hole.
+    ///
+    /// # Errors
+    /// `limit_exceeded`.
+    pub fn take_file_bytes(&self, bytes: u64) -> Result<()> {
+        if self.file_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.limits.image_bytes {
+            let message = format!(
+                "the files of the image, holes included, are larger than {} bytes together; for an image that is to be \
+                 trusted, compile --max-image-size (image_bytes) raises the bound",
+                self.limits.image_bytes
+            );
+            return Err(Error::new(Code::LimitExceeded, message));
+        }
+        Ok(())
+    }
+}
+
+/// A layer's store that counts what it takes. A hole costs nothing here, and is zeros in an output without holes.
+pub struct Bounded<'a> {
+    inner: Box<dyn LayerStore>,
+    budget: &'a Budget,
+}
+
+impl<'a> Bounded<'a> {
+    /// A store that spends of `budget`.
+    pub fn new(inner: Box<dyn LayerStore>, budget: &'a Budget) -> Self {
+        Bounded { inner, budget }
+    }
+}
+
+impl LayerStore for Bounded<'_> {
+    fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
+        self.inner.begin(metadata, size)
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.budget.take_file_bytes(bytes.len() as u64)?;
+        self.inner.data(bytes)
+    }
+
+    fn hole(&mut self, length: u64) -> Result<()> {
+        self.budget.take_file_bytes(length)?;
+        self.inner.hole(length)
+    }
+
+    fn end(&mut self) -> Result<Content> {
+        self.inner.end()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.inner.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contents::Content;
-    use crate::entry::{Entry, Metadata};
+    use crate::entry::Entry;
 
     fn ingested(path: &str, kind: Kind, xattrs: Xattrs) -> Ingested {
         let metadata = Metadata { xattrs, ..Metadata::default() };
@@ -157,5 +214,15 @@ mod tests {
         assert_eq!(error.code, Code::LimitExceeded);
         assert!(error.message.contains("more than 10 bytes"), "{error}");
         assert_eq!(error.context.path.as_deref(), Some(&b"678901"[..]));
+    }
+
+    #[test]
+    fn files_count_with_their_holes() {
+        let budget = Budget::new(Limits { image_bytes: 10, ..Limits::default() });
+        budget.take_file_bytes(4).expect("little");
+        budget.take_file_bytes(6).expect("just enough");
+        assert_eq!(budget.take_file_bytes(1).expect_err("too much").code, Code::LimitExceeded);
+        let budget = Budget::default();
+        assert_eq!(budget.take_file_bytes(u64::MAX).expect_err("too much").code, Code::LimitExceeded);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::batch::Batch;
-use crate::budget::Budget;
+use crate::budget::{Bounded, Budget};
 use crate::contents::{LayerStore, Store};
 use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
 use crate::error::{Code, Error, Result};
@@ -218,6 +218,11 @@ impl Flattener {
             let decoded = DecodedLayer { table, data: &Arc::new(data) };
             decoded.adopt(layer as u32, shared.budget.limits(), &*self.store, &mut |mut batch| {
                 shared.budget.take(&mut batch)?;
+                for ingested in &batch {
+                    let size = ingested.content.as_ref().map_or(0, |content| content.size);
+                    let taken = shared.budget.take_file_bytes(size);
+                    taken.map_err(|error| error.at_entry(&ingested.entry.path, ingested.entry.offset))?;
+                }
                 if shared.stopped() || told.send(Told::Entries(Batch::new(batch))).is_err() {
                     return Err(cancelled());
                 }
@@ -346,13 +351,14 @@ fn run_layer(
     told: &Sender<Told>,
 ) -> Result<()> {
     let index = layer as u32;
-    let (mut layer_store, mut keeping): (Box<dyn LayerStore>, _) = match lock(&shared.keep[layer]).take() {
+    let (layer_store, mut keeping): (Box<dyn LayerStore>, _) = match lock(&shared.keep[layer]).take() {
         None => (store.layer(index)?, None),
         Some(keep) => {
             let (layer_store, keeping) = KeepingStore::new(keep, Arc::clone(store), index)?;
             (Box::new(layer_store), Some(keeping))
         }
     };
+    let mut layer_store = Bounded::new(layer_store, &shared.budget);
     let turn = shared.turns.of(index);
     let tell = |what| told.send(what).map_err(|_| cancelled());
     layer::ingest(
@@ -360,7 +366,7 @@ fn run_layer(
         &shared.layers[layer],
         shared.budget.limits(),
         &turn,
-        &mut *layer_store,
+        &mut layer_store,
         &shared.progress[layer],
         // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
         &mut |mut batch| {

@@ -11,6 +11,8 @@ pub struct Limits {
     pub metadata_bytes: u64,
     /// Decompressed bytes of one layer; also the bytes of all its sparse files with their holes.
     pub layer_bytes: u64,
+    /// Bytes of the regular files of all layers together, with their holes: what an output without holes would hold.
+    pub image_bytes: u64,
     /// Decompressed bytes per compressed byte, looked at after the first GiB of output.
     pub ratio: u64,
     /// Bytes of one path or link target.
@@ -35,6 +37,7 @@ impl Default for Limits {
             entries: 5_000_000,
             metadata_bytes: 256 << 20,
             layer_bytes: 1 << 41,
+            image_bytes: 1 << 41,
             ratio: 2000,
             path_bytes: 64 << 10,
             depth: 2048,

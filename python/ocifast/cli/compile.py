@@ -38,6 +38,12 @@ __all__ = ["command"]
 @click.option("--block-size", metavar="SIZE", type=options.SIZE, help="Bytes that are compressed together, as 128K.")
 @click.option("--free", "free_space", metavar="SIZE", type=options.SIZE, help="Space left free in ext4, as 512M.")
 @click.option("--size", metavar="SIZE", type=options.SIZE, help="Size of the whole ext4 image, as 2G.")
+@click.option(
+    "--max-image-size",
+    metavar="SIZE",
+    type=options.SIZE,
+    help="Most that all files of all layers may be together, holes included.  [default: 2T]",
+)
 @click.option("--journal", is_flag=True, default=None, help="Give ext4 a journal.")
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
 @click.option("--strict", is_flag=True, help="Fail when something would be lost, or the user is unknown.")
@@ -79,6 +85,7 @@ def command(
     block_size: int | None,
     free_space: int | None,
     size: int | None,
+    max_image_size: int | None,
     journal: bool | None,
     owners: bool | None,
     strict: bool,
@@ -124,6 +131,7 @@ def command(
             boot=config_file is not None,
             tree_digest=tree_digest,
             max_metadata_bytes=max_metadata,
+            max_image_bytes=max_image_size,
         ),
     )
     if config_file is None:

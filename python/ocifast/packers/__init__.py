@@ -185,6 +185,10 @@ class Backend(ABC):
     def check(self, options: PackOptions) -> None:
         """Looks at the options before any work is done. Raises UsageError for one that it does not have."""
 
+    def size(self, packing: Packing) -> int | None:
+        """Bytes that `pack` is certain to write, where they are known beforehand."""
+        return None
+
     @abstractmethod
     def pack(self, packing: Packing) -> list[Loss]:
         """Writes the tree, and reads back as much of the result as tells a good one from a bad one.

@@ -22,7 +22,7 @@ class ArchiveBackend(Backend):
 
     def version(self) -> str | None:
         """Counts the changes of what is written."""
-        return "1"
+        return "2"
 
     def check(self, options: PackOptions) -> None:
         """Refuses what an archive has not, and a level without a compression."""
@@ -35,6 +35,10 @@ class ArchiveBackend(Backend):
         elif options.level is not None and options.level not in LEVELS[compression][1]:
             levels = LEVELS[compression][1]
             raise UsageError(f"{compression} has no level {options.level}; there are {levels[0]} to {levels[-1]}")
+
+    def size(self, packing: Packing) -> int | None:
+        """The size of the archive, unless it is compressed."""
+        return self.plain_size(packing) if packing.options.compression in (None, "none") else None
 
     def pack(self, packing: Packing) -> list[Loss]:
         """Writes to the packing's descriptor, or makes its file."""
@@ -51,6 +55,10 @@ class ArchiveBackend(Backend):
             return self.write(packing, descriptor, compression, level)
         finally:
             os.close(descriptor)
+
+    @abstractmethod
+    def plain_size(self, packing: Packing) -> int:
+        """Bytes of the archive before it is compressed."""
 
     @abstractmethod
     def write(self, packing: Packing, descriptor: int, compression: str, level: int) -> list[Loss]:

@@ -11,6 +11,9 @@ __all__ = ["FORMAT"]
 class _CpioBackend(ArchiveBackend):
     name = "cpio"
 
+    def plain_size(self, packing: Packing) -> int:
+        return packing.tree.cpio_size(clamp_mtime=packing.clamp_mtime)
+
     def write(self, packing: Packing, descriptor: int, compression: str, level: int) -> list[Loss]:
         _, losses = packing.tree.write_cpio(
             descriptor, compression=compression, level=level, clamp_mtime=packing.clamp_mtime

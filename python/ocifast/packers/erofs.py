@@ -172,7 +172,7 @@ class _MkfsErofs(Backend):
         if _takes_tar():
             return (
                 ["--tar=f", "/dev/stdin"],
-                lambda descriptor: packing.tree.write_tar(descriptor, clamp_mtime=packing.clamp_mtime),
+                lambda descriptor: packing.tree.write_tar(descriptor, clamp_mtime=packing.clamp_mtime, sparse=False),
                 [],
             )
         staged, losses = stage(packing)

@@ -11,6 +11,9 @@ __all__ = ["FORMAT"]
 class _TarBackend(ArchiveBackend):
     name = "tar"
 
+    def plain_size(self, packing: Packing) -> int:
+        return packing.tree.tar_size(clamp_mtime=packing.clamp_mtime)
+
     def write(self, packing: Packing, descriptor: int, compression: str, level: int) -> list[Loss]:
         packing.tree.write_tar(descriptor, compression=compression, level=level, clamp_mtime=packing.clamp_mtime)
         return []

@@ -22,11 +22,18 @@ pub(super) struct Limits(crate::limits::Limits);
 #[pymethods]
 impl Limits {
     #[new]
-    #[pyo3(signature = (*, entries = None, layer_bytes = None, ratio = None, metadata_bytes = None))]
-    fn new(entries: Option<u64>, layer_bytes: Option<u64>, ratio: Option<u64>, metadata_bytes: Option<u64>) -> Self {
+    #[pyo3(signature = (*, entries = None, layer_bytes = None, image_bytes = None, ratio = None, metadata_bytes = None))]
+    fn new(
+        entries: Option<u64>,
+        layer_bytes: Option<u64>,
+        image_bytes: Option<u64>,
+        ratio: Option<u64>,
+        metadata_bytes: Option<u64>,
+    ) -> Self {
         let mut limits = crate::limits::Limits::default();
         limits.entries = entries.unwrap_or(limits.entries);
         limits.layer_bytes = layer_bytes.unwrap_or(limits.layer_bytes);
+        limits.image_bytes = image_bytes.unwrap_or(limits.image_bytes);
         limits.ratio = ratio.unwrap_or(limits.ratio);
         limits.metadata_bytes = metadata_bytes.unwrap_or(limits.metadata_bytes);
         Limits(limits)

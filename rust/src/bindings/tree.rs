@@ -230,7 +230,7 @@ impl Tree {
         Ok(digest?.as_str().to_owned())
     }
 
-    #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None))]
+    #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None, sparse = true))]
     fn write_tar(
         &self,
         py: Python<'_>,
@@ -238,16 +238,34 @@ impl Tree {
         compression: &str,
         level: i32,
         clamp_mtime: Option<i64>,
+        sparse: bool,
     ) -> PyResult<u64> {
         let compression = Compression::parse(compression, level)?;
         let written = py.detach(|| {
             self.write(fd, |tree, contents, out| {
                 let out = Compressor::new(out, compression)?;
-                Ok((output::write_tar(tree, contents, out, clamp_mtime)?.finish()?, ()))
+                let write = if sparse { output::write_tar } else { output::write_plain_tar };
+                Ok((write(tree, contents, out, clamp_mtime)?.finish()?, ()))
             })
         });
         let (bytes, ()) = written?;
         Ok(bytes)
+    }
+
+    #[pyo3(signature = (*, clamp_mtime = None))]
+    fn tar_size(&self, py: Python<'_>, clamp_mtime: Option<i64>) -> PyResult<u64> {
+        let size = py.detach(|| {
+            output::size_of(|contents, out| output::write_tar(&self.tree, contents, out, clamp_mtime).map(drop))
+        });
+        Ok(size?)
+    }
+
+    #[pyo3(signature = (*, clamp_mtime = None))]
+    fn cpio_size(&self, py: Python<'_>, clamp_mtime: Option<i64>) -> PyResult<u64> {
+        let size = py.detach(|| {
+            output::size_of(|contents, out| output::write_cpio(&self.tree, contents, out, clamp_mtime).map(drop))
+        });
+        Ok(size?)
     }
 
     #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None))]

@@ -18,7 +18,10 @@ pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
 pub use losses::{Loss, Losses};
 pub use squashfs::{squashfs_losses, write_squashfs_tar};
-pub use tar::write_tar;
+pub use tar::{write_plain_tar, write_tar};
+
+use std::io::Write;
+use std::ops::Range;
 
 use crate::contents::{Content, Contents};
 use crate::entry::Mtime;
@@ -68,13 +71,56 @@ pub fn copy_content(
     buffer: &mut [u8],
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut offset = 0;
-    while offset < content.size {
-        let length = contents.read_at(content, offset, buffer)?;
+    copy_range(contents, content, 0..content.size, buffer, &mut take)
+}
+
+/// The same with the bytes of a range alone.
+fn copy_range(
+    contents: &dyn Contents,
+    content: &Content,
+    range: Range<u64>,
+    buffer: &mut [u8],
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let wanted = usize::try_from(range.end - offset).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let length = contents.read_at(content, offset, &mut buffer[..wanted])?;
         take(&buffer[..length])?;
         offset += length as u64;
     }
     Ok(())
+}
+
+/// How many bytes a writer writes, found out by letting it write with contents that are not read.
+///
+/// # Errors
+/// What `write` returns.
+pub fn size_of(write: impl FnOnce(&dyn Contents, &mut Count) -> Result<()>) -> Result<u64> {
+    struct Unread;
+    impl Contents for Unread {
+        fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+            Ok(content.size.saturating_sub(offset).min(buffer.len() as u64) as usize)
+        }
+    }
+    let mut count = Count(0);
+    write(&Unread, &mut count)?;
+    Ok(count.0)
+}
+
+/// Counts bytes and drops them.
+#[derive(Debug)]
+pub struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 
-use super::tar::write_fitted;
+use super::tar::{Holes, write_fitted};
 use super::{Loss, Losses, clamped};
 use crate::contents::Contents;
 use crate::entry::{Metadata, Mtime};
@@ -26,7 +26,7 @@ pub fn write_squashfs_tar<W: Write>(
     clamp: Option<i64>,
 ) -> Result<(W, Vec<Loss>)> {
     let mut losses = Losses::default();
-    let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), |path, metadata| {
+    let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), Holes::AsZeros, |path, metadata| {
         metadata.mtime = clamped(metadata.mtime, clamp);
         fit(path, metadata, &mut losses);
     })?;

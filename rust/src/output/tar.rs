@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use super::{CHUNK, clamped, copy_content, refuse_unholdable};
-use crate::contents::Contents;
+use super::{CHUNK, clamped, copy_range, refuse_unholdable};
+use crate::contents::{Content, Contents};
 use crate::entry::Metadata;
 use crate::error::Result;
 use crate::tar::{Member, MemberKind, Writer};
@@ -14,12 +14,69 @@ use crate::tree::{InodeId, InodeKind, Tree};
 /// stream that broke off sees that it did.
 ///
 /// The first member is `./`, the root's own metadata. The second name of an inode, in the order of the walk, and all
-/// later ones are hard links to the first.
+/// later ones are hard links to the first. Holes are kept (GNU's sparse format 1.0), so that they cost nothing.
 ///
 /// # Errors
 /// What reading the contents or writing returns.
 pub fn write_tar<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<W> {
-    write_fitted(tree, contents, Writer::new(out), |_, metadata| metadata.mtime = clamped(metadata.mtime, clamp))
+    let fit = |_: &[u8], metadata: &mut Metadata| metadata.mtime = clamped(metadata.mtime, clamp);
+    write_fitted(tree, contents, Writer::new(out), Holes::Kept, fit)
+}
+
+/// The same with holes as zeros, for readers that do not know GNU's sparse format.
+///
+/// # Errors
+/// As [`write_tar`].
+pub fn write_plain_tar<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<W> {
+    let fit = |_: &[u8], metadata: &mut Metadata| metadata.mtime = clamped(metadata.mtime, clamp);
+    write_fitted(tree, contents, Writer::new(out), Holes::AsZeros, fit)
+}
+
+/// What becomes of holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// They are kept, where that makes the archive smaller.
+    Kept,
+    /// They are zeros like any others.
+    AsZeros,
+}
+
+/// Shortest hole that is looked at: a block of the archive.
+const BLOCK: u64 = 512;
+/// Most bytes of the map of a file with holes: Go reads no longer one than 1 MiB.
+const MAP_MAX: usize = 512 << 10;
+/// Most bytes that an extent takes in a map: two numbers of 64 bits.
+const EXTENT_MAX: usize = 40;
+
+/// The stretches of data of a file with holes; nothing where the holes are not worth a map. The shortest holes count as
+/// data when there are too many.
+fn stretches(content: &Content) -> Option<Vec<(u64, u64)>> {
+    content.extents.as_ref()?;
+    let mut least = BLOCK;
+    loop {
+        let mut data: Vec<(u64, u64)> = Vec::new();
+        for run in content.runs() {
+            match data.last_mut() {
+                Some((offset, length)) if run.offset - (*offset + *length) < least => {
+                    *length = run.offset + run.length - *offset;
+                }
+                None if run.offset < least => data.push((0, run.offset + run.length)),
+                _ => data.push((run.offset, run.length)),
+            }
+        }
+        if let Some((offset, length)) = data.last_mut()
+            && content.size - (*offset + *length) < least
+        {
+            *length = content.size - *offset;
+        }
+        if (data.len() + 2) * EXTENT_MAX <= MAP_MAX {
+            let stored: u64 = data.iter().map(|(_, length)| length).sum();
+            // The map, and the pax header that tells of it.
+            let costs = (data.len() + 2) as u64 * EXTENT_MAX as u64 + 4 * BLOCK;
+            return (content.size - stored > costs).then_some(data);
+        }
+        least *= 2;
+    }
 }
 
 /// The same with metadata as `fit` leaves them; it is called once for each inode, with its first path.
@@ -27,6 +84,7 @@ pub(super) fn write_fitted<W: Write>(
     tree: &Tree,
     contents: &dyn Contents,
     writer: Writer<W>,
+    holes: Holes,
     mut fit: impl FnMut(&[u8], &mut Metadata),
 ) -> Result<W> {
     refuse_unholdable(tree)?;
@@ -41,9 +99,16 @@ pub(super) fn write_fitted<W: Write>(
         if linked.is_none() {
             fit(&path, &mut metadata);
         }
+        let data = match (&inode.kind, linked) {
+            (InodeKind::File(content), None) if holes == Holes::Kept => stretches(content),
+            _ => None,
+        };
         let kind = match (&inode.kind, linked) {
             (_, Some(first)) => MemberKind::HardLink(first),
-            (InodeKind::File(content), None) => MemberKind::File { size: content.size },
+            (InodeKind::File(content), None) => match &data {
+                Some(data) => MemberKind::SparseFile { size: content.size, data },
+                None => MemberKind::File { size: content.size },
+            },
             (InodeKind::Directory(_), None) => {
                 path.extend_from_slice(if path.is_empty() { b"./" } else { b"/" });
                 MemberKind::Directory
@@ -55,7 +120,9 @@ pub(super) fn write_fitted<W: Write>(
         };
         writer.append(&Member { path: &path, metadata: &metadata, kind })?;
         if let (InodeKind::File(content), None) = (&inode.kind, linked) {
-            copy_content(contents, content, &mut buffer, |bytes| writer.write_data(bytes))?;
+            for (offset, length) in data.unwrap_or_else(|| vec![(0, content.size)]) {
+                copy_range(contents, content, offset..offset + length, &mut buffer, |bytes| writer.write_data(bytes))?;
+            }
         }
         if inode.nlink > 1 && step.first {
             first_names.insert(step.inode, path);

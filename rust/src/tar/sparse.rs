@@ -259,6 +259,19 @@ impl DataMap {
     }
 }
 
+/// The map of a file in format 1.0, padded to whole blocks: how many extents there are, then each one's offset and
+/// length. An empty extent at the end tells GNU tar where a last hole ends.
+pub(super) fn written_map(size: u64, data: &[(u64, u64)]) -> Vec<u8> {
+    let last = data.last().map_or(0, |(offset, length)| offset + length);
+    let end = (last < size || data.is_empty()).then_some((size, 0));
+    let mut map = format!("{}\n", data.len() + usize::from(end.is_some())).into_bytes();
+    for (offset, length) in data.iter().copied().chain(end) {
+        map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());
+    }
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    map
+}
+
 /// A number of decimal digits that a signed 64-bit offset holds. Leading zeros mean nothing, however many there are.
 pub(super) fn decimal(value: &[u8]) -> Result<u64> {
     let number = digits_of(value).and_then(|number| u64::try_from(number).ok());

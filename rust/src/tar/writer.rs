@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::header::BLOCK;
+use super::sparse;
 use crate::entry::{Metadata, Mtime};
 use crate::error::{Code, Error, Result};
 
@@ -25,6 +26,15 @@ pub enum MemberKind<'a> {
     File {
         /// Bytes.
         size: u64,
+    },
+    /// A regular file of `size` bytes with holes: only the bytes of `data` follow, one stretch after the other. It is
+    /// written in GNU's sparse format 1.0 (GNU tar manual, "PAX Format, Version 1.0"), which GNU tar, libarchive, Go and
+    /// Python read.
+    SparseFile {
+        /// Bytes, holes included.
+        size: u64,
+        /// Offset and length of each stretch of data, ascending and apart.
+        data: &'a [(u64, u64)],
     },
     /// A directory.
     Directory,
@@ -103,10 +113,16 @@ impl<W: Write> Writer<W> {
             error
         })?;
         self.write(&headers)?;
-        if let MemberKind::File { size } = member.kind {
-            self.left = size;
-            self.padding = (size.next_multiple_of(BLOCK as u64) - size) as usize;
-        }
+        let size = match member.kind {
+            MemberKind::File { size } => size,
+            MemberKind::SparseFile { size, data } => {
+                self.write(&sparse::written_map(size, data))?;
+                data.iter().map(|(_, length)| length).sum()
+            }
+            _ => 0,
+        };
+        self.left = size;
+        self.padding = (size.next_multiple_of(BLOCK as u64) - size) as usize;
         Ok(())
     }
 
@@ -160,6 +176,11 @@ fn headers(member: &Member<'_>, gnu_links: bool) -> Result<Vec<u8>> {
     }
     let (flag, target, size, (major, minor)) = match kind {
         MemberKind::File { size } => (b'0', &b""[..], size, (0, 0)),
+        MemberKind::SparseFile { size, data } => {
+            let stored =
+                sparse::written_map(size, data).len() as u64 + data.iter().map(|(_, length)| length).sum::<u64>();
+            (b'0', &b""[..], stored, (0, 0))
+        }
         MemberKind::HardLink(target) => (b'1', target, 0, (0, 0)),
         MemberKind::Symlink(target) => (b'2', target, 0, (0, 0)),
         MemberKind::CharDevice { major, minor } => (b'3', &b""[..], 0, (major, minor)),
@@ -184,7 +205,19 @@ fn headers(member: &Member<'_>, gnu_links: bool) -> Result<Vec<u8>> {
     let mut record = |key: &[u8], value: &[u8]| records.insert(key.to_vec(), value.to_vec());
     // What stands in a pax record is taken for UTF-8 unless it is said not to be.
     let mut binary = false;
+    let mut plain_name = Vec::new();
+    if let MemberKind::SparseFile { size, .. } = kind {
+        record(b"GNU.sparse.major", b"1");
+        record(b"GNU.sparse.minor", b"0");
+        record(b"GNU.sparse.name", &path);
+        record(b"GNU.sparse.realsize", size.to_string().as_bytes());
+        binary |= std::str::from_utf8(&path).is_err();
+        // Seen by those only who do not know the format, and extract the map with the data.
+        plain_name = [b"GNUSparseFile.0/", path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()].concat();
+        plain_name.truncate(100);
+    }
     let (prefix, name) = match split(&path) {
+        _ if !plain_name.is_empty() => (&b""[..], &plain_name[..]),
         Some(halves) => halves,
         None => {
             record(b"path", &path);
