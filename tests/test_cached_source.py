@@ -17,9 +17,9 @@ from ocifast.errors import (
     RateLimitError,
     SizeMismatchError,
 )
+from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import resolve
 from ocifast.reference import parse_location
-from ocifast.rootfs import FlattenOptions, flatten
 from ocifast.sources import FileSlice
 from ocifast.sources.open import open_source
 from ocifast.sources.registry import Credential

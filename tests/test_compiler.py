@@ -99,6 +99,7 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
         "losses": [],
         "notices": {},
         "from_cache": False,
+        "unmatched_patterns": [],
     }
     assert (tmp_path / "out.tar").stat().st_mode & 0o7777 == 0o600
 

@@ -156,6 +156,13 @@ def public_names(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -
     return names
 
 
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """Where an example runs, with the files of a user that examples add to an image."""
+    (tmp_path / "agent").write_bytes(b"agent")
+    return tmp_path
+
+
 def localized(example: str, names: dict[str, str]) -> str:
     """The example with public names replaced, longest first."""
     for name in sorted(names, key=len, reverse=True):
@@ -164,16 +171,16 @@ def localized(example: str, names: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(("place", "example"), blocks("python"), ids=[place for place, _ in blocks("python")])
-def test_python_examples_run(tmp_path: Path, public_names: dict[str, str], place: str, example: str) -> None:
-    script = tmp_path / "example.py"
+def test_python_examples_run(workplace: Path, public_names: dict[str, str], place: str, example: str) -> None:
+    script = workplace / "example.py"
     script.write_text(localized(example, public_names))
-    run(sys.executable, "-W", "error", script, cwd=tmp_path)
+    run(sys.executable, "-W", "error", script, cwd=workplace)
 
 
 @pytest.mark.parametrize(("place", "example"), blocks("console"), ids=[place for place, _ in blocks("console")])
-def test_commands_in_examples_run(tmp_path: Path, public_names: dict[str, str], place: str, example: str) -> None:
+def test_commands_in_examples_run(workplace: Path, public_names: dict[str, str], place: str, example: str) -> None:
     commands = [line[2:] for line in localized(example, public_names).splitlines() if line.startswith("$ ")]
     assert commands
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in commands:
-        run("bash", "-euo", "pipefail", "-c", command, cwd=tmp_path, env={"PATH": path})
+        run("bash", "-euo", "pipefail", "-c", command, cwd=workplace, env={"PATH": path})

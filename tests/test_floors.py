@@ -18,16 +18,16 @@ ROOT = Path(__file__).parent.parent
 
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
-    0: (("_core", "errors", "home", "progress", "refusals"), ("spec",), ("reference", "platforms", "elf")),
+    0: (("_core", "errors", "home", "progress", "refusals"), ("spec", "clock"), ("reference", "platforms", "elf")),
     1: (("process", "streams", "workspace", "interrupt"), ("sources",), ("cache",)),
-    2: (("decoded", "layered"), ("rootfs",), ("image",)),
+    2: (("decoded", "layered", "layers"), ("edits",), ("rootfs",), ("flatten",), ("image",)),
     3: (("boot",), ("packers", "loader")),
     4: (("compiled",), ("compiler", "copy", "runnable"), ("aio",), ("",)),
     5: (("cli",), ("__main__",)),
 }
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
-    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("budget",), ("merge",)),
+    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("budget",), ("merge", "edit")),
     2: (("layer", "decoded"), ("turns",), ("flatten",)),
     3: (("output",),),
     4: (("bindings",), ("",)),

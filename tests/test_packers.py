@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ocifast.compiler import CompiledImage, CompileOptions, compile  # noqa: A004
 from ocifast.errors import PackerError, PackerMissingError, UsageError
+from ocifast.flatten import flatten
 from ocifast.image import open as open_image
 from ocifast.packers import (
     FORMATS,
@@ -28,7 +29,7 @@ from ocifast.packers import (
 )
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.streamed import SQFSTAR
-from ocifast.rootfs import Rootfs, flatten
+from ocifast.rootfs import Rootfs
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder

@@ -17,9 +17,9 @@ import pytest
 from ocifast.cli.display import format_size
 from ocifast.compiler import CompileOptions, compile  # noqa: A004
 from ocifast.errors import CancelledError
+from ocifast.flatten import flatten
 from ocifast.packers import PackOptions
 from ocifast.progress import Event, Phase
-from ocifast.rootfs import flatten
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from ocifast.cache import Cache, CacheInfo
     from ocifast.compiled import CompiledImage
     from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004 - the verb of this project
+    from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
+    from ocifast.flatten import FlattenOptions
     from ocifast.image import Image, Index, open  # noqa: A004 - as `gzip.open`
     from ocifast.packers import Loss, PackOptions
     from ocifast.progress import Event, LayerState, Phase
     from ocifast.reference import Reference
-    from ocifast.rootfs import FlattenOptions, Rootfs, RootfsEntry
+    from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.runnable import BuiltRunnable, Runnable
     from ocifast.spec import Descriptor, ImageConfig, Platform
 
 __all__ = [
+    "Addition",
     "BootConfig",
     "BuiltRunnable",
     "Cache",
@@ -35,6 +38,7 @@ __all__ = [
     "CompilePlan",
     "CompiledImage",
     "Descriptor",
+    "Edits",
     "Event",
     "FlattenOptions",
     "Image",
@@ -58,6 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Addition": "edits",
     "BootConfig": "boot",
     "BuiltRunnable": "runnable",
     "Cache": "cache",
@@ -66,8 +71,9 @@ _HOMES = {
     "CompilePlan": "compiler",
     "CompiledImage": "compiled",
     "Descriptor": "spec",
+    "Edits": "edits",
     "Event": "progress",
-    "FlattenOptions": "rootfs",
+    "FlattenOptions": "flatten",
     "Image": "image",
     "ImageConfig": "spec",
     "Index": "image",

@@ -9,6 +9,7 @@ from typing import final
 
 __all__ = [
     "CODES",
+    "Edit",
     "Flattener",
     "Hasher",
     "KeptLayer",
@@ -51,14 +52,20 @@ class Hasher:
         """`algorithm:hex` of all bytes so far; the hasher goes on."""
 
 def write_layer(
-    members: list[tuple[bytes, int, str, bytes, int]], fd: int, offset: int, /, *, compression: str, level: int
+    members: list[tuple[bytes, int, str, bytes, int, int, int, int, int]],
+    fd: int,
+    offset: int,
+    /,
+    *,
+    compression: str,
+    level: int,
 ) -> tuple[str, int, str]:
     """Writes the blob of one layer into a file, in one pass over its members' bytes.
 
     Args:
-        members: in the order of the layer. Each: path without leading slash, mode (0 to 0o7777), kind, data, size.
-            "file": `data` is the path of a regular file of `size` bytes. "bytes": `data` is the content. "directory".
-            "symlink": `data` is the target. Owners are 0:0, times 1970.
+        members: in the order of the layer. Each: path without leading slash, mode (0 to 0o7777), kind, data, size,
+            owner, group, seconds and nanoseconds of the modification time. "file": `data` is the path of a regular file
+            of `size` bytes. "bytes": `data` is the content. "directory". "symlink": `data` is the target.
         fd: an open file; its position is neither used nor changed.
         offset: of the blob's first byte.
         compression: "none", "gzip" or "zstd".
@@ -68,6 +75,28 @@ def write_layer(
         Digest and size of the blob, diff ID. Raises FileError, SizeMismatchError when a file is not as long as its row
         says, OutputUnsupportedError.
     """
+
+@final
+class Edit:
+    """What is changed in a finished tree, in the order of the arguments; see `rust/src/edit.rs`.
+
+    Args:
+        exclude: patterns of gitignore(5), relative to the root.
+        subtree: the directory that becomes the root.
+        mount_points: the time, in seconds since 1970, of the directories for mounts that are made; None makes none.
+        owner: user and group of everything.
+        id_offset: added to every id.
+    """
+
+    def __new__(
+        cls,
+        *,
+        exclude: list[str],
+        subtree: bytes | None = None,
+        mount_points: int | None = None,
+        owner: tuple[int, int] | None = None,
+        id_offset: int = 0,
+    ) -> Edit: ...
 
 @final
 class Limits:
@@ -97,6 +126,8 @@ class Flattener:
             `Tree.write_erofs` completes.
         folder: an existing folder of this process alone, on the file system of the output; the caller removes it.
         decoders: layers decoded at the same time; None chooses by the number of cores.
+        added: indexes of the layers that hold what a user adds to the image; see `Merge::additions` in
+            `rust/src/merge.rs`.
     """
 
     def __new__(
@@ -107,6 +138,7 @@ class Flattener:
         folder: str | PathLike[str],
         limits: Limits | None = None,
         decoders: int | None = None,
+        added: list[int] | None = None,
     ) -> Flattener: ...
     def write(self, layer: int, chunk: bytes | bytearray, /) -> None:
         """Hands on bytes of the layer's blob; blocks while the decoder has enough. Raises what stopped the decoder."""
@@ -133,8 +165,8 @@ class Flattener:
         """A layer that was kept and whose diff ID was compared, once, after `finish`; None when it was given up."""
     def progress(self) -> list[tuple[int, int, bool]]:
         """For each layer: compressed bytes taken, decompressed bytes done, whether it is applied."""
-    def finish(self) -> Tree:
-        """Waits for all layers. Raises the first failure, by layer order."""
+    def finish(self, edit: Edit | None = None, /) -> Tree:
+        """Waits for all layers and edits the tree. Raises the first failure, by layer order; UsageError."""
     def abort(self) -> None:
         """Stops all threads; blocked writers get CancelledError. Safe at any time, from any thread."""
 
@@ -178,6 +210,8 @@ class Tree:
         """Bytes of all files, holes included, each inode once."""
     def packed(self) -> int:
         """Bytes of contents that the running writer has taken or placed, of `content_bytes`; from any thread."""
+    def unmatched(self) -> list[str]:
+        """The patterns of the edit that match nothing."""
     def notices(self) -> list[tuple[str, int]]:
         """What was dropped or rewritten on the way in, by code, with counts."""
     def entries(

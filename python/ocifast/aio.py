@@ -10,6 +10,7 @@ import threading
 from ocifast import compiler
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import CompileOptions
+from ocifast.edits import Edits
 from ocifast.progress import Progress, silent
 
 __all__ = ["compile"]
@@ -22,6 +23,7 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
     format: str | None = None,  # noqa: A002 - as `ocifast.compile`
     platform: str | None = None,
     options: CompileOptions | None = None,
+    edits: Edits | None = None,
     progress: Progress = silent,
 ) -> CompiledImage:
     """`ocifast.compile` without blocking the event loop; takes and raises the same.
@@ -32,6 +34,7 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
         format: what to make.
         platform: which image of an index.
         options: the rest.
+        edits: what is changed on the way.
         progress: called from other threads than the loop's.
 
     When the task is cancelled, the work is stopped and everything taken back *before* `asyncio.CancelledError` goes on,
@@ -47,6 +50,7 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
             format=format,
             platform=platform,
             options=options,
+            edits=edits,
             progress=progress,
             cancelled=stop.is_set,
         )

@@ -35,6 +35,7 @@ class CompiledImage:
         seconds: that the work took.
         fetched_bytes: bytes of layers that came over the network.
         cached_bytes: bytes of layers that were in the cache.
+        unmatched_patterns: of `Edits.exclude`, those that match nothing in the image.
     """
 
     path: Path | None
@@ -54,6 +55,7 @@ class CompiledImage:
     seconds: float = field(default=0.0, compare=False)
     fetched_bytes: int = field(default=0, compare=False)
     cached_bytes: int = field(default=0, compare=False)
+    unmatched_patterns: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON-able data; paths that are no UTF-8 with escapes."""
@@ -75,6 +77,7 @@ class CompiledImage:
             "seconds": round(self.seconds, 3),
             "fetched_bytes": self.fetched_bytes,
             "cached_bytes": self.cached_bytes,
+            "unmatched_patterns": list(self.unmatched_patterns),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class CompiledImage:
             "tree_digest": self.tree_digest,
             "data_size": self.data_size,
             "entries": self.entries,
+            "unmatched_patterns": list(self.unmatched_patterns),
         }
 
 
@@ -101,6 +105,7 @@ def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         "tree_digest": facts.get("tree_digest"),
         "data_size": facts.get("data_size"),
         "entries": facts.get("entries"),
+        "unmatched_patterns": tuple(facts.get("unmatched_patterns", ())),
     }
 
 

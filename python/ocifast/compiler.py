@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import logging
 import os
 import re
@@ -19,8 +18,11 @@ from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
 from ocifast.cache.layers import keep_layers
+from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, shown
+from ocifast.edits import Edits, PreparedEdits, prepare
 from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
+from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.interrupt import interruptible, nothing
 from ocifast.packers import (
@@ -40,7 +42,7 @@ from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.reference import parse_location
 from ocifast.refusals import processors
-from ocifast.rootfs import FlattenOptions, Rootfs, flatten
+from ocifast.rootfs import Rootfs
 from ocifast.sources.open import open_source
 from ocifast.spec import total_size
 from ocifast.streams import fd_of
@@ -113,6 +115,7 @@ class CompilePlan:
         format: a key of `ocifast.packers.FORMATS`; None goes by the output's suffix, and without one makes a directory.
         platform: as `linux/arm64`; None for this machine's.
         options: the rest.
+        edits: what is changed on the way.
     """
 
     image: str
@@ -120,6 +123,7 @@ class CompilePlan:
     format: str | None = None
     platform: str | None = None
     options: CompileOptions = field(default_factory=CompileOptions)
+    edits: Edits = field(default_factory=Edits)
 
     def run(self, *, progress: Progress = silent, cancelled: Callable[[], bool] | None = None) -> CompiledImage:
         """Compiles. See `compile`.
@@ -138,6 +142,7 @@ def compile(  # noqa: A001 - the verb of this project
     format: str | None = None,  # noqa: A002 - the word of the command line
     platform: str | None = None,
     options: CompileOptions | None = None,
+    edits: Edits | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] | None = None,
 ) -> CompiledImage:
@@ -152,6 +157,7 @@ def compile(  # noqa: A001 - the verb of this project
         format: a key of `ocifast.packers.FORMATS`.
         platform: as `linux/arm64`.
         options: the rest.
+        edits: files added, paths left out, owners changed; None for the image as it is.
         progress: gets an event for each step, from any thread.
         cancelled: asked several times a second; when it says True, everything is taken back.
 
@@ -161,7 +167,7 @@ def compile(  # noqa: A001 - the verb of this project
         OutputError: the output could not be made; `LossError` when `options.strict` and something would be lost.
         CancelledError: `cancelled` said so.
     """
-    plan = CompilePlan(image, os.fspath(output), format, platform, options or CompileOptions())
+    plan = CompilePlan(image, os.fspath(output), format, platform, options or CompileOptions(), edits or Edits())
     return plan.run(progress=progress, cancelled=cancelled)
 
 
@@ -183,6 +189,7 @@ class _Run:
         # An output that is streamed or a directory is not kept: see `ocifast.cache`.
         self.cache = Cache.usable(self.options.cache_folder) if self.options.cache else None
         self.layers: BlobStore | None = None
+        self.edits: PreparedEdits | None = None
         self.kept = None if self.streams or self.format.is_directory else self.cache
 
     def run(self) -> CompiledImage:
@@ -192,6 +199,7 @@ class _Run:
             if not self.streams:
                 space = stack.enter_context(Workspace(self.plan.output, is_directory=self.format.is_directory))
             image = stack.enter_context(self._resolve())
+            self.edits = self._prepare_edits(image, space, stack)
             key = self._key(image, backend, version)
             with self.kept.outputs.lock(key) if self.kept is not None else nullcontext():
                 found = self.kept.outputs.get(key) if self.kept is not None else None
@@ -231,15 +239,7 @@ class _Run:
         return chosen, options
 
     def _clamp(self) -> int | None:
-        if self.options.clamp_mtime is not None:
-            return self.options.clamp_mtime
-        text = os.environ.get("SOURCE_DATE_EPOCH")
-        if not text:
-            return None
-        # Times are 64 bits wide in the core: 18 digits always fit.
-        if not text.isascii() or not text.isdigit() or len(text) > 18:
-            raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}; it must be a whole number of seconds since 1970")
-        return int(text)
+        return source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
 
     def _resolve(self) -> Image:
         self._tell(Phase.RESOLVING)
@@ -261,6 +261,22 @@ class _Run:
             raise
         return image
 
+    def _prepare_edits(self, image: Image, space: Workspace | None, stack: ExitStack) -> PreparedEdits | None:
+        if not self.plan.edits:
+            return None
+        if space is not None:
+            folder = space.subfolder("edits")
+        else:
+            import tempfile
+
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-edits-")))
+        time = self.clamp if self.clamp is not None else self._created(image)
+        return prepare(self.plan.edits, folder, time=time)
+
+    def _digest(self, image: Image) -> str:
+        """Of the image as it is compiled: stamps that go by it tell edits apart."""
+        return image.digest if self.edits is None else self.edits.image_digest(image.digest)
+
     def _key(self, image: Image, backend: Backend, version: str) -> str:
         options = {name: value for name, value in asdict(self.pack_options).items() if name != "backend"}
         return output_key(
@@ -268,7 +284,11 @@ class _Run:
             format=self.format.name,
             backend=backend.name,
             packer=f"ocifast {_core.__version__}, {version}",
-            options={**options, "clamp_mtime": self.clamp},
+            options={
+                **options,
+                "clamp_mtime": self.clamp,
+                "edits": None if self.edits is None else self.edits.digest,
+            },
         )
 
     def _usable(self, found: CachedOutput) -> bool:
@@ -307,6 +327,7 @@ class _Run:
                 tree_digest=tree_digest,
                 data_size=data_size,
                 entries=len(rootfs),
+                unmatched_patterns=rootfs.unmatched,
             )
             if made is not None and space is not None:
                 space.publish(made)
@@ -372,6 +393,7 @@ class _Run:
             options=options,
             progress=self.progress,
             cancelled=self.cancelled,
+            edits=self.edits,
         )
 
     def _pack(
@@ -386,7 +408,7 @@ class _Run:
                 tree=rootfs.tree,
                 path=made,
                 folder=scratch,
-                digest=image.digest,
+                digest=self._digest(image),
                 options=self.pack_options,
                 descriptor=fd,
                 clamp_mtime=self.clamp,
@@ -423,7 +445,7 @@ class _Run:
         return tick
 
     def _created(self, image: Image) -> int:
-        created = _seconds(image.config.created or "")
+        created = rfc3339_seconds(image.config.created or "")
         return created if self.clamp is None else min(created, self.clamp)
 
     def _refuse_missing(self, config: BootConfig) -> None:
@@ -461,24 +483,6 @@ class _Run:
         if self.cancelled():
             raise CancelledError(f"{self.plan.image}: the compilation was stopped")
         self.progress(Event(phase, done=done, total=total))
-
-
-_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
-
-
-def _seconds(text: str) -> int:
-    """Seconds since 1970 of a date and time as RFC 3339 writes it; 0 for anything else, or before 1970."""
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        return 0
-    numbers = [int(number) for number in match.groups()[:6]]
-    offset = 0
-    if match[7]:
-        offset = (int(match[8]) * 3600 + int(match[9]) * 60) * (1 if match[7] == "+" else -1)
-    try:
-        return max(0, calendar.timegm((*numbers, 0, 0, 0)) - offset)
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _stdout() -> BinaryIO:

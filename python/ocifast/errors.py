@@ -349,6 +349,7 @@ _CORE = {
         PathNotFoundError,
         SizeMismatchError,
         TarError,
+        UsageError,
     )
 }
 """The class of every code in `_core.CODES`. Written out: a subclass that a caller makes inherits its code."""

@@ -12,9 +12,10 @@ import msgspec
 from ocifast import _core, platforms
 from ocifast.cache import Cache, CachedSource
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
+from ocifast.flatten import FlattenOptions, flatten
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, parse_location
-from ocifast.rootfs import FlattenOptions, Rootfs, flatten
+from ocifast.rootfs import Rootfs
 from ocifast.sources import Blob, Source
 from ocifast.sources.open import open_source
 from ocifast.sources.verify import read_small
@@ -259,7 +260,7 @@ class Image:
             raise
 
     def flatten(self, *, options: FlattenOptions | None = None, progress: Progress = silent) -> Rootfs:
-        """Downloads, verifies and merges all layers; see `ocifast.rootfs.flatten`.
+        """Downloads, verifies and merges all layers; see `ocifast.flatten.flatten`.
 
         Contents of files wait in the temporary folder until the result is closed.
 

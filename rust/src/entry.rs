@@ -16,6 +16,13 @@ pub struct Mtime {
     pub nanoseconds: u32,
 }
 
+/// The bits of a mode that a file may have whose owner and group are, or are not, those that it was given for: set-id bits
+/// go with them. Everything that changes owners, or writes modes where they may not be kept, asks this.
+pub fn permitted(mode: u16, owned: bool) -> u16 {
+    const SET_ID: u16 = 0o6000;
+    if owned { mode } else { mode & !SET_ID }
+}
+
 /// What every inode has, whatever its type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {

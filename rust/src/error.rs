@@ -49,6 +49,8 @@ codes! {
     OutputUnsupported = "output_unsupported",
     /// The executable is not one that an image can be made of.
     ElfInvalid = "elf_invalid",
+    /// What the caller asks for makes no sense, or not for this image.
+    Usage = "usage_invalid",
     /// Reading or writing a local file failed.
     Io = "io_error",
     /// The work was called off by the caller.

@@ -90,7 +90,7 @@ enum Slot {
     /// Nothing of the layer has come.
     Idle,
     /// The layer is being decoded; its feed is taken out while a chunk is written.
-    Running(Option<Feed>),
+    Running(Option<Box<Feed>>),
     /// The whole blob has come.
     Fed,
 }
@@ -248,7 +248,7 @@ impl Flattener {
     }
 
     /// Takes the layer's feed, starting its threads when it is the first time.
-    fn feed(&self, layer: usize) -> Result<Feed> {
+    fn feed(&self, layer: usize) -> Result<Box<Feed>> {
         let mut slot = lock(&self.slots[layer]);
         if self.shared.stopped() {
             return Err(cancelled());
@@ -258,7 +258,7 @@ impl Flattener {
             Slot::Idle => {
                 let (feed, fetched) = layer::feed(&self.shared.layers[layer]);
                 self.start(layer, fetched)?;
-                Ok(feed)
+                Ok(Box::new(feed))
             }
             Slot::Running(None) => Err(Error::new(Code::Internal, "two threads write to one layer")),
             Slot::Fed => Err(Error::new(Code::Internal, "the layer is complete already")),
@@ -390,6 +390,7 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
     let mut merge = Merge::within(Arc::clone(&shared.budget));
     for (layer, hears) in hears.into_iter().enumerate() {
         let mut broken = false;
+        merge.additions(shared.layers[layer].added);
         let entries = std::iter::from_fn(|| match hears.recv() {
             _ if broken => None,
             Ok(Told::Entries(batch)) => Some(Ok(batch)),

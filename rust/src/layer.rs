@@ -35,6 +35,8 @@ pub struct Descriptor {
     pub size: u64,
     /// Digest of the decompressed layer.
     pub diff_id: Digest,
+    /// Whether it holds what a user adds to the image: see [`crate::merge::Merge::additions`].
+    pub added: bool,
 }
 
 /// How far a layer is; read by whoever shows progress.

@@ -15,6 +15,7 @@ pub mod blocks;
 pub mod budget;
 pub mod contents;
 pub mod decompress;
+pub mod edit;
 pub mod merge;
 pub mod tar;
 pub mod tree;

@@ -68,6 +68,8 @@ pub struct Merge {
     /// The placeholders of `links`.
     held: HashSet<InodeId>,
     last: LastParent,
+    /// Whether the layer is what a user adds: see [`Merge::additions`].
+    adding: bool,
 }
 
 /// A hard link whose target has not come yet.
@@ -98,6 +100,13 @@ impl Merge {
 
     fn limits(&self) -> &Limits {
         self.budget.limits()
+    }
+
+    /// Whether the layers that follow are files that a user adds. Unlike an image's, their directories leave those that
+    /// are there as they are, also behind a link, and nothing of them takes a directory's place: who adds a folder to
+    /// `/lib` means what is there, be it a link to `usr/lib`.
+    pub fn additions(&mut self, adding: bool) {
+        self.adding = adding;
     }
 
     /// The finished tree, and what was dropped.
@@ -242,6 +251,9 @@ impl Merge {
     /// Puts a new inode at a name. A directory over a directory keeps the children that are there.
     fn place(&mut self, parent: &[&[u8]], name: &[u8], metadata: Metadata, kind: InodeKind) -> Result<()> {
         let directory = self.parent(parent)?;
+        if self.adding && self.tree.child(directory, name).is_some() && self.meets(parent, name, &kind)? {
+            return Ok(());
+        }
         if let (InodeKind::Directory(_), Some(there)) = (&kind, self.tree.child(directory, name)) {
             let inode = self.tree.inode_mut(there);
             if inode.children().is_some() {
@@ -258,6 +270,26 @@ impl Merge {
         let (found, followed_bytes) = self.tree.resolve(target, false)?;
         self.budget.spend(followed_bytes)?;
         Ok(found)
+    }
+
+    /// What an added entry does at a name that is taken: returns whether a directory is there that serves.
+    fn meets(&mut self, parent: &[&[u8]], name: &[u8], kind: &InodeKind) -> Result<bool> {
+        let path: Vec<&[u8]> = parent.iter().copied().chain([name]).collect();
+        let there = self.tree.find(&path, true)?;
+        let is_directory = there.is_some_and(|id| self.tree.inode(id).children().is_some());
+        match (kind, there) {
+            (InodeKind::Directory(_), Some(_)) if is_directory => Ok(true),
+            (InodeKind::Directory(_), None) => self.parent(&path).map(|_| true),
+            (InodeKind::Directory(_), Some(_)) => {
+                Err(Error::new(Code::Usage, "a folder cannot be added where the image has a file"))
+            }
+            _ if is_directory => {
+                let message =
+                    "the image has a directory there; end the destination with a slash to add the file inside";
+                Err(Error::new(Code::Usage, message))
+            }
+            _ => Ok(false),
+        }
     }
 
     fn hard_link(

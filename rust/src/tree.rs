@@ -162,6 +162,19 @@ impl Tree {
         }
     }
 
+    /// Makes a directory of the tree its root, with all that is below it; every other name is gone.
+    pub(crate) fn reroot(&mut self, directory: InodeId) {
+        if directory == ROOT {
+            return;
+        }
+        let inode = self.inode_mut(directory);
+        let metadata = std::mem::take(&mut inode.metadata);
+        let kind = std::mem::replace(&mut inode.kind, InodeKind::Directory(Children::new()));
+        self.clear(ROOT);
+        let root = self.inode_mut(ROOT);
+        (root.metadata, root.kind) = (metadata, kind);
+    }
+
     /// Follows a clean path from the root, links and all, and never leaves it: `..` of the root is the root. What is
     /// missing becomes a directory, 0755, owner 0:0, time 0, at most `depth` of them below each other.
     ///

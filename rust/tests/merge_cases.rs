@@ -1,55 +1,15 @@
 //! Cases of the merge that a random layer rarely meets, each with the tree that must come out.
 
-use ocifast_core::batch::{Batch, Ingested};
-use ocifast_core::contents::Content;
-use ocifast_core::entry::{Entry, Kind, Metadata};
+#[path = "support/lines.rs"]
+mod lines;
+
+use lines::names;
 use ocifast_core::error::{Code, Error};
 use ocifast_core::limits::Limits;
-use ocifast_core::merge::Merge;
-use ocifast_core::tree::{InodeKind, Tree};
-
-/// An entry from a line: `path/` a directory, `path -> target` a symbolic link, `path = target` a hard link, `path`
-/// alone a file whose content is known by `serial`.
-fn entry(line: &str, serial: u64) -> Ingested {
-    let (path, kind) = if let Some((path, target)) = line.split_once(" -> ") {
-        (path, Kind::Symlink { target: target.into() })
-    } else if let Some((path, target)) = line.split_once(" = ") {
-        (path, Kind::HardLink { target: target.into() })
-    } else if line.ends_with('/') {
-        (line, Kind::Directory)
-    } else {
-        (line, Kind::File { size: 1 })
-    };
-    let content =
-        matches!(kind, Kind::File { .. }).then(|| Content { layer: 0, position: serial, size: 1, extents: None });
-    Ingested { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content }
-}
+use ocifast_core::tree::Tree;
 
 fn merge(layers: &[&[&str]], limits: Limits) -> Result<Tree, Error> {
-    let mut merge = Merge::new(limits);
-    let mut serial = 0;
-    for (index, layer) in layers.iter().enumerate() {
-        let entries = layer.iter().map(|line| {
-            serial += 1;
-            entry(line, serial)
-        });
-        let entries = entries.collect();
-        if index == 0 { merge.lowest_layer([Ok(entries)])? } else { merge.upper_layer(vec![Batch::new(entries)])? }
-    }
-    Ok(merge.finish().0)
-}
-
-/// Names of all but directories; files with the number of the line that brought them.
-fn names(tree: &Tree) -> Vec<String> {
-    let line = |step: ocifast_core::tree::Step| {
-        let path = String::from_utf8(step.path).expect("ASCII");
-        match &tree.inode(step.inode).kind {
-            InodeKind::File(content) => Some(format!("{path} {}", content.position)),
-            InodeKind::Symlink(target) => Some(format!("{path} -> {}", target.escape_ascii())),
-            _ => None,
-        }
-    };
-    tree.walk().filter_map(line).collect()
+    lines::merge(layers, layers.len(), limits)
 }
 
 /// Whatever way a name takes into the tree, it is one that a filesystem can have.

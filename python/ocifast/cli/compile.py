@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from ocifast.cli import options
 from ocifast.cli.display import format_size, reader_has_gone, report, warn
+from ocifast.cli.edits import edit_options, make_edits
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
@@ -56,6 +58,7 @@ __all__ = ["command"]
     "Fails when the image has no such user.",
 )
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
+@edit_options
 @options.seed
 @options.no_cache
 @options.keep_layers
@@ -101,7 +104,7 @@ def command(
     quiet: bool,
     progress: str,
     as_json: bool,
-    **registry: Any,
+    **others: Any,
 ) -> None:
     """Turn IMAGE into a root filesystem at OUTPUT.
 
@@ -113,6 +116,7 @@ def command(
         raise click.UsageError("--json writes to standard output, which OUTPUT is already")
     if output == STDOUT and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal; redirect it, or name a file")
+    edits = make_edits(**{name: others.pop(name) for name in inspect.signature(make_edits).parameters})
     plan = CompilePlan(
         image,
         output,
@@ -120,7 +124,7 @@ def command(
         platform,
         CompileOptions(
             pack=PackOptions(backend, compression, level, block_size, free_space, size, journal, owners),
-            registry=options_for(image, registry),
+            registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             cache=not no_cache,
             keep_layers=keep_layers,
@@ -133,6 +137,7 @@ def command(
             max_metadata_bytes=max_metadata,
             max_image_bytes=max_image_size,
         ),
+        edits,
     )
     if config_file is None:
         done = _run(plan, progress, quiet)
@@ -143,6 +148,8 @@ def command(
             _write_config(space, done)
     if (missing := done.config.user.missing) is not None:
         warn(f"{done.reference}: {missing}")
+    for pattern in done.unmatched_patterns:
+        warn(f"{done.reference}: --exclude {pattern!r} matches nothing in the image")
     for sentence in sentences(done.format, done.losses):
         warn(sentence)
     if done.path is not None:

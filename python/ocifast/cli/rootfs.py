@@ -11,10 +11,11 @@ from ocifast.cache import Cache, CachedSource
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options
 from ocifast.errors import PathNotFoundError
+from ocifast.flatten import flatten
 from ocifast.image import resolve
 from ocifast.platforms import parse as parse_platform
 from ocifast.reference import parse_location
-from ocifast.rootfs import Rootfs, flatten
+from ocifast.rootfs import Rootfs
 from ocifast.sources.open import open_source
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from ocifast.elf import Elf, inspect, require_runnable
 from ocifast.errors import PlatformError, UsageError
 from ocifast.image import Image
 from ocifast.image import open as open_image
+from ocifast.layers.members import Member
 from ocifast.loader import resolve
 from ocifast.progress import Event, Phase, Progress
 from ocifast.runnable import files
@@ -72,9 +73,9 @@ class _Part:
     elf: Elf
     platform: Platform
     name: str
-    bundle: list[files.Member]
-    extra: list[files.Member]
-    executable: list[files.Member]
+    bundle: list[Member]
+    extra: list[Member]
+    executable: list[Member]
 
 
 def build(

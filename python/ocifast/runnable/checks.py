@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 
+from ocifast.clock import source_date_epoch
 from ocifast.errors import UsageError
 
 __all__ = ["COMPRESSIONS", "check_name", "check_port", "check_signal", "check_user", "creation_time"]
@@ -60,10 +60,11 @@ def check_user(user: str) -> None:
 def creation_time(created: int | None) -> int:
     """Seconds since 1970: as given, or as `SOURCE_DATE_EPOCH` says, or 0.
 
-    See reproducible-builds.org, "SOURCE_DATE_EPOCH specification".
+    Raises:
+        UsageError: a time before 1970 or after the year 9999, which a config cannot name.
     """
-    text = str(created) if created is not None else os.environ.get("SOURCE_DATE_EPOCH") or "0"
-    name = "the time of creation" if created is not None else "SOURCE_DATE_EPOCH"
-    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) < _LATEST):
-        raise UsageError(f"{name} is {text!r}; it must be a number of seconds since 1970")
-    return int(text)
+    if created is None:
+        return source_date_epoch(latest=_LATEST - 1) or 0
+    if not 0 <= created < _LATEST:
+        raise UsageError(f"the time of creation is {created}; it must be a number of seconds since 1970")
+    return created

@@ -6,20 +6,17 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ocifast.elf import Elf
 from ocifast.errors import FileError, UsageError
+from ocifast.layers.members import Member, file_member, members_of, tree_members
 from ocifast.loader import Library
 from ocifast.runnable.users import user_files
 
 __all__ = [
     "CA_CERTIFICATES",
     "TIME_ZONES",
-    "Member",
-    "Row",
     "added",
     "bundled",
     "certificates",
@@ -35,38 +32,12 @@ CA_CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 TIME_ZONES = "usr/share/zoneinfo"
 _PEM_LIMIT = 64 << 20
 
-Row = tuple[bytes, int, str, bytes, int]
-"""A member as `_core.write_layer` takes it."""
 
-
-@dataclass(frozen=True)
-class Member:
-    """One path of a layer. Owner 0:0 and time 1970 are the same for all.
-
-    Attributes:
-        path: without leading or trailing slash.
-        mode: 0755 or 0644; 0777 for a symbolic link.
-        kind: "file" (bytes from `source`), "bytes", "directory" or "symlink".
-        source: the file on this machine.
-        size: of the file.
-        data: the bytes, or the link's target.
-    """
-
-    path: str
-    mode: int
-    kind: str
-    source: Path | None = None
-    size: int = 0
-    data: bytes = b""
-
-    def row(self) -> Row:
-        """For the core."""
-        data = os.fsencode(self.source) if self.source is not None else self.data
-        return (os.fsencode(self.path), self.mode, self.kind, data, self.size)
-
-    def content(self) -> tuple[Any, ...]:
-        """What tells two members of one path apart."""
-        return (self.kind, self.source, self.data)
+def _plain(kind: str, status: os.stat_result) -> dict[str, int]:
+    """Modes as every machine gives them: what may be executed stays so, all else is the same everywhere."""
+    if kind == "symlink":
+        return {"mode": 0o777}
+    return {"mode": 0o755 if kind == "directory" or status.st_mode & stat.S_IXUSR else 0o644}
 
 
 def executable(elf: Elf, name: str) -> Member:
@@ -99,7 +70,7 @@ def certificates(source: bool | str | os.PathLike[str]) -> Iterator[Member]:
     path = Path(f"/{CA_CERTIFICATES}") if source is True else Path(source)
     if source is True and not path.exists():
         raise FileError(f"{path}: this machine has no CA certificates; install ca-certificates or name a file")
-    member = _file(path, CA_CERTIFICATES)
+    member = file_member(path, CA_CERTIFICATES, _plain)
     with path.open("rb") as file:
         if b"-----BEGIN CERTIFICATE-----" not in file.read(_PEM_LIMIT):
             raise UsageError(f"{path}: no certificate in PEM is in there")
@@ -118,7 +89,7 @@ def time_zones(source: bool | str | os.PathLike[str]) -> Iterator[Member]:
     folder = Path(f"/{TIME_ZONES}") if source is True else Path(source)
     if not (folder / "Etc/UTC").exists() and not (folder / "UTC").exists():
         raise UsageError(f"{folder}: no time zones are in there; install tzdata or name another folder")
-    for member in _tree(folder, TIME_ZONES):
+    for member in tree_members(folder, TIME_ZONES, _plain):
         inside = member.path.removeprefix(f"{TIME_ZONES}/")
         if inside.split("/")[0] in ("posix", "right"):
             continue
@@ -135,23 +106,7 @@ def added(pairs: Iterable[tuple[str | os.PathLike[str], str]]) -> Iterator[Membe
         UsageError: a path in the image that is not absolute or not plain, a device, a socket or a FIFO.
         FileError: no such file.
     """
-    for source, target in pairs:
-        path = Path(source)
-        if not target.startswith("/"):
-            raise UsageError(f"{target!r} is no absolute path in the image; write SOURCE:/PATH")
-        inside = target.strip("/") if not target.endswith("/") else posixpath.join(target.strip("/"), path.name)
-        parts = inside.split("/") if inside else []
-        if any(part in ("", ".", "..") or part.startswith(".wh.") or "\0" in part for part in parts):
-            raise UsageError(f"{target!r} is no plain path for a file in an image")
-        if path.is_dir():
-            if not target.endswith("/") and not inside:
-                yield from _tree(path, "")
-            else:
-                yield from _tree(path, inside)
-        elif not inside:
-            raise UsageError(f"{path} cannot take the place of the root folder")
-        else:
-            yield _file(path, inside)
+    return members_of(pairs, _plain)
 
 
 def with_parents(members: Iterable[Member], *, parents: bool) -> list[Member]:
@@ -205,33 +160,3 @@ def _is_empty(member: Member, others: Mapping[str, Member]) -> bool:
 def _leaves(path: str, target: str) -> bool:
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
     return target.startswith("/") or joined == ".." or joined.startswith("../")
-
-
-def _file(path: Path, target: str) -> Member:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}", path=str(path)) from None
-    if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path} is neither a regular file nor a folder, so it cannot be added")
-    mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-    return Member(target, mode, "file", path, status.st_size)
-
-
-def _tree(folder: Path, target: str) -> Iterator[Member]:
-    if target:
-        yield Member(target, 0o755, "directory")
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        raise FileError(f"{folder}: {error.strerror}", path=str(folder)) from None
-    for entry in entries:
-        inside = posixpath.join(target, entry.name)
-        if entry.name.startswith(".wh."):
-            raise UsageError(f"{entry.path}: a name that starts with .wh. would delete files in an image")
-        if entry.is_symlink():
-            yield Member(inside, 0o777, "symlink", data=os.fsencode(os.readlink(entry.path)))  # noqa: PTH115
-        elif entry.is_dir():
-            yield from _tree(Path(entry.path), inside)
-        else:
-            yield _file(Path(entry.path), inside)

@@ -19,7 +19,7 @@ from ocifast.spec import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, 
 
 if TYPE_CHECKING:
     from ocifast.image import Image
-    from ocifast.runnable.files import Member, Row
+    from ocifast.layers.members import Member, Row
 
 __all__ = ["LayerWriter"]
 

@@ -6,10 +6,12 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
 use super::decoded::{KeptLayer, LayerTable};
+use super::edit::Edit;
 use super::fd::duplicate;
 use super::tree::{Kept, Tree};
 use crate::contents::{SpoolStore, Store};
 use crate::decoded::Keep;
+use crate::edit::Edited;
 use crate::error::{Code, Error, Result};
 use crate::flatten as core;
 use crate::layer::{BUFFER, Descriptor};
@@ -46,19 +48,25 @@ pub(super) struct Flattener {
     kept: Kept,
 }
 
-fn descriptor((digest, size, diff_id): (String, u64, String)) -> Result<Descriptor> {
-    Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()? })
+/// Digest, size, diff ID.
+type LayerRow = (String, u64, String);
+
+fn descriptor((digest, size, diff_id): LayerRow, added: bool) -> Result<Descriptor> {
+    Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()?, added })
 }
 
 impl Flattener {
     fn make(
-        layers: Vec<(String, u64, String)>,
+        layers: Vec<LayerRow>,
         store: &str,
         folder: &std::path::Path,
         limits: Option<&Limits>,
         decoders: Option<usize>,
+        added: &[usize],
     ) -> Result<Self> {
-        let layers = layers.into_iter().map(descriptor).collect::<Result<Vec<_>>>()?;
+        let layers = layers.into_iter().enumerate();
+        let layers =
+            layers.map(|(index, layer)| descriptor(layer, added.contains(&index))).collect::<Result<Vec<_>>>()?;
         let (kept, store): (Kept, Arc<dyn Store>) = match store {
             "spool" => {
                 let store = Arc::new(SpoolStore::new(folder, layers.len()));
@@ -109,16 +117,17 @@ impl Flattener {
 #[pymethods]
 impl Flattener {
     #[new]
-    #[pyo3(signature = (layers, *, store, folder, limits = None, decoders = None))]
+    #[pyo3(signature = (layers, *, store, folder, limits = None, decoders = None, added = None))]
     fn new(
         py: Python<'_>,
-        layers: Vec<(String, u64, String)>,
+        layers: Vec<LayerRow>,
         store: &str,
         folder: PathBuf,
         limits: Option<&Limits>,
         decoders: Option<usize>,
+        added: Option<Vec<usize>>,
     ) -> PyResult<Self> {
-        Ok(py.detach(|| Flattener::make(layers, store, &folder, limits, decoders))?)
+        Ok(py.detach(|| Flattener::make(layers, store, &folder, limits, decoders, &added.unwrap_or_default()))?)
     }
 
     #[pyo3(signature = (layer, chunk, /))]
@@ -162,9 +171,18 @@ impl Flattener {
         self.inner.progress()
     }
 
-    fn finish(&self, py: Python<'_>) -> PyResult<Tree> {
-        let (tree, notices) = py.detach(|| self.inner.finish())?;
-        Ok(Tree::new(tree, notices, self.kept.clone()))
+    #[pyo3(signature = (edit = None, /))]
+    fn finish(&self, py: Python<'_>, edit: Option<&Edit>) -> PyResult<Tree> {
+        let finished = py.detach(|| {
+            let (tree, notices) = self.inner.finish()?;
+            let edited = match edit {
+                Some(edit) => edit.0.apply(tree)?,
+                None => Edited { tree, unmatched: Vec::new() },
+            };
+            Ok::<_, Error>((edited, notices))
+        });
+        let (Edited { tree, unmatched }, notices) = finished?;
+        Ok(Tree::new(tree, notices, unmatched, self.kept.clone()))
     }
 
     fn abort(&self, py: Python<'_>) {

@@ -4,15 +4,15 @@ use std::os::unix::ffi::OsStringExt;
 use pyo3::prelude::*;
 
 use super::fd::duplicate;
-use crate::entry::Metadata;
+use crate::entry::{Metadata, Mtime};
 use crate::error::{Code, Error, Result};
 use crate::output::Compression;
 use crate::output::layer::{self as core, Content, LayerMember, Positioned};
 
-/// Path, mode, kind, source or data or target, size.
-type Row = (Vec<u8>, u16, String, Vec<u8>, u64);
+/// Path, mode, kind, source or data or target, size, owner, group, mtime as seconds and nanoseconds.
+type Row = (Vec<u8>, u16, String, Vec<u8>, u64, u32, u32, i64, u32);
 
-fn member((path, mode, kind, data, size): Row) -> Result<LayerMember> {
+fn member((path, mode, kind, data, size, uid, gid, seconds, nanoseconds): Row) -> Result<LayerMember> {
     let content = match kind.as_str() {
         "file" => Content::File { path: OsString::from_vec(data).into(), size },
         "bytes" => Content::Bytes(data),
@@ -20,7 +20,8 @@ fn member((path, mode, kind, data, size): Row) -> Result<LayerMember> {
         "symlink" => Content::Symlink(data),
         _ => return Err(Error::new(Code::Internal, format!("no kind of member is called \"{kind}\""))),
     };
-    Ok(LayerMember { path, metadata: Metadata { mode, ..Metadata::default() }, content })
+    let mtime = Mtime { seconds, nanoseconds };
+    Ok(LayerMember { path, metadata: Metadata { mode, uid, gid, mtime, xattrs: None }, content })
 }
 
 /// Writes the blob of a layer into a file; returns digest, size, diff ID.

@@ -4,6 +4,7 @@
 mod decoded;
 mod decompress;
 mod digest;
+mod edit;
 mod error;
 mod fd;
 mod flatten;
@@ -21,6 +22,8 @@ mod _core {
     use super::decompress::decompress;
     #[pymodule_export]
     use super::digest::{Hasher, check_digest, digest};
+    #[pymodule_export]
+    use super::edit::Edit;
     #[pymodule_export]
     use super::flatten::{Flattener, Limits};
     #[pymodule_export]

@@ -38,6 +38,7 @@ impl Kept {
 pub(super) struct Tree {
     tree: core::Tree,
     notices: Notices,
+    unmatched: Vec<String>,
     kept: Kept,
     pages: Pages,
     /// Bytes of contents that the writer has taken so far.
@@ -60,8 +61,8 @@ fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
 }
 
 impl Tree {
-    pub(super) fn new(tree: core::Tree, notices: Notices, kept: Kept) -> Self {
-        Tree { tree, notices, kept, pages: Pages::default(), packed: AtomicU64::new(0) }
+    pub(super) fn new(tree: core::Tree, notices: Notices, unmatched: Vec<String>, kept: Kept) -> Self {
+        Tree { tree, notices, unmatched, kept, pages: Pages::default(), packed: AtomicU64::new(0) }
     }
 
     fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
@@ -171,6 +172,10 @@ impl Tree {
 
     fn notices(&self) -> Vec<(&'static str, u64)> {
         self.notices.iter().map(|(what, count)| (*what, *count)).collect()
+    }
+
+    fn unmatched(&self) -> Vec<String> {
+        self.unmatched.clone()
     }
 
     #[pyo3(signature = (prefix, start, count, /))]

@@ -9,14 +9,11 @@ use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, U
 use rustix::io::Errno;
 
 use super::failure::failed;
-use crate::entry::{Metadata, Mtime};
+use crate::entry::{Metadata, Mtime, permitted};
 use crate::error::Result;
 use crate::output::refused::is_refusal;
 use crate::output::{Losses, clamped};
 use crate::tree::{Inode, InodeKind};
-
-/// Set user ID and set group ID.
-const SET_ID: u16 = 0o6000;
 
 /// Where an inode's metadata are set.
 pub(super) enum Place<'a> {
@@ -124,12 +121,6 @@ impl Setting {
         }
         Ok(())
     }
-}
-
-/// The bits of a mode that a file may have: set-id bits were given for its owner and group, and go with them. Everything
-/// that writes modes where owners may not be kept asks this.
-fn permitted(mode: u16, owned: bool) -> u16 {
-    if owned { mode } else { mode & !SET_ID }
 }
 
 /// Whether a call was done, or refused.
