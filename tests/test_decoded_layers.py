@@ -20,7 +20,7 @@ from ocifast.errors import DiffIdMismatchError, LayerError, UsageError
 from tests.support.caches import logged
 from tests.support.images import BuiltImage, Layer, build_image, write_layout
 from tests.support.layers import TarBuilder
-from tests.support.oracle import mounted
+from tests.support.oracle import dump_directory, dump_umoci, mounted, without_mtime
 from tests.support.run import run
 
 FORMATS = ("tar", "cpio", "erofs", "ext4", "squashfs")
@@ -310,3 +310,64 @@ def test_each_kept_layer_is_an_image_of_its_own(kept_images: list[Path], tmp_pat
             if index == 2:
                 assert os.getxattr(folder / "etc", "trusted.overlay.opaque") == b"y"
     assert b"./usr/hard f 300000" in shown[0]
+
+
+def standalone_layers() -> list[TarBuilder]:
+    """Layers whose every folder has its entry before what is in it."""
+    base = (
+        TarBuilder().directory("./", mode=0o755).directory("etc/").file("etc/passwd", b"root\n").file("etc/gone", b"x")
+    )
+    base.directory("usr/", mode=0o711).directory("usr/lib/").file("usr/lib/large", noise(1, 9000), mode=0o755)
+    base.hard_link("usr/lib/hard", "usr/lib/large").symlink("lib", "usr/lib").directory("opaque/").file(
+        "opaque/a", b"a"
+    )
+    base.directory("tree/").directory("tree/deep/").file("tree/deep/file", b"deep").device("null", "char", 1, 3)
+    middle = TarBuilder().directory("./", mode=0o755).directory("etc/").whiteout("etc/gone").directory("opaque/")
+    middle.opaque("opaque").file("opaque/b", b"b").whiteout("tree").file("tree", b"a file now").directory(
+        "usr/", mode=0o755
+    )
+    last = (
+        TarBuilder()
+        .directory("./", mode=0o750)
+        .whiteout("lib")
+        .directory("lib/")
+        .file("lib/own", b"o")
+        .whiteout("opaque")
+    )
+    return [base, middle, last]
+
+
+def test_overlayfs_over_standalone_layers_shows_what_umoci_unpacks(cache: Cache, tmp_path: Path) -> None:
+    image = build_image(standalone_layers())
+    layout = write_layout(tmp_path / "layout", image)
+    made(layout, tmp_path, "tar", cache)
+    with contextlib.ExitStack() as stack:
+        lower = []
+        for index, diff_id in enumerate(diff_ids(image)):
+            found = stack.enter_context(cache.decoded.get(diff_id) or contextlib.nullcontext())
+            assert found is not None
+            assert found.table.reason is None
+            path = place(cache, image, index).with_suffix(".erofs")
+            lower.append(stack.enter_context(mounted(path, "erofs", tmp_path / f"layer-{index}")))
+        merged = tmp_path / "merged"
+        merged.mkdir()
+        run("mount", "-t", "overlay", "-o", "ro,lowerdir=" + ":".join(map(str, reversed(lower))), "overlay", merged)
+        stack.callback(run, "umount", merged)
+        seen = dump_directory(merged)
+    folders = ("/", "/etc", "/usr", "/usr/lib", "/lib", "/opaque", "/tree")
+    expected = dump_umoci(layout, tmp_path / "bundle")
+    assert without_mtime(seen, *folders) == without_mtime(expected, *folders)
+
+
+def test_a_layer_that_cannot_stand_alone_says_why(cache: Cache, tmp_path: Path) -> None:
+    image = build_image([TarBuilder().directory("a/").file("a/b", b"x"), TarBuilder().hard_link("c", "a/b")])
+    made(write_layout(tmp_path / "layout", image), tmp_path, "tar", cache)
+    reasons = []
+    for diff_id in diff_ids(image):
+        with cache.decoded.get(diff_id) or contextlib.nullcontext() as found:
+            assert found is not None
+            reasons.append(found.table.reason)
+    assert reasons == [
+        None,
+        ("lower_link", "it is a hard link to a file that does not stand before it in the layer", b"c"),
+    ]

@@ -123,7 +123,7 @@ class Flattener:
         layers: bottom layer first: digest and size of the blob, diff ID of the decompressed layer.
         store: where contents wait. "spool": files in `folder`, for every output but the two others. "directory": one
             file per content in `folder`, moved into place by `Tree.write_directory`. "erofs": in the image that
-            `Tree.write_erofs` completes.
+            `Tree.write_erofs` completes; "erofs-blocks": the same in whole blocks, without tails behind inodes.
         folder: an existing folder of this process alone, on the file system of the output; the caller removes it.
         decoders: layers decoded at the same time; None chooses by the number of cores.
         added: indexes of the layers that hold what a user adds to the image; see `Merge::additions` in

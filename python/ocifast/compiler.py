@@ -377,7 +377,7 @@ class _Run:
         )
         # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image layers stand in
         # order, so that one that runs ahead is copied once more.
-        decoders = max(1, self.threads // 2) if backend.store == "erofs" else self.threads
+        decoders = max(1, self.threads // 2) if backend.store.startswith("erofs") else self.threads
         options = FlattenOptions(
             jobs=self.options.downloads,
             decoders=decoders,

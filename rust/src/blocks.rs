@@ -83,9 +83,14 @@ pub struct Data {
     pub archived: u64,
 }
 
+/// Makes a file that takes the place of one that cannot be written.
+type Spare = Box<dyn FnOnce() -> Result<File> + Send>;
+
 /// Takes the contents of one layer. [`Content::position`] is the byte of the file.
 pub struct BlockLayer {
     file: Arc<File>,
+    spare: Option<Spare>,
+    spared: bool,
     layer: u32,
     /// Bytes not yet written; contents start at blocks, so that only the last block can be incomplete.
     pending: Vec<u8>,
@@ -105,6 +110,8 @@ impl BlockLayer {
     pub fn new(file: File, layer: u32) -> Self {
         BlockLayer {
             file: Arc::new(file),
+            spare: None,
+            spared: false,
             layer,
             pending: Vec::with_capacity(BUFFER + BLOCK as usize),
             written: BLOCK,
@@ -116,6 +123,17 @@ impl BlockLayer {
             extents: Vec::new(),
             offset: 0,
         }
+    }
+
+    /// Goes on in the file that `spare` makes, should the first one fail (the cache's disk is full).
+    #[must_use]
+    pub fn with_spare(self, spare: impl FnOnce() -> Result<File> + Send + 'static) -> Self {
+        BlockLayer { spare: Some(Box::new(spare)), ..self }
+    }
+
+    /// Whether the data went into the spare file.
+    pub fn is_spared(&self) -> bool {
+        self.spared
     }
 
     /// First byte after all that was taken.
@@ -134,11 +152,28 @@ impl BlockLayer {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(bytes, self.written)
-            .map_err(|error| Error::io("cannot write the layer's data", &error))?;
+        if let Err(error) = self.file.write_all_at(bytes, self.written) {
+            let Some(spare) = self.spare.take() else {
+                return Err(Error::io("cannot write the layer's data", &error));
+            };
+            self.move_to(spare()?)?;
+            return self.write(bytes);
+        }
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Copies what was written.
+    fn move_to(&mut self, file: File) -> Result<()> {
+        let (mut at, mut buffer) = (BLOCK, vec![0; BUFFER]);
+        while at < self.written {
+            let part = &mut buffer[..(self.written - at).min(BUFFER as u64) as usize];
+            self.file.read_exact_at(part, at).map_err(|error| Error::io("cannot read the layer's data", &error))?;
+            file.write_all_at(part, at).map_err(|error| Error::io("cannot write the layer's data", &error))?;
+            at += part.len() as u64;
+        }
+        (self.file, self.spared) = (Arc::new(file), true);
         Ok(())
     }
 

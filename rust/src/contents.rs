@@ -58,6 +58,14 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// A file of the store's own for such data, where the other one cannot be written.
+    ///
+    /// # Errors
+    /// `io_error`.
+    fn spare(&self) -> Result<File> {
+        unreachable!("this store shares nothing")
+    }
+
     /// Takes the complete data file of a decoded layer, whose data end before byte `end`.
     ///
     /// # Errors
@@ -301,6 +309,10 @@ impl Store for Arc<SpoolStore> {
     /// Bytes of a data file and of a spool are counted alike.
     fn shares(&self) -> bool {
         true
+    }
+
+    fn spare(&self) -> Result<File> {
+        unnamed_file(&self.folder)
     }
 
     fn share(&self, index: u32, data: &Arc<File>, _: u64) -> Result<()> {

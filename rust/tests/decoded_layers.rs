@@ -155,3 +155,13 @@ fn layers_of_small_files_are_kept_only_where_that_is_wanted() {
     assert!(Kept::of_kind(&archive, false).is_none());
     assert!(Kept::of_kind(&archive, true).is_some());
 }
+
+#[test]
+fn a_full_disk_costs_the_kept_layer_alone() {
+    let archive = Archive::of(&["./", "large 3000000", "small 10", "sparse 20000 @ 9000 100"]);
+    let cold = dumped(std::slice::from_ref(&archive), &[]);
+    for (table, data) in [("/dev/full", "/dev/null"), ("/dev/null", "/dev/full"), ("/dev/full", "/dev/full")] {
+        let (tree, kept) = layers::onto(&archive, table, data);
+        assert_eq!((tree, kept), (cold.clone(), false), "{table} {data}");
+    }
+}

@@ -47,6 +47,12 @@ __all__ = ["command"]
     help="Most that all files of all layers may be together, holes included.  [default: 2T]",
 )
 @click.option("--journal", is_flag=True, default=None, help="Give ext4 a journal.")
+@click.option(
+    "--tails",
+    type=click.Choice(["inline", "block"]),
+    help="Where erofs puts the ends of files: behind their inodes, or into blocks of their own, which can be shared "
+    "with kept layers.  [default: inline]",
+)
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
 @click.option("--strict", is_flag=True, help="Fail when something would be lost, or the user is unknown.")
 @click.option(
@@ -90,6 +96,7 @@ def command(
     size: int | None,
     max_image_size: int | None,
     journal: bool | None,
+    tails: str | None,
     owners: bool | None,
     strict: bool,
     config_file: Path | None,
@@ -123,7 +130,7 @@ def command(
         format_,
         platform,
         CompileOptions(
-            pack=PackOptions(backend, compression, level, block_size, free_space, size, journal, owners),
+            pack=PackOptions(backend, compression, level, block_size, free_space, size, journal, owners, tails),
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             cache=not no_cache,

@@ -90,6 +90,8 @@ class PackOptions:
         journal: whether a writable filesystem gets a journal.
         owners: for directories: True sets owners, as far as that is allowed, False leaves all to the caller, None sets
             them exactly when running as root.
+        tails: of erofs without compression: "inline" (the default) puts the end of a file that is no whole block behind
+            its inode, "block" into a block of its own; all of these can be shared with decoded layers.
     """
 
     backend: str | None = None
@@ -100,6 +102,7 @@ class PackOptions:
     size: int | None = None
     journal: bool | None = None
     owners: bool | None = None
+    tails: str | None = None
 
 
 @dataclass(frozen=True)

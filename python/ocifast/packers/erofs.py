@@ -56,8 +56,11 @@ class _ErofsBackend(Backend):
         return "1"
 
     def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options, known=("compression", "level", "block_size"))
+        refuse_options(self.name, options, known=("compression", "level", "block_size", "tails"))
         _check_compression(options)
+        _check_tails(options)
+        if options.tails == "block":
+            raise UsageError("an image of whole blocks is written another way")
         if options.compression not in (None, "none"):
             raise UsageError("a compressed image is written another way")
 
@@ -70,6 +73,19 @@ class _ErofsBackend(Backend):
             clamp_mtime=packing.clamp_mtime,
         )
         return summarize(losses)
+
+
+class _BlockErofsBackend(_ErofsBackend):
+    """The same in whole blocks: the data of decoded layers are taken in, or shared, as they are."""
+
+    store = "erofs-blocks"
+
+    def check(self, options: PackOptions) -> None:
+        refuse_options(self.name, options, known=("compression", "level", "block_size", "tails"))
+        _check_compression(options)
+        _check_tails(options)
+        if options.tails != "block":
+            raise UsageError("an image with inline tails is written another way")
 
 
 class _CompressedErofsBackend(Backend):
@@ -196,6 +212,14 @@ def _takes_tar() -> bool:
     return "--tar=" in help_text("mkfs.erofs", "--help")
 
 
+def _check_tails(options: PackOptions) -> None:
+    """Raises UsageError for tails that there are not."""
+    if options.tails not in (None, "inline", "block"):
+        raise UsageError(f"tails of files in erofs are inline or block, not {options.tails!r}")
+    if options.tails is not None and options.compression not in (None, "none"):
+        raise UsageError("a compressed erofs image puts tails where they fit; leave --tails out")
+
+
 def _check_compression(options: PackOptions) -> None:
     """Raises UsageError for what erofs has not, whoever writes it."""
     compression, level, size = options.compression or "none", options.level, options.block_size
@@ -243,4 +267,4 @@ def _read_back(path: Path, packing: Packing, inodes: int) -> None:
             raise PackerError(f"mkfs.erofs left an image that fsck.erofs refuses: {error}", **error.context) from error
 
 
-FORMAT = Format("erofs", (_ErofsBackend(), _CompressedErofsBackend(), _MkfsErofs()))
+FORMAT = Format("erofs", (_ErofsBackend(), _BlockErofsBackend(), _CompressedErofsBackend(), _MkfsErofs()))

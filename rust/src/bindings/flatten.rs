@@ -76,8 +76,9 @@ impl Flattener {
                 let store = Arc::new(DirectoryStore::new(folder)?);
                 (Kept::Directory(Arc::clone(&store)), Arc::new(store))
             }
-            "erofs" => {
-                let store = Arc::new(ErofsStore::create(folder, layers.len())?);
+            "erofs" | "erofs-blocks" => {
+                let made = ErofsStore::create(folder, layers.len())?;
+                let store = Arc::new(if store == "erofs" { made } else { made.of_whole_blocks() });
                 (Kept::Erofs(Arc::clone(&store)), Arc::new(store))
             }
             _ => return Err(Error::new(Code::Internal, format!("no store is called \"{store}\""))),

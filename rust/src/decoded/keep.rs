@@ -80,7 +80,12 @@ impl KeepingStore {
             handed: Arc::clone(&handed),
             kept: Arc::clone(&kept),
         };
-        let blocks = Some(BlockLayer::new(keep.data, index));
+        let mut blocks = BlockLayer::new(keep.data, index);
+        if beside.is_none() {
+            let spare = Arc::clone(&store);
+            blocks = blocks.with_spare(move || spare.spare());
+        }
+        let blocks = Some(blocks);
         Ok((KeepingStore { index, store, blocks, always: keep.always, beside, handed, kept }, keeping))
     }
 
@@ -130,13 +135,14 @@ impl LayerStore for KeepingStore {
 
     fn finish(&mut self) -> Result<()> {
         self.keep(LayerStore::finish)?;
+        let spared = self.blocks.as_ref().is_some_and(BlockLayer::is_spared);
         let data = self.blocks.take().map(BlockLayer::into_data);
         match (&mut self.beside, &data) {
             (Some(store), _) => store.finish()?,
             (None, Some(data)) => self.store.share(self.index, &data.file, data.end)?,
             (None, None) => {}
         }
-        *lock(&self.kept) = data;
+        *lock(&self.kept) = data.filter(|_| !spared);
         Ok(())
     }
 }

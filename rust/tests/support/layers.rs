@@ -245,6 +245,30 @@ fn start(archives: &[Archive], limits: Limits, make: impl FnOnce(&TempDir) -> Ar
     Run { flattener, folder }
 }
 
+/// The canonical text of a run that keeps its layer in two files that there are, and whether it was kept.
+pub fn onto(archive: &Archive, table: &str, data: &str) -> (String, bool) {
+    let mut spool = None;
+    let run = start(std::slice::from_ref(archive), Limits::default(), |folder| {
+        let store = Arc::new(SpoolStore::new(folder.path(), 1));
+        spool = Some(Arc::clone(&store));
+        Arc::new(store)
+    });
+    let open = |path: &str| File::options().read(true).write(true).open(path).expect("opened");
+    // What `/dev/null` takes is gone: a file stands for a disk that works.
+    let open = |path: &str| if path == "/dev/null" { tempfile::tempfile().expect("a file") } else { open(path) };
+    run.flattener.keep(0, Keep { table: open(table), data: open(data), always: true });
+    feed(&run.flattener, std::slice::from_ref(archive), &[]).expect("fed");
+    let (tree, notices) = run.flattener.finish().expect("finished");
+    let mut text = format!("{notices:?}\n");
+    dump(&tree, &*spool.expect("a store"), |line| {
+        text.push_str(line);
+        Ok(())
+    })
+    .expect("a dump");
+    let kept = run.flattener.take_kept(0).and_then(|mut kept| complete_kept(&mut kept, &Limits::default()).ok());
+    (text, kept.is_some())
+}
+
 /// The canonical text of the tree and what was dropped, or the failure.
 pub fn dumped(archives: &[Archive], decoded: &[Option<Kept>]) -> String {
     let mut spool = None;

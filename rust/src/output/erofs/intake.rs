@@ -8,7 +8,7 @@ use super::files::whole_blocks;
 use super::format::{BLOCK, EXTENDED, blocks};
 use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
 use super::xattr;
-use crate::contents::{Content, Extents, LayerStore, Spool, Store};
+use crate::contents::{Content, Extents, LayerStore, Spool, Store, unnamed_file};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
 
@@ -40,6 +40,10 @@ impl Store for Arc<ErofsStore> {
 
     fn shares(&self) -> bool {
         !self.inline_tails()
+    }
+
+    fn spare(&self) -> Result<File> {
+        unnamed_file(self.folder())
     }
 
     fn share(&self, index: u32, data: &Arc<File>, end: u64) -> Result<()> {

@@ -140,6 +140,11 @@ impl ErofsStore {
             .map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))
     }
 
+    /// Where files of the run's own go.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(super) fn image(&self) -> &File {
         &self.image
     }

@@ -1,0 +1,147 @@
+"""What kept layers cost and save, on one image in a layout, in alternation.
+
+    python -m benches.layers oci:DIR:TAG [--runs 5] [--folder /dev/shm] [--only cold,again,second]
+
+All is written below `--folder`, the cache included. `cold` compiles without a cache, with one, and with one that keeps no
+layers; `again` makes each format of an image whose layers are kept and no output is; `second` makes a flat erofs image of
+an image that shares all layers but its top one, beside a cold compile of that layer alone. Times are told against F, `igzip
+-dc` of all layers of the image to nowhere. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benches.measure import Command, Contestant, measure, table
+from tests.support.images import Layer, as_json, digest_of
+from tests.support.layers import TarBuilder
+
+OCIFAST = Path(sys.executable).with_name("ocifast")
+FORMATS = ("tar", "cpio", "erofs", "ext4", "dir")
+TOP_BYTES = 30_000_000
+
+
+def documents(layout: Path, tag: str) -> tuple[dict[str, object], dict[str, object]]:
+    """The manifest and the config of an image."""
+
+    def read(digest: str) -> dict[str, object]:
+        found: dict[str, object] = json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
+        return found
+
+    index = json.loads((layout / "index.json").read_text())
+    names = [one.get("annotations", {}).get("org.opencontainers.image.ref.name") for one in index["manifests"]]
+    manifest = read(index["manifests"][names.index(tag)]["digest"])
+    return manifest, read(manifest["config"]["digest"])  # type: ignore[index]
+
+
+def derived(source: Path, tag: str, target: Path, *, alone: bool) -> Path:
+    """A layout of the image with another top layer, or of that layer alone."""
+    noise = random.Random(3)
+    tar = TarBuilder().directory("opt/")
+    for number in range(300):
+        # Half of it compresses, as programs do.
+        tar.file(f"opt/file-{number}", noise.randbytes(TOP_BYTES // 600) + bytes(TOP_BYTES // 600))
+    top = Layer(tar)
+    manifest, config = documents(source, tag)
+    blobs = target / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    layers: list[dict[str, object]] = [] if alone else manifest["layers"][:-1]  # type: ignore[index]
+    for layer in layers:
+        name = str(layer["digest"]).removeprefix("sha256:")
+        (blobs / name).hardlink_to(source / "blobs/sha256" / name)
+    diff_ids = [] if alone else config["rootfs"]["diff_ids"][:-1]  # type: ignore[index]
+    config_raw = as_json({**config, "history": [], "rootfs": {"type": "layers", "diff_ids": [*diff_ids, top.diff_id]}})
+    media = "application/vnd.oci.image.layer.v1.tar+gzip"
+    raw = as_json(
+        {
+            **manifest,
+            "config": {**manifest["config"], "digest": digest_of(config_raw), "size": len(config_raw)},  # type: ignore[dict-item]
+            "layers": [*layers, {"mediaType": media, "digest": top.digest, "size": top.size}],
+        }
+    )
+    for data in (top.blob, config_raw, raw):
+        (blobs / digest_of(data).removeprefix("sha256:")).write_bytes(data)
+    entry = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": digest_of(raw),
+        "size": len(raw),
+        "annotations": {"org.opencontainers.image.ref.name": "app"},
+    }
+    (target / "index.json").write_bytes(as_json({"schemaVersion": 2, "manifests": [entry]}))
+    (target / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return target
+
+
+def contestants(layout: Path, tag: str, folder: Path, only: Sequence[str]) -> list[Contestant]:
+    """All that is measured, each in the group of `igzip`."""
+    image, cache = f"oci:{layout}:{tag}", folder / "cache"
+    second = derived(layout, tag, folder / "second", alone=False)
+    alone = derived(layout, tag, folder / "alone", alone=True)
+    manifest, _ = documents(layout, tag)
+    paths = [layout / "blobs" / layer["digest"].replace(":", "/") for layer in manifest["layers"]]  # type: ignore[attr-defined]
+    words = " && ".join(f"igzip -dc '{path}'" for path in paths)
+
+    def forget(_: Path) -> None:
+        shutil.rmtree(cache, ignore_errors=True)
+
+    def warm(_: Path) -> None:
+        """All layers of the image are kept, and nothing else."""
+        shutil.rmtree(cache / "outputs", ignore_errors=True)
+        kept = len(list(cache.glob("layers/*/*/*.entries")))
+        if kept != len(paths):
+            forget(cache)
+            run = [OCIFAST, "compile", "-q", "--keep-layers", "-f", "tar", image, folder / "warm"]
+            measure([run], folder / "log", {"OCIFAST_CACHE_DIR": str(cache)})
+            warm(cache)
+
+    def compiled(source: str, form: str, *more: str) -> Callable[[Path], Sequence[Command]]:
+        return lambda at: [[OCIFAST, "compile", "-q", "-f", form, *more, source, at / "result"]]
+
+    found = [Contestant("F", "`igzip -dc`", lambda _: [["sh", "-c", f"({words}) >/dev/null"]])]
+    if "cold" in only:
+        for form in ("erofs", "tar"):
+            for name, more in (("no cache", ["--no-cache"]), ("no layers", ["--no-keep-layers"]), ("layers", [])):
+                found.append(Contestant("F", f"cold {form}, {name}", compiled(image, form, *more), prepare=forget))
+    if "again" in only:
+        for form in FORMATS:
+            found.append(Contestant("F", f"again, {form}", compiled(image, form), prepare=warm))
+    if "second" in only:
+        found.append(Contestant("F", "new layer, cold", compiled(f"oci:{alone}:app", "erofs", "--no-cache")))
+        keep = "--no-keep-layers"
+        found.append(Contestant("F", "second image", compiled(f"oci:{second}:app", "erofs", keep), prepare=warm))
+    return found
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("image")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
+    parser.add_argument("--only", default="cold,again,second")
+    asked = parser.parse_args()
+    _, place, tag = asked.image.split(":")
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        folder = Path(name)
+        shutil.copytree(place, folder / "layout")
+        all_of_them = contestants(folder / "layout", tag, folder, asked.only.split(","))
+        for _ in range(asked.runs):
+            for one in all_of_them:
+                at = Path(tempfile.mkdtemp(dir=folder))
+                if one.prepare is not None:
+                    one.prepare(at)
+                env = {"OCIFAST_CACHE_DIR": str(folder / "cache")}
+                one.samples.append(measure(one.commands(at), folder / "log", env))
+                shutil.rmtree(at)
+        print(table(all_of_them))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Where the file system shares extents, data are shared from the kept layers to the output and from it to the cache."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ocifast import CompileOptions, PackOptions
+from ocifast.cache import Cache
+from ocifast.compiler import compile as compile_image
+from ocifast.errors import UsageError
+
+from tests.support.images import build_image, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.oracle import dump_mounted
+from tests.support.run import run
+
+MIB = 1 << 20
+
+
+@pytest.fixture(params=["xfs", "btrfs"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A new file system on a loop device."""
+    image, folder = tmp_path / "disk", tmp_path / "mounted"
+    with image.open("wb") as file:
+        file.truncate(512 * MIB)
+    run(f"mkfs.{request.param}", "-q", image)
+    folder.mkdir()
+    run("mount", "-o", "loop", image, folder)
+    try:
+        yield folder
+    finally:
+        run("umount", folder)
+
+
+def blocks(path: Path) -> set[int]:
+    """The blocks of the disk that a file has."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    listed = run("filefrag", "-v", "-b4096", path).decode()
+    found: set[int] = set()
+    for first, last in re.findall(r"^ *\d+: +\d+\.\. +\d+: +(\d+)\.\. +(\d+):", listed, re.MULTILINE):
+        found.update(range(int(first), int(last) + 1))
+    return found
+
+
+GONE = random.Random(5).randbytes(MIB)
+
+
+def layers(top: int) -> list[TarBuilder]:
+    noise = random.Random(7)
+    base = TarBuilder().directory("./").directory("usr/")
+    for number in range(8):
+        base.file(f"usr/file-{number}", noise.randbytes(MIB + number))
+    base.file("usr/gone", GONE)
+    return [base, TarBuilder().whiteout("usr/gone").file("top", random.Random(top).randbytes(MIB))]
+
+
+def test_a_second_image_takes_the_room_of_its_new_layer(disk: Path, tmp_path: Path) -> None:
+    cache = Cache(disk / "cache")
+    options = CompileOptions(pack=PackOptions(tails="block"), cache_folder=str(cache.folder), keep_layers=True)
+    made: list[Path] = []
+    for top in (1, 2):
+        layout = write_layout(tmp_path / f"layout-{top}", build_image(layers(top)))
+        run("sync", "-f", disk)
+        before = os.statvfs(disk)
+        output = disk / f"image-{top}.erofs"
+        compile_image(f"oci:{layout}:app", output, options=options)
+        run("sync", "-f", disk)
+        after = os.statvfs(disk)
+        taken = before.f_bfree * before.f_frsize - after.f_bfree * after.f_frsize
+        made.append(output)
+        # The layers, once: not what the output and its copy in the cache have of them as well.
+        assert taken < (13 * MIB if top == 1 else 3 * MIB), taken
+    kept = set[int]().union(*(blocks(path) for path in cache.folder.glob("layers/*/*/*.erofs")))
+    for output in made:
+        whole = blocks(output)
+        assert len(whole & kept) > 0.95 * len(whole)
+    (copy, _) = cache.folder.glob("outputs/*/output")
+    assert blocks(copy) & kept
+    # What the upper layer hides is in no block of the image.
+    assert GONE[:4096] not in made[1].read_bytes()
+    plain = tmp_path / "plain.erofs"
+    compile_image(
+        f"oci:{tmp_path / 'layout-2'}:app", plain, options=CompileOptions(pack=PackOptions(tails="block"), cache=False)
+    )
+    assert plain.read_bytes() == made[1].read_bytes()
+    run("fsck.erofs", plain)
+    inline = tmp_path / "inline.erofs"
+    compile_image(f"oci:{tmp_path / 'layout-2'}:app", inline, options=CompileOptions(cache=False))
+    assert inline.stat().st_size < plain.stat().st_size
+    one, other = (dump_mounted(path, "erofs", tmp_path / "mount") for path in (plain, inline))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("kind", "pack", "message"),
+    [
+        ("erofs", PackOptions(tails="block", compression="lz4"), "leave --tails out"),
+        ("erofs", PackOptions(tails="elsewhere"), "inline or block"),
+        ("tar", PackOptions(tails="block"), "no option --tails"),
+        ("ext4", PackOptions(tails="inline"), "no option --tails"),
+    ],
+)
+def test_tails_are_an_option_of_plain_erofs(tmp_path: Path, kind: str, pack: PackOptions, message: str) -> None:
+    layout = write_layout(tmp_path / "layout", build_image([TarBuilder().file("f", b"x")]))
+    with pytest.raises(UsageError, match=message):
+        compile_image(
+            f"oci:{layout}:app", tmp_path / "out", format=kind, options=CompileOptions(pack=pack, cache=False)
+        )
