@@ -2,10 +2,10 @@
 
     python -m benches.layers oci:DIR:TAG [--runs 5] [--folder /dev/shm] [--only cold,again,second]
 
-All is written below `--folder`, the cache included. `cold` compiles without a cache, with one, and with one that keeps no
-layers; `again` makes each format of an image whose layers are kept and no output is; `second` makes a flat erofs image of
-an image that shares all layers but its top one, beside a cold compile of that layer alone. Times are told against F, `igzip
--dc` of all layers of the image to nowhere. Prints a table in Markdown.
+All is written below `--folder`, the cache included. `cold` compiles without a cache, with one, and with one that keeps
+no layers; `again` makes each format of an image whose layers are kept and no output is; `second` makes a flat erofs
+image of an image that shares all layers but its top one, beside a cold compile of that layer alone. Times are told
+against `igzip -dc` of all layers of the image to nowhere. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def contestants(layout: Path, tag: str, folder: Path, only: Sequence[str]) -> li
         kept = len(list(cache.glob("layers/*/*/*.entries")))
         if kept != len(paths):
             forget(cache)
-            run = [OCIFAST, "compile", "-q", "--keep-layers", "-f", "tar", image, folder / "warm"]
+            run: Command = [OCIFAST, "compile", "-q", "--keep-layers", "-f", "tar", image, folder / "warm"]
             measure([run], folder / "log", {"OCIFAST_CACHE_DIR": str(cache)})
             warm(cache)
 
@@ -110,8 +110,7 @@ def contestants(layout: Path, tag: str, folder: Path, only: Sequence[str]) -> li
             for name, more in (("no cache", ["--no-cache"]), ("no layers", ["--no-keep-layers"]), ("layers", [])):
                 found.append(Contestant("F", f"cold {form}, {name}", compiled(image, form, *more), prepare=forget))
     if "again" in only:
-        for form in FORMATS:
-            found.append(Contestant("F", f"again, {form}", compiled(image, form), prepare=warm))
+        found.extend(Contestant("F", f"again, {form}", compiled(image, form), prepare=warm) for form in FORMATS)
     if "second" in only:
         found.append(Contestant("F", "new layer, cold", compiled(f"oci:{alone}:app", "erofs", "--no-cache")))
         keep = "--no-keep-layers"
