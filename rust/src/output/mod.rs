@@ -6,6 +6,7 @@ mod directory;
 mod dump;
 pub mod erofs;
 pub mod ext4;
+mod file_range;
 pub mod layer;
 mod losses;
 mod refused;

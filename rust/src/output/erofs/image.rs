@@ -7,7 +7,6 @@ use std::path::Path;
 
 use super::codec::Compression;
 use super::compress::CompressedFiles;
-use super::copy::clear_range;
 use super::format::{BLOCK, SLOTS};
 use super::layer_files::LayerFiles;
 use super::options::Options;
@@ -18,6 +17,7 @@ use super::superblock::Superblock;
 use super::writer::write_metadata;
 use crate::contents::Contents;
 use crate::error::{Error, Result};
+use crate::output::file_range::clear_range;
 use crate::output::{Loss, refuse_unholdable};
 use crate::tree::{InodeKind, Tree};
 

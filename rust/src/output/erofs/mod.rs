@@ -6,7 +6,6 @@
 mod clusters;
 mod codec;
 mod compress;
-mod copy;
 mod directory;
 mod files;
 mod format;

@@ -11,12 +11,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::copy::copy_range;
 use super::files::{Files, Place};
 use super::format::{BLOCK, blocks};
 use super::space::Move;
 use crate::contents::{Content, Contents, Spool, SpoolPart, Spools, read_runs};
 use crate::error::{Code, Error, Result};
+use crate::output::file_range::copy_range;
 use crate::tree::InodeId;
 
 /// Name of the image that the store makes itself.
