@@ -80,7 +80,15 @@ def test_a_second_image_takes_the_room_of_its_new_layer(disk: Path, tmp_path: Pa
     for output in made:
         whole = blocks(output)
         assert len(whole & kept) > 0.95 * len(whole)
-    (copy, _) = cache.folder.glob("outputs/*/output")
+    # With tails behind inodes, and in a directory, large files are shared all the same.
+    layout = tmp_path / "layout-2"
+    inline = CompileOptions(cache_folder=str(cache.folder), keep_layers=True)
+    compile_image(f"oci:{layout}:app", disk / "inline.erofs", options=inline)
+    compile_image(f"oci:{layout}:app", disk / "directory", options=inline)
+    for output in (disk / "inline.erofs", disk / "directory/usr/file-3"):
+        whole = blocks(output)
+        assert len(whole & kept) > 0.8 * len(whole), output
+    (copy, *_) = cache.folder.glob("outputs/*/output")
     assert blocks(copy) & kept
     # What the upper layer hides is in no block of the image.
     assert GONE[:4096] not in made[1].read_bytes()
@@ -90,10 +98,11 @@ def test_a_second_image_takes_the_room_of_its_new_layer(disk: Path, tmp_path: Pa
     )
     assert plain.read_bytes() == made[1].read_bytes()
     run("fsck.erofs", plain)
-    inline = tmp_path / "inline.erofs"
-    compile_image(f"oci:{tmp_path / 'layout-2'}:app", inline, options=CompileOptions(cache=False))
-    assert inline.stat().st_size < plain.stat().st_size
-    one, other = (dump_mounted(path, "erofs", tmp_path / "mount") for path in (plain, inline))
+    small = tmp_path / "inline.erofs"
+    compile_image(f"oci:{tmp_path / 'layout-2'}:app", small, options=CompileOptions(cache=False))
+    assert small.read_bytes() == (disk / "inline.erofs").read_bytes()
+    assert small.stat().st_size < plain.stat().st_size
+    one, other = (dump_mounted(path, "erofs", tmp_path / "mount") for path in (plain, small))
     assert one == other
 
 

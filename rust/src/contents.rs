@@ -102,10 +102,36 @@ pub trait LayerStore: Send {
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
     /// The next `length` bytes of the file are zero and need no space.
     fn hole(&mut self, length: u64) -> Result<()>;
+    /// The next `length` bytes of the file, which stand in `source` from `offset` on: the store may have the system copy
+    /// or share them.
+    fn take(&mut self, source: &File, offset: u64, length: u64) -> Result<()> {
+        take_through_memory(self, source, offset, length)
+    }
     /// The file is complete.
     fn end(&mut self) -> Result<Content>;
     /// The layer is complete.
     fn finish(&mut self) -> Result<()>;
+}
+
+/// Reads bytes of `source` and hands them to `store` as data.
+///
+/// # Errors
+/// `io_error`.
+pub fn take_through_memory(
+    store: &mut (impl LayerStore + ?Sized),
+    source: &File,
+    mut offset: u64,
+    mut length: u64,
+) -> Result<()> {
+    let mut buffer = vec![0; length.min(BUFFER as u64) as usize];
+    while length > 0 {
+        let part = &mut buffer[..length.min(BUFFER as u64) as usize];
+        source.read_exact_at(part, offset).map_err(|error| Error::io("cannot read stored data", &error))?;
+        store.data(part)?;
+        offset += part.len() as u64;
+        length -= part.len() as u64;
+    }
+    Ok(())
 }
 
 /// Gives contents back once all layers are in.

@@ -14,6 +14,9 @@ use crate::limits::Limits;
 /// Bytes read at a time.
 const WINDOW: usize = 1 << 20;
 
+/// A run of so many bytes is left to the system to copy, or to share: smaller ones are read together.
+const COPIED: u64 = 256 << 10;
+
 /// A decoded layer.
 pub struct DecodedLayer<'a> {
     /// Its table.
@@ -90,6 +93,10 @@ fn replay(
             layer.hole(run.offset - at)?;
         }
         let (mut from, to) = (content.position + run.stored, content.position + run.stored + run.length);
+        if run.length >= COPIED {
+            layer.take(window.file, from, run.length)?;
+            from = to;
+        }
         while from < to {
             let part = window.read(from, to)?;
             layer.data(part)?;

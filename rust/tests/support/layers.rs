@@ -106,7 +106,7 @@ impl Archive {
 fn line() -> impl Strategy<Value = String> {
     let path = || prop::collection::vec(prop::sample::select(&["a", "b", "c"]), 1..4).prop_map(|names| names.join("/"));
     let target = prop::sample::select(&["a", "b/c", "/", "../c", "."]);
-    let size = prop::sample::select(&[0u32, 1, 100, 3900, 4096, 5000, 20_000]);
+    let size = prop::sample::select(&[0u32, 1, 100, 3900, 4096, 5000, 20_000, 300_000]);
     let place = (0u32..3, prop::sample::select(&[0u32, 1, 4095, 4096, 9000]));
     let entry = prop_oneof![
         5 => path().prop_map(|path| path + "/"),

@@ -14,6 +14,7 @@ use super::failure::failed;
 use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs};
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
+use crate::output::file_range::copy_range;
 
 /// One file for each content, in a staging folder.
 pub struct DirectoryStore {
@@ -108,6 +109,16 @@ impl LayerStore for StagedLayer {
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.extents.data(bytes.len() as u64);
         self.file().write_all(bytes).map_err(|error| Error::io("cannot write a file", &error))
+    }
+
+    fn take(&mut self, source: &File, offset: u64, length: u64) -> Result<()> {
+        let at = self.extents.size();
+        copy_range(source, offset, self.file(), at, length)
+            .map_err(|error| Error::io("cannot write a file", &error))?;
+        self.extents.data(length);
+        fs::seek(self.file(), fs::SeekFrom::Start(at + length))
+            .map(drop)
+            .map_err(|error| Error::io("cannot write a file", &error.into()))
     }
 
     fn hole(&mut self, length: u64) -> Result<()> {

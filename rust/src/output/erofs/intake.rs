@@ -8,9 +8,10 @@ use super::files::whole_blocks;
 use super::format::{BLOCK, EXTENDED, blocks};
 use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
 use super::xattr;
-use crate::contents::{Content, Extents, LayerStore, Spool, Store, unnamed_file};
+use crate::contents::{Content, Extents, LayerStore, Spool, Store, take_through_memory, unnamed_file};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::output::file_range::copy_range;
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;
@@ -130,8 +131,16 @@ impl ErofsLayer {
         Ok(())
     }
 
-    /// Writes whole blocks, to the image when this layer's place in it is known.
+    /// Writes whole blocks.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let (to, at) = self.destination()?;
+        to.write_all_at(bytes, at).map_err(|error| image_error(&error))?;
+        self.written += bytes.len() as u64 / BLOCK as u64;
+        Ok(())
+    }
+
+    /// Where the next block goes: into the image when this layer's place in it is known, else into a file of its own.
+    fn destination(&mut self) -> Result<(&File, u64)> {
         if self.base.is_none() {
             let known = self.store.base(self.index);
             if let Some(base) = known {
@@ -139,20 +148,16 @@ impl ErofsLayer {
             }
         }
         let block = BLOCK as u64;
-        match (self.base, &self.ahead) {
-            (Some(base), _) => {
-                let offset = (base + self.written) * block;
-                self.store.image().write_all_at(bytes, offset).map_err(|error| image_error(&error))?;
-            }
-            (None, Some(ahead)) => write_ahead(ahead, bytes, self.written * block)?,
-            (None, None) => {
-                let ahead = self.store.create_ahead(self.index)?;
-                write_ahead(&ahead, bytes, self.written * block)?;
-                self.ahead = Some(ahead);
+        match self.base {
+            Some(base) => Ok((self.store.image(), (base + self.written) * block)),
+            None => {
+                let ahead = match self.ahead.take() {
+                    Some(ahead) => ahead,
+                    None => self.store.create_ahead(self.index)?,
+                };
+                Ok((self.ahead.insert(ahead), self.written * block))
             }
         }
-        self.written += bytes.len() as u64 / block;
-        Ok(())
     }
 
     /// The base is known: what was written ahead goes into the image.
@@ -234,10 +239,6 @@ impl ErofsLayer {
     }
 }
 
-fn write_ahead(ahead: &File, bytes: &[u8], offset: u64) -> Result<()> {
-    ahead.write_all_at(bytes, offset).map_err(|error| Error::io("cannot write the spool file", &error))
-}
-
 impl LayerStore for ErofsLayer {
     fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
         self.size = size;
@@ -251,6 +252,24 @@ impl LayerStore for ErofsLayer {
             self.end_hole()?;
         }
         self.append(bytes)
+    }
+
+    fn take(&mut self, source: &File, offset: u64, length: u64) -> Result<()> {
+        if self.hole > 0 {
+            self.end_hole()?;
+        }
+        let block = BLOCK as u64;
+        // What does not begin at a block in both files cannot be shared.
+        if !self.pending.len().is_multiple_of(BLOCK) || !offset.is_multiple_of(block) {
+            return take_through_memory(self, source, offset, length);
+        }
+        self.flush()?;
+        let whole = length / block * block;
+        let (to, at) = self.destination()?;
+        copy_range(source, offset, to, at, whole).map_err(|error| image_error(&error))?;
+        self.written += whole / block;
+        self.extents.data(whole);
+        take_through_memory(self, source, offset + whole, length - whole)
     }
 
     fn hole(&mut self, length: u64) -> Result<()> {
