@@ -19,7 +19,9 @@ import json, os, sys
 written = []
 
 def watch(event, arguments):
-    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    # What goes to the null device is no file.
+    if writes and arguments[0] != os.devnull:
         written.append(str(arguments[0]))
     if event.startswith("tempfile.") or event == "os.mkdir":
         written.append(event)
