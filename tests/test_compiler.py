@@ -100,15 +100,16 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
         "notices": {},
         "from_cache": False,
         "unmatched_patterns": [],
+        "properties": {},
     }
     assert (tmp_path / "out.tar").stat().st_mode & 0o7777 == 0o600
 
 
 def test_plan_can_be_pickled_and_run_later(tmp_path: Path) -> None:
-    plan = CompilePlan(small(tmp_path), str(tmp_path / "out.tar"), options=UNCACHED)
+    plan = CompilePlan(small(tmp_path), (str(tmp_path / "out.tar"),), options=UNCACHED)
     again = pickle.loads(pickle.dumps(plan))
     assert again == plan
-    assert again.run().path == tmp_path / "out.tar"
+    assert [done.path for done in again.run()] == [tmp_path / "out.tar"]
 
 
 def test_events_come_in_the_order_of_the_work(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_a_file_of_four_gibibytes_is_refused(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (PackOptions(compression="xz"), "xz"),
-        (PackOptions(compression="gzip", level=10), "level 10"),
-        (PackOptions(compression="zstd", level=20), "level 20"),
+        (PackOptions(compression="gzip", level=10), "levels from 1 to 9, not 10"),
+        (PackOptions(compression="zstd", level=20), "levels from 1 to 19, not 20"),
         (PackOptions(level=3), "--level"),
         (PackOptions(journal=True), "--journal"),
     ],

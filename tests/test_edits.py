@@ -299,7 +299,7 @@ def test_edits_are_plain_data(source: Path) -> None:
     assert hash(edits) == hash(replace(edits))
     assert not Edits()
     assert edits
-    plan = CompilePlan("oci:x:y", "out.tar", edits=edits)
+    plan = CompilePlan("oci:x:y", ("out.tar",), edits=edits)
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 

@@ -18,11 +18,15 @@ ROOT = Path(__file__).parent.parent
 
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
-    0: (("_core", "errors", "home", "progress", "refusals"), ("spec", "clock"), ("reference", "platforms", "elf")),
+    0: (
+        ("_core", "errors", "home", "marks", "progress", "refusals"),
+        ("spec", "clock"),
+        ("reference", "platforms", "elf"),
+    ),
     1: (("process", "streams", "workspace", "interrupt"), ("sources",), ("cache",)),
-    2: (("decoded", "layered", "layers"), ("edits",), ("rootfs",), ("flatten",), ("image",)),
-    3: (("boot",), ("packers", "loader")),
-    4: (("compiled",), ("compiler", "copy", "runnable"), ("aio",), ("",)),
+    2: (("decoded", "layered", "layers"), ("edits", "packers"), ("rootfs",), ("flatten",), ("image",)),
+    3: (("boot", "loader"),),
+    4: (("compiled", "options", "planned"), ("compiler", "copy", "runnable"), ("aio",), ("",)),
     5: (("cli",), ("__main__",)),
 }
 RUST: Mapping[int, Steps] = {

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from ocifast.errors import OcifastError
     from ocifast.flatten import FlattenOptions
     from ocifast.image import Image, Index, open  # noqa: A004 - as `gzip.open`
-    from ocifast.packers import Loss, PackOptions
+    from ocifast.packers import (
+        CpioOptions,
+        DirOptions,
+        ErofsOptions,
+        Ext4Options,
+        Loss,
+        PackOptions,
+        SquashfsOptions,
+        TarOptions,
+        Written,
+    )
     from ocifast.progress import Event, LayerState, Phase
     from ocifast.reference import Reference
     from ocifast.rootfs import Rootfs, RootfsEntry
@@ -37,9 +47,13 @@ __all__ = [
     "CompileOptions",
     "CompilePlan",
     "CompiledImage",
+    "CpioOptions",
     "Descriptor",
+    "DirOptions",
     "Edits",
+    "ErofsOptions",
     "Event",
+    "Ext4Options",
     "FlattenOptions",
     "Image",
     "ImageConfig",
@@ -54,6 +68,9 @@ __all__ = [
     "Rootfs",
     "RootfsEntry",
     "Runnable",
+    "SquashfsOptions",
+    "TarOptions",
+    "Written",
     "__version__",
     "aio",
     "compile",
@@ -70,9 +87,13 @@ _HOMES = {
     "CompileOptions": "compiler",
     "CompilePlan": "compiler",
     "CompiledImage": "compiled",
+    "CpioOptions": "packers",
     "Descriptor": "spec",
+    "DirOptions": "packers",
     "Edits": "edits",
+    "ErofsOptions": "packers",
     "Event": "progress",
+    "Ext4Options": "packers",
     "FlattenOptions": "flatten",
     "Image": "image",
     "ImageConfig": "spec",
@@ -87,6 +108,9 @@ _HOMES = {
     "Rootfs": "rootfs",
     "RootfsEntry": "rootfs",
     "Runnable": "runnable",
+    "SquashfsOptions": "packers",
+    "TarOptions": "packers",
+    "Written": "packers",
     "__version__": "_core",
     "compile": "compiler",
     "open": "image",

@@ -9,6 +9,7 @@ from typing import final
 
 __all__ = [
     "CODES",
+    "MERGE_VERSION",
     "Edit",
     "Flattener",
     "Hasher",
@@ -26,6 +27,9 @@ __all__ = [
 
 __version__: str
 """The version of the package (it stands in Cargo.toml)."""
+
+MERGE_VERSION: int
+"""Counts the changes of what the merge makes of the same entries."""
 
 CODES: tuple[str, ...]
 """The code of every error that the core can raise."""
@@ -258,9 +262,18 @@ class Tree:
     def devices(self) -> list[tuple[bytes, int, int]]:
         """Path, major and minor number of every name of a device."""
     def write_directory(
-        self, path: str | PathLike[str], /, *, owners: bool, clamp_mtime: int | None = None
+        self,
+        path: str | PathLike[str],
+        /,
+        *,
+        owners: bool,
+        folder: str | PathLike[str] | None = None,
+        clamp_mtime: int | None = None,
     ) -> list[tuple[str, str, int, list[bytes]]]:
         """Makes the tree in the empty folder `path`, on the file system of the flattener's folder.
+
+        From another store than "directory" contents are copied first, into the empty folder `folder` on the file system
+        of `path`, which the caller removes. From the store "directory" they are moved: then nothing else can read them.
 
         Returns the losses: kind ("owner", "device", "xattr", ...), detail, how many entries, the first few paths.
         """
@@ -282,14 +295,20 @@ class Tree:
         *,
         uuid: bytes,
         created: int,
+        folder: str | PathLike[str] | None = None,
+        whole_blocks: bool = False,
         clamp_mtime: int | None = None,
     ) -> tuple[int, list[tuple[str, str, int, list[bytes]]]]:
-        """Completes the erofs image that the layers were read into; returns its size and the losses.
+        """Writes an erofs image without compression; returns its size and the losses.
 
-        Contents can still be read afterwards.
+        The first one from a store "erofs" is the image that the layers were read into. Every other one is made of a
+        copy of the contents, which puts them elsewhere where later layers have replaced files. Contents can still be
+        read afterwards.
 
         Args:
-            path: where the image goes, on the file system of the flattener's folder, whose store is "erofs".
+            path: where the image goes, on the file system of the flattener's folder, and of `folder`.
+            folder: an empty folder for the copy, which the caller removes; None where none is needed.
+            whole_blocks: whether tails are in blocks of their own; as in the store "erofs-blocks".
             uuid: 16 bytes.
             created: seconds since 1970, the image's time. Inodes with just this mtime need half the space of others.
             clamp_mtime: seconds since 1970; later times become this.

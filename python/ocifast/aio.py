@@ -6,31 +6,55 @@ import asyncio
 import contextlib
 import os
 import threading
+from typing import overload
 
 from ocifast import compiler
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import CompileOptions
 from ocifast.edits import Edits
+from ocifast.planned import Outputs
 from ocifast.progress import Progress, silent
 
 __all__ = ["compile"]
 
 
-async def compile(  # noqa: A001 - as `ocifast.compile`
+@overload
+async def compile(  # noqa: A001 - see below
     image: str,
     output: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    platform: str | None = None,
+    options: CompileOptions | None = None,
+    edits: Edits | None = None,
+    progress: Progress = silent,
+) -> CompiledImage: ...
+@overload
+async def compile(  # noqa: A001 - see below
+    image: str,
+    output: Outputs,
+    *,
+    format: str | None = None,
+    platform: str | None = None,
+    options: CompileOptions | None = None,
+    edits: Edits | None = None,
+    progress: Progress = silent,
+) -> list[CompiledImage]: ...
+async def compile(  # noqa: A001 - as `ocifast.compile`
+    image: str,
+    output: str | os.PathLike[str] | Outputs,
     *,
     format: str | None = None,  # noqa: A002 - as `ocifast.compile`
     platform: str | None = None,
     options: CompileOptions | None = None,
     edits: Edits | None = None,
     progress: Progress = silent,
-) -> CompiledImage:
+) -> CompiledImage | list[CompiledImage]:
     """`ocifast.compile` without blocking the event loop; takes and raises the same.
 
     Args:
         image: what to compile.
-        output: where to.
+        output: where to; several for a list of results.
         format: what to make.
         platform: which image of an index.
         options: the rest.
@@ -42,9 +66,9 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
     dropped: the result is returned.
     """
     stop = threading.Event()
-    work = asyncio.ensure_future(
-        asyncio.to_thread(
-            compiler.compile,
+
+    def run() -> CompiledImage | list[CompiledImage]:
+        return compiler.compile(
             image,
             output,
             format=format,
@@ -54,7 +78,8 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
             progress=progress,
             cancelled=stop.is_set,
         )
-    )
+
+    work = asyncio.ensure_future(asyncio.to_thread(run))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

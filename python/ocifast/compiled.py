@@ -27,6 +27,7 @@ class CompiledImage:
         config: what a machine needs to boot it.
         size: bytes of the output file; of a directory None.
         losses: what the format could not hold.
+        properties: what names the output besides, as "uuid", in pairs.
         notices: what of the layers was dropped on the way in, by kind, with counts.
         from_cache: whether nothing had to be downloaded or packed.
         tree_digest: of the tree (docs/dump.md), the same for all formats; None unless asked for.
@@ -56,6 +57,7 @@ class CompiledImage:
     fetched_bytes: int = field(default=0, compare=False)
     cached_bytes: int = field(default=0, compare=False)
     unmatched_patterns: tuple[str, ...] = ()
+    properties: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON-able data; paths that are no UTF-8 with escapes."""
@@ -78,6 +80,7 @@ class CompiledImage:
             "fetched_bytes": self.fetched_bytes,
             "cached_bytes": self.cached_bytes,
             "unmatched_patterns": list(self.unmatched_patterns),
+            "properties": dict(self.properties),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ class CompiledImage:
             "data_size": self.data_size,
             "entries": self.entries,
             "unmatched_patterns": list(self.unmatched_patterns),
+            "properties": dict(self.properties),
         }
 
 
@@ -106,6 +110,7 @@ def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         "data_size": facts.get("data_size"),
         "entries": facts.get("entries"),
         "unmatched_patterns": tuple(facts.get("unmatched_patterns", ())),
+        "properties": tuple(sorted(facts.get("properties", {}).items())),
     }
 
 

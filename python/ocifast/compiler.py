@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
-from ocifast.cache import BlobStore, Cache, CachedOutput, CachedSource, output_key
+from ocifast.cache import BlobStore, Cache, CachedSource
 from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, shown
 from ocifast.edits import Edits, PreparedEdits, prepare
-from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
+from ocifast.errors import CancelledError, DocumentError, FileError, LossError, UsageError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.interrupt import interruptible, nothing
-from ocifast.packers import (
-    Backend,
-    Format,
-    Loss,
-    Packing,
-    PackOptions,
-    check_suffix,
-    choose_backend,
-    format_of,
-    load_format,
-    rows,
-    totals,
-)
+from ocifast.layered import Store
+from ocifast.options import CompileOptions
+from ocifast.packers import FileTarget, Loss, StreamTarget, WriteRequest, Written, rows, totals
+from ocifast.packers.places import as_named
+from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
 from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.reference import parse_location
@@ -48,60 +39,9 @@ from ocifast.spec import total_size
 from ocifast.streams import fd_of
 from ocifast.workspace import Workspace, check_room, data_bytes
 
-if TYPE_CHECKING:
-    from ocifast.sources.registry.options import RegistryOptions
+__all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile"]
 
-__all__ = ["CompileOptions", "CompilePlan", "CompiledImage", "compile"]
-
-STDOUT = "-"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How an image is compiled. Plain data: it can be pickled and compared.
-
-    Attributes:
-        pack: what may be chosen about the output.
-        registry: how registries are spoken to; None for the defaults.
-        seeds: folders with image layouts that are looked at before a registry.
-        cache: whether blobs and outputs are looked up and kept.
-        keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1 or
-            0), and without it keeps those that whole blocks do not more than double. What is kept is used either way.
-        cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
-        tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
-        threads: that decode and pack; None for one per processor. Changes nothing in the output.
-        downloads: layers fetched at the same time.
-        strict: whether a loss is an error, or a user that the image does not have.
-        boot: whether `CompiledImage.config` must be complete: a user that the image does not have is an error.
-        tree_digest: whether `CompiledImage.tree_digest` is wanted, which takes reading all contents once more.
-        clamp_mtime: seconds since 1970 that no time in the output passes; None takes `SOURCE_DATE_EPOCH`, if that is
-            set.
-        max_entries: bound on the entries of all layers; None for the default.
-        max_layer_bytes: bound on the decompressed size of one layer, and on the apparent size (holes included) of all
-            its sparse files together; None for the default.
-        max_metadata_bytes: bound on the bytes of all paths, link targets, attributes and sparse maps of all layers;
-            None for 256 MiB.
-        max_image_bytes: bound on the sizes of all files of all layers together, holes included; None for the default.
-    """
-
-    pack: PackOptions = field(default_factory=PackOptions)
-    registry: RegistryOptions | None = None
-    seeds: tuple[str, ...] = ()
-    cache: bool = True
-    keep_layers: bool | None = None
-    cache_folder: str | None = None
-    tmp_dir: str | None = None
-    threads: int | None = None
-    downloads: int = 4
-    strict: bool = False
-    boot: bool = False
-    tree_digest: bool = False
-    clamp_mtime: int | None = None
-    max_entries: int | None = None
-    max_layer_bytes: int | None = None
-    max_metadata_bytes: int | None = None
-    max_image_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,22 +51,24 @@ class CompilePlan:
     Attributes:
         image: `[docker://]HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or
             `docker-archive:FILE[:NAME:TAG]`.
-        output: a path, or "-" for standard output (tar and cpio).
-        format: a key of `ocifast.packers.FORMATS`; None goes by the output's suffix, and without one makes a directory.
+        outputs: paths, or "-" for standard output (tar and cpio). All are written from one decode.
+        format: a key of `ocifast.packers.FORMATS`; None goes by each output's suffix; one without is a directory.
         platform: as `linux/arm64`; None for this machine's.
         options: the rest.
         edits: what is changed on the way.
     """
 
     image: str
-    output: str
+    outputs: tuple[str, ...]
     format: str | None = None
     platform: str | None = None
     options: CompileOptions = field(default_factory=CompileOptions)
     edits: Edits = field(default_factory=Edits)
 
-    def run(self, *, progress: Progress = silent, cancelled: Callable[[], bool] | None = None) -> CompiledImage:
-        """Compiles. See `compile`.
+    def run(
+        self, *, progress: Progress = silent, cancelled: Callable[[], bool] | None = None
+    ) -> tuple[CompiledImage, ...]:
+        """Compiles. See `compile`. Returns what was made, in the order of the outputs.
 
         Args:
             progress: gets the events.
@@ -135,9 +77,33 @@ class CompilePlan:
         return _Run(self, progress, cancelled or (lambda: False)).run()
 
 
-def compile(  # noqa: A001 - the verb of this project
+@overload
+def compile(  # noqa: A001 - see below
     image: str,
     output: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    platform: str | None = None,
+    options: CompileOptions | None = None,
+    edits: Edits | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
+) -> CompiledImage: ...
+@overload
+def compile(  # noqa: A001 - see below
+    image: str,
+    output: Outputs,
+    *,
+    format: str | None = None,
+    platform: str | None = None,
+    options: CompileOptions | None = None,
+    edits: Edits | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[CompiledImage]: ...
+def compile(  # noqa: A001 - the verb of this project
+    image: str,
+    output: str | os.PathLike[str] | Outputs,
     *,
     format: str | None = None,  # noqa: A002 - the word of the command line
     platform: str | None = None,
@@ -145,21 +111,25 @@ def compile(  # noqa: A001 - the verb of this project
     edits: Edits | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] | None = None,
-) -> CompiledImage:
-    """Turns an image into a directory, an archive or a filesystem image.
+) -> CompiledImage | list[CompiledImage]:
+    """Turns an image into a directory, an archive or a filesystem image, or into several of them from one decode.
 
-    The output appears whole or not at all, under a temporary name beside it until then; a file that is there is
-    replaced, a directory must be empty. Files have mode 0600 and directories the mode of the image's root.
+    An output appears whole or not at all, under a temporary name beside it until then; a file that is there is
+    replaced, a directory must be empty. Files have mode 0600 and directories the mode of the image's root. Of several
+    outputs none appears before all are complete; only a stream cannot be taken back, and is written last.
 
     Args:
         image: see `CompilePlan`, as all that follow.
-        output: a path, or "-".
+        output: a path, or "-"; or several.
         format: a key of `ocifast.packers.FORMATS`.
         platform: as `linux/arm64`.
-        options: the rest.
+        options: the rest. What may be chosen about formats goes to all outputs whose format has it.
         edits: files added, paths left out, owners changed; None for the image as it is.
         progress: gets an event for each step, from any thread.
         cancelled: asked several times a second; when it says True, everything is taken back.
+
+    Returns:
+        What was made: a list for several outputs.
 
     Raises:
         ImageReferenceError, UsageError: what was asked for makes no sense; nothing was touched.
@@ -167,8 +137,13 @@ def compile(  # noqa: A001 - the verb of this project
         OutputError: the output could not be made; `LossError` when `options.strict` and something would be lost.
         CancelledError: `cancelled` said so.
     """
-    plan = CompilePlan(image, os.fspath(output), format, platform, options or CompileOptions(), edits or Edits())
-    return plan.run(progress=progress, cancelled=cancelled)
+    single = isinstance(output, (str, os.PathLike))
+    names = (
+        (os.fspath(output),) if isinstance(output, (str, os.PathLike)) else tuple(os.fspath(each) for each in output)
+    )
+    plan = CompilePlan(image, names, format, platform, options or CompileOptions(), edits or Edits())
+    done = plan.run(progress=progress, cancelled=cancelled)
+    return done[0] if single else list(done)
 
 
 class _Run:
@@ -182,34 +157,37 @@ class _Run:
         self.fetched: dict[str, int] = {}
         self.found: dict[str, int] = {}
         self.cancelled = cancelled
-        self.format, self.pack_options = self._choose_format()
-        self.clamp = self._clamp()
+        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack)
+        self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
-        self.streams = plan.output == STDOUT
-        # An output that is streamed or a directory is not kept: see `ocifast.cache`.
         self.cache = Cache.usable(self.options.cache_folder) if self.options.cache else None
         self.layers: BlobStore | None = None
         self.edits: PreparedEdits | None = None
-        self.kept = None if self.streams or self.format.is_directory else self.cache
 
-    def run(self) -> CompiledImage:
-        backend, version = choose_backend(self.format, self.pack_options)
+    def run(self) -> tuple[CompiledImage, ...]:
         with ExitStack() as stack:
-            space = None
-            if not self.streams:
-                space = stack.enter_context(Workspace(self.plan.output, is_directory=self.format.is_directory))
+            for output in self.outputs:
+                output.open(stack)
             image = stack.enter_context(self._resolve())
-            self.edits = self._prepare_edits(image, space, stack)
-            key = self._key(image, backend, version)
-            with self.kept.outputs.lock(key) if self.kept is not None else nullcontext():
-                found = self.kept.outputs.get(key) if self.kept is not None else None
-                if found is not None and space is not None and self._usable(found):
-                    done = self._from_cache(image, backend, found, space)
-                else:
-                    done = self._make(image, backend, key, space)
+            self.edits = self._prepare_edits(image, stack)
+            keys = self._keys(image)
+            if self.cache is not None:
+                # In one order for all processes: two that want the same outputs do not wait for each other.
+                for key in sorted(set(keys.values())):
+                    stack.enter_context(self.cache.outputs.lock(key))
+            done = {output: self._from_cache(image, output, key) for output, key in keys.items()}
+            made = {output: found for output, found in done.items() if found is not None}
+            missing = [output for output in self.outputs if output not in made]
+            if missing:
+                made |= self._make(image, missing)
+            self._publish([output for output in self.outputs if output not in missing])
+            for output, key in keys.items():
+                if output in missing:
+                    self._keep(key, image, made[output])
         # Not called off any more: what was published is never told as cancelled.
-        self.progress(Event(Phase.COMPLETE, done=done.size, total=done.size))
-        return done
+        size = sum(made[output].size or 0 for output in self.outputs) or None
+        self.progress(Event(Phase.COMPLETE, done=size, total=size))
+        return tuple(made[output] for output in self.outputs)
 
     def _counted(self, progress: Progress) -> Progress:
         """The same, which notes on the way what was fetched and what was there."""
@@ -222,24 +200,6 @@ class _Run:
             progress(event)
 
         return take
-
-    def _choose_format(self) -> tuple[Format, PackOptions]:
-        plan, options = self.plan, self.options.pack
-        name, compression = plan.format, options.compression
-        if name is None:
-            name = "tar" if plan.output == STDOUT else format_of(plan.output)[0]
-        chosen = load_format(name)
-        if plan.output != STDOUT:
-            # The suffix says how, even where the format was given as well.
-            compression = check_suffix(plan.output, name, compression)
-        if plan.output == STDOUT and not chosen.streams:
-            raise UsageError(f"{name} cannot be written to standard output; tar and cpio can")
-        if compression != options.compression:
-            options = replace(options, compression=compression)
-        return chosen, options
-
-    def _clamp(self) -> int | None:
-        return source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
 
     def _resolve(self) -> Image:
         self._tell(Phase.RESOLVING)
@@ -261,9 +221,10 @@ class _Run:
             raise
         return image
 
-    def _prepare_edits(self, image: Image, space: Workspace | None, stack: ExitStack) -> PreparedEdits | None:
+    def _prepare_edits(self, image: Image, stack: ExitStack) -> PreparedEdits | None:
         if not self.plan.edits:
             return None
+        space = next((output.space for output in self.outputs if output.space is not None), None)
         if space is not None:
             folder = space.subfolder("edits")
         else:
@@ -277,107 +238,103 @@ class _Run:
         """Of the image as it is compiled: stamps that go by it tell edits apart."""
         return image.digest if self.edits is None else self.edits.image_digest(image.digest)
 
-    def _key(self, image: Image, backend: Backend, version: str) -> str:
-        options = {name: value for name, value in asdict(self.pack_options).items() if name != "backend"}
-        return output_key(
-            manifest=image.digest,
-            format=self.format.name,
-            backend=backend.name,
-            packer=f"ocifast {_core.__version__}, {version}",
-            options={
-                **options,
-                "clamp_mtime": self.clamp,
-                "edits": None if self.edits is None else self.edits.digest,
-            },
-        )
+    def _keys(self, image: Image) -> dict[PlannedOutput, str]:
+        """Of the outputs that can be cached: see `ocifast.cache`."""
+        if self.cache is None:
+            return {}
+        edits = None if self.edits is None else self.edits.digest
+        return {
+            output: output.key(image.digest, self.options, clamp_mtime=self.clamp, edits=edits)
+            for output in self.outputs
+            if output.is_file
+        }
 
-    def _usable(self, found: CachedOutput) -> bool:
-        return not self.options.tree_digest or found.facts.get("tree_digest") is not None
-
-    def _from_cache(self, image: Image, backend: Backend, found: CachedOutput, space: Workspace) -> CompiledImage:
+    def _from_cache(self, image: Image, output: PlannedOutput, key: str) -> CompiledImage | None:
+        """Puts what is cached where the output is made; None when nothing is."""
+        found = self.cache.outputs.get(key) if self.cache is not None else None
+        if found is None or (self.options.tree_digest and found.facts.get("tree_digest") is None):
+            return None
         facts = facts_of(found.facts)
         self._refuse_missing(facts["config"])
-        self._refuse_losses(facts["losses"])
-        copy = space.path / "output"
-        found.place(copy, mode=0o600)
-        space.publish(copy)
-        return self._result(image, backend, size=found.size, from_cache=True, **facts)
+        self._refuse_losses(output, facts["losses"])
+        assert output.made is not None
+        found.place(output.made, mode=0o600)
+        return self._result(image, output, size=found.size, from_cache=True, **facts)
 
-    def _make(self, image: Image, backend: Backend, key: str, space: Workspace | None) -> CompiledImage:
-        with ExitStack() as stack, self._hidden(space):
-            waiting = self._waiting_folder(backend, space, stack)
+    def _make(self, image: Image, outputs: list[PlannedOutput]) -> dict[PlannedOutput, CompiledImage]:
+        """Writes outputs from one decode. Nothing is published before all are complete."""
+        store, beside = store_for(outputs)
+        with ExitStack() as stack, self._hidden():
+            waiting = self._waiting_folder(store, beside, stack)
             check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
-            rootfs = stack.enter_context(self._flatten(image, backend, waiting))
+            rootfs = stack.enter_context(self._flatten(image, store, waiting))
             config = boot_config(image.config, rootfs)
             self._refuse_missing(config)
             tree_digest = rootfs.digest if self.options.tree_digest else None
             self._tell(Phase.PACKING)
-            made = None if space is None else space.path / "output"
-            losses = self._pack(image, backend, rootfs, made, space.path if space is not None else waiting)
-            self._refuse_losses(losses)
-            size = None if made is None or self.format.is_directory else made.stat().st_size
-            data_size = totals(rows(rootfs.tree)).bytes if self.format.is_directory else made and data_bytes(made)
-            done = self._result(
-                image,
-                backend,
-                config=config,
-                size=size,
-                losses=losses,
-                notices=tuple(rootfs.notices.items()),
-                tree_digest=tree_digest,
-                data_size=data_size,
-                entries=len(rootfs),
-                unmatched_patterns=rootfs.unmatched,
-            )
-            if made is not None and space is not None:
-                space.publish(made)
-                self._keep(key, image, done)
+            # The image in which contents wait comes first, and what cannot be taken back last.
+            order = sorted(outputs, key=lambda output: (output.streams, output is not beside))
+            for index, output in enumerate(order):
+                output.written = self._write(image, output, rootfs, order[:index], waiting)
+                self._refuse_losses(output, output.written.losses)
+            done = {}
+            for output in outputs:
+                made, directory = output.made, output.format.is_directory
+                data_size = totals(rows(rootfs.tree)).bytes if directory else made and data_bytes(made)
+                done[output] = self._result(
+                    image,
+                    output,
+                    config=config,
+                    size=None if made is None or directory else made.stat().st_size,
+                    losses=output.written.losses,
+                    properties=tuple(sorted(output.written.properties.items())),
+                    notices=tuple(rootfs.notices.items()),
+                    tree_digest=tree_digest,
+                    data_size=data_size,
+                    entries=len(rootfs),
+                    unmatched_patterns=rootfs.unmatched,
+                )
+            self._publish(outputs)
             return done
 
-    @contextmanager
-    def _hidden(self, space: Workspace | None) -> Iterator[None]:
-        """Errors while the block runs name the output and its folder, not the hidden ones beside them."""
-        try:
-            yield
-        except OcifastError as error:
-            if space is not None and str(space.path) in error.message:
-                made, private = re.escape(str(space.path / "output")), re.escape(str(space.path))
-                message = re.sub(rf"{made}\b", lambda _: self.plan.output, error.message)
-                message = re.sub(rf"{private}[^\s:;,\"']*", lambda _: str(space.destination.parent), message)
-                raise type(error)(message, **error.context) from error.__cause__
-            raise
+    def _publish(self, outputs: Sequence[PlannedOutput]) -> None:
+        for output in outputs:
+            if output.space is not None and output.made is not None:
+                output.space.publish(output.made)
+
+    def _hidden(self) -> AbstractContextManager[None]:
+        return as_named([(output.shown, output.space) for output in self.outputs if output.space is not None])
 
     def _keep(self, key: str, image: Image, done: CompiledImage) -> None:
-        if self.kept is None or done.path is None:
+        if self.cache is None or done.path is None:
             return
         try:
-            self.kept.outputs.put(
+            self.cache.outputs.put(
                 key, done.path, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
             )
         except FileError as error:
             _log.warning("%s is not cached: %s", done.path, error)
 
-    def _waiting_folder(self, backend: Backend, space: Workspace | None, stack: ExitStack) -> Path:
+    def _waiting_folder(self, store: Store, beside: PlannedOutput, stack: ExitStack) -> Path:
         elsewhere = self.options.tmp_dir
-        if elsewhere is not None and backend.store == "spool":
+        if elsewhere is not None and store.may_wait_elsewhere:
             return stack.enter_context(Workspace(Path(elsewhere, "spool"), is_directory=True)).subfolder("layers")
-        if space is None:
+        if beside.space is None:
             import tempfile
 
             folder = Path(tempfile.gettempdir(), "spool")
             return stack.enter_context(Workspace(folder, is_directory=True)).subfolder("layers")
-        return space.subfolder("layers")
+        return beside.space.subfolder("layers")
 
-    def _flatten(self, image: Image, backend: Backend, folder: Path) -> Rootfs:
+    def _flatten(self, image: Image, store: Store, folder: Path) -> Rootfs:
         limits = _core.Limits(
             entries=self.options.max_entries,
             layer_bytes=self.options.max_layer_bytes,
             metadata_bytes=self.options.max_metadata_bytes,
             image_bytes=self.options.max_image_bytes,
         )
-        # A layer on its way keeps two cores busy: one inflates, one hashes and reads. In an erofs image layers stand in
-        # order, so that one that runs ahead is copied once more.
-        decoders = max(1, self.threads // 2) if backend.store.startswith("erofs") else self.threads
+        # A layer on its way keeps two cores busy: one inflates, one hashes and reads.
+        decoders = max(1, self.threads // 2) if store.in_order else self.threads
         options = FlattenOptions(
             jobs=self.options.downloads,
             decoders=decoders,
@@ -388,7 +345,7 @@ class _Run:
         )
         return flatten(
             image,
-            store=backend.store,
+            store=store.value,
             folder=folder,
             options=options,
             progress=self.progress,
@@ -396,38 +353,49 @@ class _Run:
             edits=self.edits,
         )
 
-    def _pack(
-        self, image: Image, backend: Backend, rootfs: Rootfs, made: Path | None, folder: Path
-    ) -> tuple[Loss, ...]:
+    def _write(
+        self,
+        image: Image,
+        output: PlannedOutput,
+        rootfs: Rootfs,
+        before: Sequence[PlannedOutput],
+        waiting: Path,
+    ) -> Written:
+        if (twin := output.twin(before)) is not None:
+            output.copy(twin)
+            return twin.written
         stop = threading.Event()
-        scratch = folder / "packer"
+        scratch = (waiting if output.space is None else output.space.path) / "packer"
         scratch.mkdir(mode=0o700)
         with ExitStack() as streams:
-            fd = streams.enter_context(fd_of(_stdout())) if made is None else None
-            packing = Packing(
+            target = (
+                StreamTarget(streams.enter_context(fd_of(_stdout())))
+                if output.made is None
+                else FileTarget(output.made)
+            )
+            request = WriteRequest(
                 tree=rootfs.tree,
-                path=made,
+                target=target,
                 folder=scratch,
                 digest=self._digest(image),
-                options=self.pack_options,
-                descriptor=fd,
+                options=output.options,
                 clamp_mtime=self.clamp,
                 created=self._created(image),
                 threads=self.threads,
                 progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
                 cancelled=lambda: stop.is_set() or self.cancelled(),
             )
-            if made is not None and (size := backend.size(packing)) is not None:
-                folder = Path(self.plan.output).absolute().parent
-                check_room(folder, size, what=f"the {self.format.name} of {image.name}")
-            tick = nothing if backend.tells else self._packing_tick(rootfs.tree)
+            if output.space is not None and (size := output.backend.size(request)) is not None:
+                folder = Path(output.shown).absolute().parent
+                check_room(folder, size, what=f"the {output.format.name} of {image.name}")
+            tick = nothing if output.backend.tells(output.options) else self._packing_tick(rootfs.tree)
             try:
-                losses = tuple(interruptible(lambda: backend.pack(packing), stop, tick))
+                written = interruptible(lambda: output.backend.write(request), stop, tick)
             except FileError as error:
-                place = "standard output" if made is None else self.plan.output
+                place = "standard output" if output.streams else output.shown
                 raise FileError(f"{place}: {error.message}", **error.context) from error.__cause__
             tick(True)
-            return losses
+            return written
 
     def _packing_tick(self, tree: _core.Tree) -> Callable[..., None]:
         """What tells how far a writer of the core is, when that is news."""
@@ -452,23 +420,23 @@ class _Run:
         if (self.options.strict or self.options.boot) and (missing := config.user.missing) is not None:
             raise DocumentError(f"{self.plan.image}: {missing}", reference=self.plan.image)
 
-    def _refuse_losses(self, losses: tuple[Loss, ...]) -> None:
+    def _refuse_losses(self, output: PlannedOutput, losses: tuple[Loss, ...]) -> None:
         if not self.options.strict or not losses:
             return
         first = losses[0]
         where = f" (first: /{shown(first.paths[0])})" if first.paths else ""
         raise LossError(
-            f"{self.format.name} cannot hold all of {self.plan.image}: {first.detail}, {first.count} times{where}"
+            f"{output.format.name} cannot hold all of {self.plan.image}: {first.detail}, {first.count} times{where}"
             + (f", and {len(losses) - 1} losses of other kinds" if len(losses) > 1 else ""),
             reference=self.plan.image,
             losses=[asdict(loss) | {"paths": [shown(path) for path in loss.paths]} for loss in losses],
         )
 
-    def _result(self, image: Image, backend: Backend, **facts: Any) -> CompiledImage:
+    def _result(self, image: Image, output: PlannedOutput, **facts: Any) -> CompiledImage:
         return CompiledImage(
-            path=None if self.streams else Path(self.plan.output),
-            format=self.format.name,
-            backend=backend.name,
+            path=None if output.streams else Path(output.shown),
+            format=output.format.name,
+            backend=output.backend.name,
             reference=self.plan.image,
             digest=image.digest,
             platform=None if image.platform is None else str(image.platform),

@@ -20,6 +20,7 @@ from typing import Any
 from ocifast import _core
 from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.layers.members import Describe, Member, destination, file_member, link_member, tree_members
+from ocifast.marks import changes_bytes
 from ocifast.sources import FileSlice
 from ocifast.spec import OCI_LAYER, Descriptor
 
@@ -46,9 +47,9 @@ class Addition:
 
     source: str
     target: str
-    mode: int | None = None
-    owner: tuple[int, int] = (0, 0)
-    keep_mtime: bool = False
+    mode: int | None = changes_bytes(None, told_by="edits")
+    owner: tuple[int, int] = changes_bytes((0, 0), told_by="edits")
+    keep_mtime: bool = changes_bytes(False, told_by="edits")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", os.fspath(self.source))
@@ -107,13 +108,13 @@ class Edits:
         UsageError: an id that is none.
     """
 
-    add: Sequence[Addition | tuple[str | os.PathLike[str], str]] = ()
-    layers: Sequence[str | os.PathLike[str]] = ()
-    exclude: Sequence[str] = ()
-    subtree: str | None = None
-    mount_points: bool = False
-    owner: tuple[int, int] | None = None
-    id_offset: int = 0
+    add: Sequence[Addition | tuple[str | os.PathLike[str], str]] = changes_bytes((), told_by="edits")
+    layers: Sequence[str | os.PathLike[str]] = changes_bytes((), told_by="edits")
+    exclude: Sequence[str] = changes_bytes((), told_by="edits")
+    subtree: str | None = changes_bytes(None, told_by="edits")
+    mount_points: bool = changes_bytes(False, told_by="edits")
+    owner: tuple[int, int] | None = changes_bytes(None, told_by="edits")
+    id_offset: int = changes_bytes(0, told_by="edits")
 
     def __post_init__(self) -> None:
         added = (item if isinstance(item, Addition) else Addition(os.fspath(item[0]), item[1]) for item in self.add)

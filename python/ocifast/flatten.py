@@ -17,6 +17,7 @@ from ocifast.decoded import KEPT_LAYERS_MAX, RunLayers
 from ocifast.edits import PreparedEdits
 from ocifast.errors import CancelledError, OcifastError
 from ocifast.layered import BlobStore, BlobWriter, Layered
+from ocifast.marks import keeps_bytes
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.rootfs import Rootfs
 from ocifast.sources import FileSlice
@@ -41,12 +42,12 @@ class FlattenOptions:
         keep_layers: whether those that are decoded are kept; None keeps what whole blocks do not more than double.
     """
 
-    jobs: int = 4
-    decoders: int | None = None
-    limits: _core.Limits | None = None
-    blobs: BlobStore | None = None
-    layers: LayerStore | None = None
-    keep_layers: bool | None = None
+    jobs: int = keeps_bytes(default=4)
+    decoders: int | None = keeps_bytes(default=None)
+    limits: _core.Limits | None = keeps_bytes(default=None)
+    blobs: BlobStore | None = keeps_bytes(default=None)
+    layers: LayerStore | None = keeps_bytes(default=None)
+    keep_layers: bool | None = keeps_bytes(default=None)
 
 
 def flatten(
@@ -58,6 +59,8 @@ def flatten(
     progress: Progress = silent,
     cancelled: Callable[[], bool] | None = None,
     edits: PreparedEdits | None = None,
+    digest: str | None = None,
+    created: int = 0,
 ) -> Rootfs:
     """Downloads, verifies, decodes and merges all layers, side by side.
 
@@ -70,6 +73,8 @@ def flatten(
         progress: gets the LAYER_ACQUIRE events.
         cancelled: asked several times a second while layers arrive.
         edits: what is changed; None for nothing.
+        digest: what UUIDs of filesystems are derived from when the tree is written; None for one of all diff IDs.
+        created: time of such filesystems, in seconds since 1970.
 
     Returns:
         The tree, complete, verified and edited.
@@ -102,7 +107,8 @@ def flatten(
         except OcifastError as error:
             names = {layer.descriptor.digest: layer.name for layer in made}
             raise error.about(names.get(error.context.get("layer", ""), image.name)) from error.__cause__
-        return Rootfs(tree, name=image.name, resources=resources.pop_all())
+        digest = digest or _core.digest("\n".join(diff_id for _, _, diff_id in layers).encode())
+        return Rootfs(tree, name=image.name, resources=resources.pop_all(), digest=digest, created=created)
 
 
 class _Flattening:

@@ -11,6 +11,7 @@ import msgspec
 
 from ocifast import _core, platforms
 from ocifast.cache import Cache, CachedSource
+from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.progress import Progress, silent
@@ -271,7 +272,8 @@ class Image:
         Raises:
             SourceError, VerificationError, LayerError.
         """
-        return flatten(self, options=options, progress=progress)
+        created = rfc3339_seconds(self.config.created or "")
+        return flatten(self, options=options, progress=progress, digest=self.digest, created=created)
 
     def close(self) -> None:
         """Closes the source."""

@@ -1,7 +1,8 @@
-"""What flattening takes: an image's layers, and where their blobs are kept."""
+"""What flattening takes: an image's layers, where their blobs are kept, and where contents wait."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -9,7 +10,30 @@ from typing import Protocol
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
 
-__all__ = ["BlobStore", "BlobWriter", "Layered"]
+__all__ = ["BlobStore", "BlobWriter", "Layered", "Store"]
+
+
+class Store(Enum):
+    """Where contents wait while layers arrive; the values are those of `_core.Flattener`."""
+
+    SPOOL = "spool"
+    """In files of their own, for every output."""
+    DIRECTORY = "directory"
+    """In one file for each, which a directory takes as they are."""
+    EROFS = "erofs"
+    """In the erofs image that they are for."""
+    EROFS_BLOCKS = "erofs-blocks"
+    """The same in whole blocks."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether layers stand in order, so that one that runs ahead is copied once more."""
+        return self in (Store.EROFS, Store.EROFS_BLOCKS)
+
+    @property
+    def may_wait_elsewhere(self) -> bool:
+        """Whether contents may wait on another file system than the output's."""
+        return self is Store.SPOOL
 
 
 class Layered(Protocol):

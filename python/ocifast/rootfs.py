@@ -6,15 +6,32 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from ocifast import _core
+from ocifast.clock import source_date_epoch
 from ocifast.errors import FileError, PathNotFoundError, UsageError
-from ocifast.refusals import flush
+from ocifast.packers import (
+    CompressedOptions,
+    FileTarget,
+    FormatOptions,
+    PackOptions,
+    WriteRequest,
+    Written,
+    check_suffix,
+    choose_backend,
+    format_of,
+    load_format,
+    options_of,
+)
+from ocifast.packers.places import as_named
+from ocifast.packers.rows import Row
+from ocifast.refusals import flush, processors
 from ocifast.streams import fd_of
+from ocifast.workspace import Workspace
 
 __all__ = ["Rootfs", "RootfsEntry"]
 
@@ -48,11 +65,8 @@ class RootfsEntry:
     inode: int
 
 
-_Row = tuple[bytes, str, int, int, int, int, int, bytes, int, int]
-
-
-def _entry(row: _Row) -> RootfsEntry:
-    path, kind, mode, uid, gid, seconds, nanoseconds, target, size, inode = row
+def _entry(row: tuple[bytes, str, int, int, int, int, int, bytes, int, int]) -> RootfsEntry:
+    path, kind, mode, uid, gid, seconds, nanoseconds, target, size, inode = Row._make(row)
     mtime = seconds * 1_000_000_000 + nanoseconds
     return RootfsEntry("/" + os.fsdecode(path), kind, mode, uid, gid, mtime, os.fsdecode(target), size, inode)
 
@@ -68,8 +82,18 @@ class Rootfs:
     Safe to use from several threads.
     """
 
-    def __init__(self, tree: _core.Tree, *, name: str, resources: ExitStack | None = None) -> None:
+    def __init__(
+        self,
+        tree: _core.Tree,
+        *,
+        name: str,
+        resources: ExitStack | None = None,
+        digest: str = "",
+        created: int = 0,
+    ) -> None:
         self.name = name
+        self._digest = digest
+        self._created = created
         self._tree: _core.Tree | None = tree
         self._resources = resources or ExitStack()
 
@@ -152,6 +176,58 @@ class Rootfs:
     def unmatched(self) -> tuple[str, ...]:
         """The patterns of `Edits.exclude` that match nothing in the image."""
         return tuple(self.tree.unmatched())
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,  # noqa: A002 - the word of the command line
+        options: FormatOptions | PackOptions | None = None,
+        *,
+        clamp_mtime: int | None = None,
+        threads: int | None = None,
+    ) -> Written:
+        """Writes the tree in any format. The output appears whole or not at all, as that of `ocifast.compile`.
+
+        Files that later layers replaced have left no gaps: an erofs image without compression can have its data in
+        another order than the one that `ocifast.compile` makes.
+
+        Args:
+            path: a file, which is replaced, or a directory, which must be empty.
+            format: a key of `ocifast.packers.FORMATS`; None goes by the suffix.
+            options: of the format (`ErofsOptions`, ...), or of all (`PackOptions`), which can name a backend.
+            clamp_mtime: seconds since 1970 that no time passes; None takes `SOURCE_DATE_EPOCH`, if that is set.
+            threads: that pack; None for one per processor.
+
+        Raises:
+            UsageError: what was asked for makes no sense.
+            OutputError: it could not be made; nothing is left at the path.
+        """
+        shown = os.fspath(path)
+        chosen = load_format(format or format_of(shown)[0])
+        options = options or PackOptions()
+        if isinstance(options, FormatOptions) and not isinstance(options, chosen.options):
+            raise UsageError(f"{shown}: options of {options.format} are none of {chosen.name}")
+        compression = check_suffix(shown, chosen.name, getattr(options, "compression", None))
+        if compression is not None and isinstance(options, (PackOptions, CompressedOptions)):
+            options = replace(options, compression=compression)
+        backend, _ = choose_backend(chosen, options)
+        own = options_of(chosen.options, options) if isinstance(options, PackOptions) else options
+        clamp = source_date_epoch() if clamp_mtime is None else clamp_mtime
+        with Workspace(path, is_directory=chosen.is_directory) as space, as_named([(shown, space)]):
+            made = space.path / "output"
+            request = WriteRequest(
+                tree=self.tree,
+                target=FileTarget(made),
+                folder=space.subfolder("packer"),
+                digest=self._digest,
+                options=own,
+                clamp_mtime=clamp,
+                created=self._created if clamp is None else min(self._created, clamp),
+                threads=threads or processors(),
+            )
+            written = backend.write(request)
+            space.publish(made)
+        return written
 
     def write_tar(self, out: str | os.PathLike[str] | BinaryIO, *, clamp_mtime: int | None = None) -> int:
         """Writes the tree as a pax tar.

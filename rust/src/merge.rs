@@ -22,6 +22,9 @@ use crate::path;
 use crate::tree::{InodeId, InodeKind, SYMLINKS_MAX, Tree};
 use crate::whiteout::steers;
 
+/// Counts the changes of what the merge makes of the same entries: part of the key of every output that is cached.
+pub const VERSION: u32 = 1;
+
 /// What was dropped on the way in, by stable name, with how often.
 pub type Notices = BTreeMap<&'static str, u64>;
 

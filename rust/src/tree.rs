@@ -30,7 +30,7 @@ pub struct Step {
 }
 
 /// The tree.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tree {
     inodes: Vec<Inode>,
     names: u64,

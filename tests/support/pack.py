@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocifast import _core
-from ocifast.packers import Loss, Packing, PackOptions, choose_backend, load_format
+from ocifast.packers import FileTarget, Loss, PackOptions, WriteRequest, choose_backend, load_format, options_of
 
 from tests.support.images import digest_of
 from tests.support.layers import TarBuilder
@@ -78,16 +78,18 @@ def pack(
 ) -> Packed:
     """Flattens and packs as `compile` does; beside `out` there must be nothing else that begins with a dot."""
     options = options or PackOptions()
-    backend, _ = choose_backend(load_format(form), options)
+    chosen = load_format(form)
+    backend, _ = choose_backend(chosen, options)
+    own = options_of(chosen.options, options)
     with (
-        flattened(layers, store=backend.store, folder=out.parent) as tree,
+        flattened(layers, store=backend.store(own).value, folder=out.parent) as tree,
         tempfile.TemporaryDirectory(dir=out.parent) as folder,
     ):
         dump = tree.dump().decode() if with_dump else ""
-        losses = backend.pack(
-            Packing(tree, out, Path(folder), DIGEST, options, clamp_mtime=clamp_mtime, created=1_700_000_000)
-        )
-    return Packed(out, dump, losses)
+        target = FileTarget(out)
+        request = WriteRequest(tree, target, Path(folder), DIGEST, own, clamp_mtime=clamp_mtime, created=1_700_000_000)
+        written = backend.write(request)
+    return Packed(out, dump, list(written.losses))
 
 
 def _describe(blob: bytes | LayerFile) -> tuple[str, int, str]:

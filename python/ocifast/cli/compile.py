@@ -31,7 +31,9 @@ __all__ = ["command"]
     "ocifast compile alpine - | tar t",
 )
 @options.image_argument
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=str, allow_dash=True))
+@click.argument(
+    "outputs", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path(path_type=str, allow_dash=True)
+)
 @click.option("-f", "--format", "format_", type=click.Choice(list(FORMATS)), help="What to make.  [default: by suffix]")
 @options.platform
 @click.option("--backend", metavar="NAME", help="What packs.  [default: the best that is installed]")
@@ -85,7 +87,7 @@ __all__ = ["command"]
 @registry_options
 def command(
     image: str,
-    output: str,
+    outputs: tuple[str, ...],
     format_: str | None,
     platform: str | None,
     backend: str | None,
@@ -117,20 +119,30 @@ def command(
 
     The format follows OUTPUT's suffix: .tar or .cpio (with .gz or .zst after it: compressed), .tgz, .erofs, .squashfs,
     .ext4 or .img; without a suffix it is a directory, and "-" writes a tar (with -f cpio a cpio) to standard output.
-    OUTPUT appears whole or not at all.
+    OUTPUT appears whole or not at all. Several are written from one decode, and appear when all are complete.
     """
-    if output == STDOUT and as_json:
+    if STDOUT in outputs and as_json:
         raise click.UsageError("--json writes to standard output, which OUTPUT is already")
-    if output == STDOUT and sys.stdout.isatty():
+    if STDOUT in outputs and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal; redirect it, or name a file")
     edits = make_edits(**{name: others.pop(name) for name in inspect.signature(make_edits).parameters})
     plan = CompilePlan(
         image,
-        output,
+        outputs,
         format_,
         platform,
         CompileOptions(
-            pack=PackOptions(backend, compression, level, block_size, free_space, size, journal, owners, tails),
+            pack=PackOptions(
+                backend=backend,
+                compression=compression,
+                level=level,
+                block_size=block_size,
+                free_space=free_space,
+                size=size,
+                journal=journal,
+                owners=owners,
+                tails=tails,
+            ),
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             cache=not no_cache,
@@ -152,23 +164,31 @@ def command(
         # Made before the work begins, so that a wrong path costs nothing.
         with Workspace(config_file, is_directory=False) as space:
             done = _run(plan, progress, quiet)
-            _write_config(space, done)
-    if (missing := done.config.user.missing) is not None:
-        warn(f"{done.reference}: {missing}")
-    for pattern in done.unmatched_patterns:
-        warn(f"{done.reference}: --exclude {pattern!r} matches nothing in the image")
-    for sentence in sentences(done.format, done.losses):
-        warn(sentence)
-    if done.path is not None:
-        report(done.to_json(), as_json=as_json, text=lambda: _line(done))
+            _write_config(space, done[0])
+    first = done[0]
+    if (missing := first.config.user.missing) is not None:
+        warn(f"{first.reference}: {missing}")
+    for pattern in first.unmatched_patterns:
+        warn(f"{first.reference}: --exclude {pattern!r} matches nothing in the image")
+    for each in done:
+        for sentence in sentences(each.format, each.losses):
+            warn(sentence)
+    if as_json:
+        # One output is an object, as it always was; several are a list.
+        report(first.to_json() if len(done) == 1 else [each.to_json() for each in done], as_json=True, text="")
+        return
+    if STDOUT in outputs:
+        return
+    for each in done:
+        report({}, as_json=False, text=_line(each, named=each is first))
 
 
-def _run(plan: CompilePlan, mode: str, quiet: bool) -> CompiledImage:
+def _run(plan: CompilePlan, mode: str, quiet: bool) -> tuple[CompiledImage, ...]:
     try:
         with progress_display(plan.image, mode=mode, quiet=quiet) as progress:
             return plan.run(progress=progress)
     except FileError:
-        if plan.output == STDOUT and reader_has_gone():
+        if STDOUT in plan.outputs and reader_has_gone():
             raise BrokenPipeError from None
         raise
 
@@ -181,8 +201,8 @@ def _write_config(space: Workspace, done: CompiledImage) -> None:
     space.publish(made)
 
 
-def _line(done: CompiledImage) -> str:
-    """What was made, in the last line; above it what names it for good."""
+def _line(done: CompiledImage, *, named: bool) -> str:
+    """What was made, in the last line; above it, where it is `named`, what names the image for good."""
     size = done.data_size if done.data_size is not None else done.size
     facts = [
         done.format,
@@ -195,4 +215,5 @@ def _line(done: CompiledImage) -> str:
         "from the cache" if done.from_cache else "",
     ]
     tree = f"tree {done.tree_digest}\n" if done.tree_digest else ""
-    return f"{done.digest}\n{tree}{done.path}: {', '.join(fact for fact in facts if fact)}"
+    names = f"{done.digest}\n{tree}" if named else ""
+    return f"{names}{done.path}: {', '.join(fact for fact in facts if fact)}"

@@ -26,7 +26,7 @@ _writers: list[Callable[[str], None]] = []
 """Who writes to standard error instead of us, the last one first."""
 
 
-def report(data: dict[str, Any], *, as_json: bool, text: str | Callable[[], str]) -> None:
+def report(data: dict[str, Any] | list[dict[str, Any]], *, as_json: bool, text: str | Callable[[], str]) -> None:
     """Writes a result to standard output: `data` as one line of JSON, or `text` for people.
 
     Args:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from ocifast.packers import Format, Loss, Packing, summarize
 from ocifast.packers.archive import ArchiveBackend
+from ocifast.packers.backend import Format
+from ocifast.packers.losses import summarize
+from ocifast.packers.options import CpioOptions
+from ocifast.packers.request import WriteRequest, Written
 
 __all__ = ["FORMAT"]
 
 
-class _CpioBackend(ArchiveBackend):
+class _CpioBackend(ArchiveBackend[CpioOptions]):
     name = "cpio"
 
-    def plain_size(self, packing: Packing) -> int:
-        return packing.tree.cpio_size(clamp_mtime=packing.clamp_mtime)
+    def plain_size(self, request: WriteRequest[CpioOptions]) -> int:
+        return request.tree.cpio_size(clamp_mtime=request.clamp_mtime)
 
-    def write(self, packing: Packing, descriptor: int, compression: str, level: int) -> list[Loss]:
-        _, losses = packing.tree.write_cpio(
-            descriptor, compression=compression, level=level, clamp_mtime=packing.clamp_mtime
+    def stream(self, request: WriteRequest[CpioOptions], fd: int) -> Written:
+        compression, level = request.options.complete()
+        size, losses = request.tree.write_cpio(
+            fd, compression=compression, level=level, clamp_mtime=request.clamp_mtime
         )
-        return summarize(losses)
+        return Written(size, tuple(summarize(losses)))
 
 
-FORMAT = Format("cpio", (_CpioBackend(),), streams=True)
+FORMAT = Format("cpio", CpioOptions, (_CpioBackend(),), streams=True)

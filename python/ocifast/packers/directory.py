@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import os
 
-from ocifast.packers import Backend, Format, Loss, Packing, PackOptions, refuse_options, summarize
+from ocifast.layered import Store
+from ocifast.packers.backend import Backend, Format
+from ocifast.packers.losses import summarize
+from ocifast.packers.options import DirOptions
+from ocifast.packers.request import WriteRequest, Written
 
 __all__ = ["FORMAT"]
 
 
-class _DirectoryBackend(Backend):
+class _DirectoryBackend(Backend[DirOptions]):
     name = "dir"
-    store = "directory"
+
+    def store(self, options: DirOptions) -> Store:
+        return Store.DIRECTORY
 
     def version(self) -> str | None:
         return "1"
 
-    def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options, known=("owners",))
-
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        owners = packing.options.owners
-        packing.path.mkdir(mode=0o700)
-        return summarize(
-            packing.tree.write_directory(
-                packing.path,
-                owners=os.geteuid() == 0 if owners is None else owners,
-                clamp_mtime=packing.clamp_mtime,
-            )
+    def write(self, request: WriteRequest[DirOptions]) -> Written:
+        owners = request.options.owners
+        request.path.mkdir(mode=0o700)
+        losses = request.tree.write_directory(
+            request.path,
+            owners=os.geteuid() == 0 if owners is None else owners,
+            clamp_mtime=request.clamp_mtime,
+            folder=request.folder,
         )
+        return Written(None, tuple(summarize(losses)))
 
 
-FORMAT = Format("dir", (_DirectoryBackend(),), is_directory=True)
+FORMAT = Format("dir", DirOptions, (_DirectoryBackend(),), is_directory=True)

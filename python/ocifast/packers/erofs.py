@@ -5,29 +5,22 @@ from __future__ import annotations
 import os
 import re
 import struct
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ocifast.errors import CancelledError, PackerError, UsageError
-from ocifast.packers import (
-    Backend,
-    Format,
-    Loss,
-    LossRow,
-    Packing,
-    PackOptions,
-    group,
-    refuse_options,
-    rows,
-    summarize,
-    totals,
-)
+from ocifast.layered import Store
+from ocifast.packers.backend import Backend, Format
+from ocifast.packers.losses import LossRow, group, summarize
+from ocifast.packers.options import ErofsOptions
+from ocifast.packers.request import WriteRequest, Written
+from ocifast.packers.rows import rows, totals
 from ocifast.packers.squashfs.settings import help_text
 from ocifast.packers.stage import make_readable, set_mtime, stage
+from ocifast.packers.uuids import image_uuid
 from ocifast.process import find_tool, run_tool
 
-__all__ = ["CLUSTER_SIZE", "FORMAT", "image_uuid"]
+__all__ = ["FORMAT"]
 
 _SUPERBLOCK = struct.Struct("<IIIBBHQQ")
 """Linux, fs/erofs/erofs_fs.h, struct erofs_super_block, as far as the build time."""
@@ -37,106 +30,66 @@ _MAGIC = 0xE0F5E1E2
 _LOST_KINDS = {"device": ("char", "block"), "fifo": ("fifo",)}
 """What is not there when a staged directory has this loss."""
 
-CLUSTER_SIZE = 64 << 10
-"""Bytes of a physical cluster of a compressed image at most, when none are chosen."""
 
+class _ErofsBackend(Backend[ErofsOptions]):
+    """The core's writer.
 
-def image_uuid(digest: str) -> uuid.UUID:
-    """The UUID of every filesystem that is made of a manifest: always the same for the same digest."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, digest)
-
-
-class _ErofsBackend(Backend):
-    """The core's writer: the image is where the layers are read into, so that only metadata are left to write."""
+    Without compression the image is where the layers are read into, so that only metadata are left to write; with one,
+    what a later layer replaces need not be compressed.
+    """
 
     name = "erofs"
-    store = "erofs"
+
+    def store(self, options: ErofsOptions) -> Store:
+        if options.compressed:
+            return Store.SPOOL
+        return Store.EROFS_BLOCKS if options.tails == "block" else Store.EROFS
 
     def version(self) -> str | None:
         return "1"
 
-    def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options, known=("compression", "level", "block_size", "tails"))
-        _check_compression(options)
-        _check_tails(options)
-        if options.tails == "block":
-            raise UsageError("an image of whole blocks is written another way")
-        if options.compression not in (None, "none"):
-            raise UsageError("a compressed image is written another way")
+    def tells(self, options: ErofsOptions) -> bool:
+        return options.compressed
 
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        _, losses = packing.tree.write_erofs(
-            packing.path,
-            uuid=image_uuid(packing.digest).bytes,
-            created=packing.created,
-            clamp_mtime=packing.clamp_mtime,
-        )
-        return summarize(losses)
+    def write(self, request: WriteRequest[ErofsOptions]) -> Written:
+        options, uuid = request.options, image_uuid(request.digest)
+        if options.compression is None or not options.compressed:
+            size, losses = request.tree.write_erofs(
+                request.path,
+                uuid=uuid.bytes,
+                created=request.created,
+                whole_blocks=options.tails == "block",
+                clamp_mtime=request.clamp_mtime,
+                folder=request.folder,
+            )
+        else:
+            size, losses = request.tree.write_compressed_erofs(
+                request.path,
+                uuid=uuid.bytes,
+                created=request.created,
+                compression=options.compression,
+                level=options.level,
+                cluster=options.block_bytes,
+                threads=request.threads,
+                clamp_mtime=request.clamp_mtime,
+                progress=lambda done, total: self._tell(request, done, total),
+            )
+        return Written(size, tuple(summarize(losses)), {"uuid": str(uuid)})
 
-
-class _BlockErofsBackend(_ErofsBackend):
-    """The same in whole blocks: the data of decoded layers are taken in, or shared, as they are."""
-
-    store = "erofs-blocks"
-
-    def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options, known=("compression", "level", "block_size", "tails"))
-        _check_compression(options)
-        _check_tails(options)
-        if options.tails != "block":
-            raise UsageError("an image with inline tails is written another way")
-
-
-class _CompressedErofsBackend(Backend):
-    """The core's writer with compression, from a spool: what a later layer replaces need not be compressed."""
-
-    name = "erofs"
-    store = "spool"
-    tells = True
-
-    def version(self) -> str | None:
-        return "1"
-
-    def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options, known=("compression", "level", "block_size"))
-        _check_compression(options)
-        if options.compression in (None, "none"):
-            raise UsageError("an image without compression is written another way")
-
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        options = packing.options
-        assert options.compression is not None
-
-        def tell(done: int, total: int) -> None:
-            if packing.cancelled():
-                raise CancelledError("the work was called off")
-            packing.progress(done, total)
-
-        _, losses = packing.tree.write_compressed_erofs(
-            packing.path,
-            uuid=image_uuid(packing.digest).bytes,
-            created=packing.created,
-            compression=options.compression,
-            level=options.level,
-            cluster=CLUSTER_SIZE if options.block_size is None else options.block_size,
-            threads=packing.threads,
-            clamp_mtime=packing.clamp_mtime,
-            progress=tell,
-        )
-        return summarize(losses)
+    def _tell(self, request: WriteRequest[ErofsOptions], done: int, total: int) -> None:
+        if request.cancelled():
+            raise CancelledError("the work was called off")
+        request.progress(done, total)
 
 
-class _MkfsErofs(Backend):
+class _MkfsErofs(Backend[ErofsOptions]):
     """mkfs.erofs; from a tar stream where this release takes one (`--tar=f`), else from a staged directory."""
 
     name = "mkfs.erofs"
     package = "erofs-utils"
 
-    @property
-    def store(self) -> str:
-        return "spool" if _takes_tar() else "directory"
+    def store(self, options: ErofsOptions) -> Store:
+        return Store.SPOOL if _takes_tar() else Store.DIRECTORY
 
     def version(self) -> str | None:
         if find_tool("mkfs.erofs") is None:
@@ -148,91 +101,68 @@ class _MkfsErofs(Backend):
         # A plain user's staged files all belong to that user.
         return _takes_tar() or os.geteuid() == 0
 
-    def check(self, options: PackOptions) -> None:
-        refuse_options(self.name, options, known=("compression", "level", "block_size"))
-        _check_compression(options)
+    def check(self, options: ErofsOptions) -> None:
+        if options.tails is not None:
+            raise UsageError(f"{self.name} has no option --tails")
         if options.compression not in (None, "none") and options.compression not in _compressors():
             raise UsageError(f"the mkfs.erofs that is installed has no {options.compression}")
 
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        source, feed, losses = self._source(packing)
+    def write(self, request: WriteRequest[ErofsOptions]) -> Written:
+        uuid = image_uuid(request.digest)
+        source, feed, losses = self._source(request)
         # The one way that all releases share to fix the image's own time and keep those of files. It must not cut them.
-        latest = max(packing.created, max(row[5] + 1 for row in rows(packing.tree)))
-        if packing.clamp_mtime is not None:
-            latest = min(latest, packing.clamp_mtime)
+        latest = max(request.created, max(row.seconds + 1 for row in rows(request.tree)))
+        if request.clamp_mtime is not None:
+            latest = min(latest, request.clamp_mtime)
         run_tool(
             [
                 "mkfs.erofs",
                 "-U",
-                str(image_uuid(packing.digest)),
-                *_compression(packing.options),
-                packing.path,
+                str(uuid),
+                *_compression(request.options),
+                request.path,
                 *source,
             ],
             feed=feed,
             environment={"SOURCE_DATE_EPOCH": str(latest)},
-            folder=packing.folder,
-            cancelled=packing.cancelled,
+            folder=request.folder,
+            cancelled=request.cancelled,
         )
         # Who may not make one device, or one pipe, may make none.
         without = {kind for loss in losses for kind in _LOST_KINDS.get(loss[0], ())}
-        left = (row for row in rows(packing.tree) if row[1] not in without)
-        _read_back(packing.path, packing, totals(left).inodes)
-        return summarize(losses)
+        left = (row for row in rows(request.tree) if row.type not in without)
+        _read_back(request.path, request, totals(left).inodes)
+        return Written(request.path.stat().st_size, tuple(summarize(losses)), {"uuid": str(uuid)})
 
     def _source(
-        self, packing: Packing
+        self, request: WriteRequest[ErofsOptions]
     ) -> tuple[list[str | os.PathLike[str]], Callable[[int], object] | None, list[LossRow]]:
         """The arguments that name the source, what feeds it, and the losses so far."""
         if _takes_tar():
             return (
                 ["--tar=f", "/dev/stdin"],
-                lambda descriptor: packing.tree.write_tar(descriptor, clamp_mtime=packing.clamp_mtime, sparse=False),
+                lambda descriptor: request.tree.write_tar(descriptor, clamp_mtime=request.clamp_mtime, sparse=False),
                 [],
             )
-        staged, losses = stage(packing)
-        losses += group(self._fit(packing, staged))
+        staged, losses = stage(request)
+        losses += group(self._fit(request, staged))
         return [staged], None, losses
 
-    def _fit(self, packing: Packing, staged: Path) -> Iterator[tuple[str, bytes, str]]:
+    def _fit(self, request: WriteRequest[ErofsOptions], staged: Path) -> Iterator[tuple[str, bytes, str]]:
         """Changes what mkfs.erofs would stumble over; yields the losses of it."""
-        for path, _, _, _, _, mtime, *_ in rows(packing.tree):
-            if mtime < 0:
+        for row in rows(request.tree):
+            if row.seconds < 0:
                 # It compares times as unsigned numbers, and takes such a one for one that is too late.
-                set_mtime(staged, path, 0)
-                yield "mtime", path, "mkfs.erofs holds no times before 1970"
+                set_mtime(staged, row.path, 0)
+                yield "mtime", row.path, "mkfs.erofs holds no times before 1970"
         if os.geteuid() != 0:
-            for path, kind, mode, *_ in rows(packing.tree):
-                if make_readable(staged, path, kind, mode):
-                    yield "mode", path, "mkfs.erofs reads it as a plain user, who may not"
+            for row in rows(request.tree):
+                if make_readable(staged, row.path, row.type, row.mode):
+                    yield "mode", row.path, "mkfs.erofs reads it as a plain user, who may not"
 
 
 def _takes_tar() -> bool:
     return "--tar=" in help_text("mkfs.erofs", "--help")
-
-
-def _check_tails(options: PackOptions) -> None:
-    """Raises UsageError for tails that there are not."""
-    if options.tails not in (None, "inline", "block"):
-        raise UsageError(f"tails of files in erofs are inline or block, not {options.tails!r}")
-    if options.tails is not None and options.compression not in (None, "none"):
-        raise UsageError("a compressed erofs image puts tails where they fit; leave --tails out")
-
-
-def _check_compression(options: PackOptions) -> None:
-    """Raises UsageError for what erofs has not, whoever writes it."""
-    compression, level, size = options.compression or "none", options.level, options.block_size
-    if compression not in ("none", "lz4", "zstd"):
-        raise UsageError(f"erofs has no compression {compression!r}; there are none, lz4 and zstd")
-    if size is not None and (not 4096 <= size <= 1 << 20 or size & (size - 1)):
-        raise UsageError(f"physical clusters of erofs have 4096 to 1048576 bytes, a power of two, not {size}")
-    if size is not None and compression == "none":
-        raise UsageError("only a compressed erofs image has physical clusters; choose a compression as well")
-    if level is not None and compression != "zstd":
-        raise UsageError(f"{compression} has no levels in erofs")
-    if level is not None and not 1 <= level <= 22:
-        raise UsageError(f"zstd has levels from 1 to 22, not {level}")
 
 
 def _compressors() -> set[str]:
@@ -242,7 +172,7 @@ def _compressors() -> set[str]:
     )
 
 
-def _compression(options: PackOptions) -> list[str]:
+def _compression(options: ErofsOptions) -> list[str]:
     if options.compression in (None, "none"):
         return []
     level = "" if options.level is None else f",{options.level}"
@@ -250,7 +180,7 @@ def _compression(options: PackOptions) -> list[str]:
     return [f"-z{options.compression}{level}", *size]
 
 
-def _read_back(path: Path, packing: Packing, inodes: int) -> None:
+def _read_back(path: Path, request: WriteRequest[ErofsOptions], inodes: int) -> None:
     """Superblock and number of inodes; then fsck.erofs reads every inode and block, where it is there."""
     with path.open("rb") as file:
         file.seek(_OFFSET)
@@ -262,9 +192,9 @@ def _read_back(path: Path, packing: Packing, inodes: int) -> None:
         raise PackerError(f"mkfs.erofs wrote {found} files of {inodes}, and reported success", command="mkfs.erofs")
     if find_tool("fsck.erofs") is not None:
         try:
-            run_tool(["fsck.erofs", "--extract", path], folder=packing.folder, cancelled=packing.cancelled)
+            run_tool(["fsck.erofs", "--extract", path], folder=request.folder, cancelled=request.cancelled)
         except PackerError as error:
             raise PackerError(f"mkfs.erofs left an image that fsck.erofs refuses: {error}", **error.context) from error
 
 
-FORMAT = Format("erofs", (_ErofsBackend(), _BlockErofsBackend(), _CompressedErofsBackend(), _MkfsErofs()))
+FORMAT = Format("erofs", ErofsOptions, (_ErofsBackend(), _MkfsErofs()))

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from ocifast.packers import LossRow, Packing
+from ocifast.packers.losses import LossRow
+from ocifast.packers.request import WriteRequest
 
 __all__ = ["make_readable", "set_mtime", "stage"]
 
 
-def stage(packing: Packing) -> tuple[Path, list[LossRow]]:
-    """Makes the tree as a directory in the packing's folder.
-
-    The flattener must have used the store "directory". Owners are set when running as root.
+def stage(request: WriteRequest[Any]) -> tuple[Path, list[LossRow]]:
+    """Makes the tree as a directory in the request's folder. Owners are set when running as root.
 
     Returns:
         The directory, and the losses of making it.
     """
-    folder = packing.folder / "stage"
+    folder, waiting = request.folder / "stage", request.folder / "staged"
     folder.mkdir(mode=0o700)
+    waiting.mkdir(mode=0o700)
     owners = os.geteuid() == 0
-    return folder, packing.tree.write_directory(folder, owners=owners, clamp_mtime=packing.clamp_mtime)
+    return folder, request.tree.write_directory(folder, owners=owners, clamp_mtime=request.clamp_mtime, folder=waiting)
 
 
 def set_mtime(folder: Path, path: bytes, seconds: int) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from ocifast.packers import Format, Loss, Packing
 from ocifast.packers.archive import ArchiveBackend
+from ocifast.packers.backend import Format
+from ocifast.packers.options import TarOptions
+from ocifast.packers.request import WriteRequest, Written
 
 __all__ = ["FORMAT"]
 
 
-class _TarBackend(ArchiveBackend):
+class _TarBackend(ArchiveBackend[TarOptions]):
     name = "tar"
 
-    def plain_size(self, packing: Packing) -> int:
-        return packing.tree.tar_size(clamp_mtime=packing.clamp_mtime)
+    def plain_size(self, request: WriteRequest[TarOptions]) -> int:
+        return request.tree.tar_size(clamp_mtime=request.clamp_mtime)
 
-    def write(self, packing: Packing, descriptor: int, compression: str, level: int) -> list[Loss]:
-        packing.tree.write_tar(descriptor, compression=compression, level=level, clamp_mtime=packing.clamp_mtime)
-        return []
+    def stream(self, request: WriteRequest[TarOptions], fd: int) -> Written:
+        compression, level = request.options.complete()
+        return Written(
+            request.tree.write_tar(fd, compression=compression, level=level, clamp_mtime=request.clamp_mtime)
+        )
 
 
-FORMAT = Format("tar", (_TarBackend(),), streams=True)
+FORMAT = Format("tar", TarOptions, (_TarBackend(),), streams=True)

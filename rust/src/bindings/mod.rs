@@ -37,6 +37,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("MERGE_VERSION", crate::merge::VERSION)?;
         let codes = Code::ALL.iter().map(|code| code.as_str());
         module.add("CODES", PyTuple::new(module.py(), codes)?)
     }

@@ -109,6 +109,12 @@ impl Tree {
     }
 }
 
+/// Where a writer copies contents that wait in another store than its own.
+fn for_copies(folder: Option<PathBuf>) -> Result<PathBuf> {
+    folder
+        .ok_or_else(|| Error::new(Code::Internal, "contents wait in another store, and there is no folder for copies"))
+}
+
 /// Calls a progress callback of Python's; what it raises ends the work and is kept.
 fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, done: u64, total: u64) -> Result<()> {
     let Some(progress) = progress else { return Ok(()) };
@@ -165,8 +171,8 @@ impl Tree {
         match &self.kept {
             Kept::Directory(store) => store.placed(),
             // The image is where the contents are.
-            Kept::Erofs(_) => py.detach(|| self.content_bytes()),
-            Kept::Spool(_) => self.packed.load(Ordering::Relaxed),
+            Kept::Erofs(store) if !store.is_complete() => py.detach(|| self.content_bytes()),
+            Kept::Erofs(_) | Kept::Spool(_) => self.packed.load(Ordering::Relaxed),
         }
     }
 
@@ -294,24 +300,36 @@ impl Tree {
         Ok((bytes, losses(py, lost)))
     }
 
-    #[pyo3(signature = (path, /, *, uuid, created, clamp_mtime = None))]
+    #[pyo3(signature = (path, /, *, uuid, created, folder = None, whole_blocks = false, clamp_mtime = None))]
+    #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
     fn write_erofs(
         &self,
         py: Python<'_>,
         path: PathBuf,
         uuid: [u8; 16],
         created: i64,
+        folder: Option<PathBuf>,
+        whole_blocks: bool,
         clamp_mtime: Option<i64>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
         let build_time = Mtime { seconds: created, nanoseconds: 0 };
         let options = erofs::Options { uuid, build_time, clamp_mtime };
         let written = py.detach(|| {
-            let Kept::Erofs(store) = &self.kept else {
-                return Err(Error::new(Code::Internal, "the contents are not in an erofs image"));
-            };
-            let summary = erofs::finish(&self.tree, store, &options)?;
+            if let Kept::Erofs(store) = &self.kept
+                && !store.is_complete()
+                && store.inline_tails() != whole_blocks
+            {
+                self.packed.store(self.content_bytes(), Ordering::Relaxed);
+                let summary = erofs::finish(&self.tree, store, &options)?;
+                store.publish(&path)?;
+                return Ok(summary);
+            }
+            let made = ErofsStore::create(&for_copies(folder)?, 1)?;
+            let store = Arc::new(if whole_blocks { made.of_whole_blocks() } else { made });
+            let tree = output::move_contents(&self.tree, &self.metered(), &store)?;
+            let summary = erofs::finish(&tree, &store, &options)?;
             store.publish(&path)?;
-            Ok(summary)
+            Ok::<_, Error>(summary)
         });
         let summary = written?;
         Ok((summary.bytes, losses(py, summary.losses)))
@@ -397,19 +415,23 @@ impl Tree {
         found.collect()
     }
 
-    #[pyo3(signature = (path, /, *, owners, clamp_mtime = None))]
+    #[pyo3(signature = (path, /, *, owners, folder = None, clamp_mtime = None))]
     fn write_directory(
         &self,
         py: Python<'_>,
         path: PathBuf,
         owners: bool,
+        folder: Option<PathBuf>,
         clamp_mtime: Option<i64>,
     ) -> PyResult<Vec<LossRow>> {
-        let Kept::Directory(store) = &self.kept else {
-            let message = "a directory is written from the store \"directory\"";
-            return Err(Error::new(Code::Internal, message).into());
-        };
-        let lost = py.detach(|| output::write_directory(&self.tree, store, &path, owners, clamp_mtime));
+        let lost = py.detach(|| {
+            if let Kept::Directory(store) = &self.kept {
+                return output::write_directory(&self.tree, store, &path, owners, clamp_mtime);
+            }
+            let store = Arc::new(DirectoryStore::new(&for_copies(folder)?)?);
+            let tree = output::move_contents(&self.tree, &self.metered(), &store)?;
+            output::write_directory(&tree, &store, &path, owners, clamp_mtime)
+        });
         Ok(losses(py, lost?))
     }
 }

@@ -9,6 +9,7 @@ pub mod ext4;
 mod file_range;
 pub mod layer;
 mod losses;
+mod moved;
 mod refused;
 mod squashfs;
 mod tar;
@@ -18,6 +19,7 @@ pub use cpio::write_cpio;
 pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
 pub use losses::{Loss, Losses};
+pub use moved::move_contents;
 pub use squashfs::{squashfs_losses, write_squashfs_tar};
 pub use tar::{write_plain_tar, write_tar};
 

@@ -23,7 +23,7 @@ impl InodeId {
 pub type Children = BTreeMap<Box<[u8]>, InodeId>;
 
 /// What an inode is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum InodeKind {
     /// A regular file.
     File(Content),
@@ -50,7 +50,7 @@ pub enum InodeKind {
 }
 
 /// One file of any type, under one name or several.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Inode {
     /// Mode, owner, time, attributes.
     pub metadata: Metadata,

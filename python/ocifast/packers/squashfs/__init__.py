@@ -5,10 +5,11 @@ Nothing of ours writes squashfs; all backends are tools, and each result is comp
 
 from __future__ import annotations
 
-from ocifast.packers import Format
+from ocifast.packers.backend import Format
+from ocifast.packers.options import SquashfsOptions
 from ocifast.packers.squashfs.mksquashfs import MKSQUASHFS
 from ocifast.packers.squashfs.streamed import SQFSTAR, TAR2SQFS
 
 __all__ = ["FORMAT"]
 
-FORMAT = Format("squashfs", (SQFSTAR, TAR2SQFS, MKSQUASHFS))
+FORMAT = Format("squashfs", SquashfsOptions, (SQFSTAR, TAR2SQFS, MKSQUASHFS))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocifast.errors import PackerError
-from ocifast.packers import Row, rows, totals
+from ocifast.packers.rows import Row, rows, totals
 from ocifast.packers.squashfs.settings import TIME_MAX
 from ocifast.process import find_tool, run_tool
 

@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 
 from ocifast.errors import OutputUnsupportedError
-from ocifast.packers import Backend, Loss, LossRow, Packing, PackOptions, rows, summarize
+from ocifast.layered import Store
+from ocifast.packers.backend import Backend
+from ocifast.packers.losses import LossRow, summarize
+from ocifast.packers.options import SquashfsOptions
+from ocifast.packers.request import WriteRequest, Written
+from ocifast.packers.rows import rows
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.settings import help_text, resolve, tool_version
 from ocifast.packers.squashfs.streamed import MKSQUASHFS_MEMORY, bar, compression_arguments
@@ -16,7 +21,7 @@ from ocifast.process import run_tool
 __all__ = ["MKSQUASHFS"]
 
 
-class _Mksquashfs(Backend):
+class _Mksquashfs(Backend[SquashfsOptions]):
     """mksquashfs of squashfs-tools, any release since 4.4.
 
     A plain user cannot give staged files away or make devices; then a list of pseudo file definitions tells mksquashfs
@@ -24,53 +29,55 @@ class _Mksquashfs(Backend):
     """
 
     name = "mksquashfs"
-    store = "directory"
-    tells = True
     package = "squashfs-tools"
 
     def version(self) -> str | None:
         return tool_version("mksquashfs", "-version") if "-mkfs-time" in help_text("mksquashfs", "-help") else None
 
-    def check(self, options: PackOptions) -> None:
-        resolve(self.name, options)
+    def store(self, options: SquashfsOptions) -> Store:
+        return Store.DIRECTORY
 
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        settings = resolve(self.name, packing.options, zstd="\tzstd\n" in help_text("mksquashfs", "-help"))
-        seconds = fit(packing.clamp_mtime)
-        staged, losses = stage(packing)
-        for path, _, _, _, _, mtime, *_ in rows(packing.tree):
-            if mtime != seconds(mtime) and (packing.clamp_mtime is None or mtime < packing.clamp_mtime):
+    def tells(self, options: SquashfsOptions) -> bool:
+        return True
+
+    def write(self, request: WriteRequest[SquashfsOptions]) -> Written:
+        settings = resolve(request.options, zstd="\tzstd\n" in help_text("mksquashfs", "-help"))
+        seconds = fit(request.clamp_mtime)
+        staged, losses = stage(request)
+        for row in rows(request.tree):
+            mtime = row.seconds
+            if mtime != seconds(mtime) and (request.clamp_mtime is None or mtime < request.clamp_mtime):
                 # mksquashfs cuts the number: 1969 would become 2106.
-                set_mtime(staged, path, seconds(mtime))
+                set_mtime(staged, row.path, seconds(mtime))
         definitions: list[str | os.PathLike[str]] = []
         if os.geteuid() != 0:
-            definitions, losses = self._define(packing, staged, losses)
+            definitions, losses = self._define(request, staged, losses)
         run_tool(
             [
-                *("mksquashfs", staged, packing.path, "-noappend", "-no-recovery", "-progress", "-no-exports"),
-                *("-processors", str(packing.threads), "-mem", MKSQUASHFS_MEMORY),
-                *("-mkfs-time", str(seconds(packing.created))),
+                *("mksquashfs", staged, request.path, "-noappend", "-no-recovery", "-progress", "-no-exports"),
+                *("-processors", str(request.threads), "-mem", MKSQUASHFS_MEMORY),
+                *("-mkfs-time", str(seconds(request.created))),
                 *definitions,
                 *compression_arguments(settings),
             ],
-            on_output=bar(packing, settings),
-            folder=packing.folder,
-            cancelled=packing.cancelled,
+            on_output=bar(request, settings),
+            folder=request.folder,
+            cancelled=request.cancelled,
         )
-        read_back(packing.path, packing.tree, tool="mksquashfs", seconds=seconds)
-        return summarize(losses, packing.tree.squashfs_losses(clamp_mtime=packing.clamp_mtime))
+        read_back(request.path, request.tree, tool="mksquashfs", seconds=seconds)
+        lost = summarize(losses, request.tree.squashfs_losses(clamp_mtime=request.clamp_mtime))
+        return Written(request.path.stat().st_size, tuple(lost))
 
     def _define(
-        self, packing: Packing, staged: Path, losses: list[LossRow]
+        self, request: WriteRequest[SquashfsOptions], staged: Path, losses: list[LossRow]
     ) -> tuple[list[str | os.PathLike[str]], list[LossRow]]:
         """Writes the definitions; returns the arguments, and the losses that are left."""
         ours = (os.geteuid(), os.getegid())
-        devices = {name: (major, minor) for name, major, minor in packing.tree.devices()}
-        path = packing.folder / "pseudo"
+        devices = {name: (major, minor) for name, major, minor in request.tree.devices()}
+        path = request.folder / "pseudo"
         root: list[str] = []
         with path.open("wb") as file:
-            for name, kind, mode, uid, gid, mtime, _, _, _, _ in rows(packing.tree):
+            for name, kind, mode, uid, gid, mtime, _, _, _, _ in rows(request.tree):
                 changed = make_readable(staged, name, kind, mode)
                 if not name:
                     root = ["-root-mode", f"{mode:o}", "-root-uid", str(uid), "-root-gid", str(gid)]

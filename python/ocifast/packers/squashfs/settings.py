@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from ocifast.errors import OcifastError, UsageError
-from ocifast.packers import PackOptions, refuse_options
+from ocifast.errors import OcifastError
+from ocifast.packers.options import RANGES, SquashfsOptions
 from ocifast.process import find_tool, run_tool
 
 __all__ = ["TIME_MAX", "Settings", "help_text", "resolve", "tool_version"]
 
 TIME_MAX = (1 << 32) - 1
 """Times in squashfs are unsigned 32-bit seconds since 1970."""
-
-_LEVELS = {"zstd": (1, 22, 3), "gzip": (1, 9, 6)}
-"""Smallest, largest and default level. mksquashfs' own defaults (zstd 15, gzip 9) take 10 to 20 times the processor
-time of these for an image that is a few percent smaller."""
-_WITHOUT_LEVEL = ("xz", "lz4", "none")
-_BLOCK_MIN, _BLOCK_MAX, _BLOCK_DEFAULT = 4 << 10, 1 << 20, 128 << 10
 
 
 @dataclass(frozen=True)
@@ -36,35 +30,19 @@ class Settings:
     block_size: int
 
 
-def resolve(name: str, options: PackOptions, *, zstd: bool = True) -> Settings:
+def resolve(options: SquashfsOptions, *, zstd: bool) -> Settings:
     """Fills in the defaults.
 
     Args:
-        name: of the backend, for messages.
         options: as chosen.
         zstd: whether the tool that is installed was built with zstd; the default is gzip where not.
-
-    Raises:
-        UsageError: a value that squashfs does not have.
     """
-    refuse_options(name, options, known=("compression", "level", "block_size"))
     compression = options.compression or ("zstd" if zstd else "gzip")
-    if compression not in (*_LEVELS, *_WITHOUT_LEVEL):
-        raise UsageError(
-            f"squashfs has no compression {compression!r}; there are {', '.join((*_LEVELS, *_WITHOUT_LEVEL))}"
-        )
+    levels = RANGES["squashfs"].compressions[compression]
     level = options.level
-    if compression in _LEVELS:
-        low, high, default = _LEVELS[compression]
-        level = default if level is None else level
-        if not low <= level <= high:
-            raise UsageError(f"{compression} has the levels {low} to {high}, not {level}")
-    elif level is not None:
-        raise UsageError(f"{compression} has no levels in squashfs")
-    block_size = options.block_size or _BLOCK_DEFAULT
-    if not _BLOCK_MIN <= block_size <= _BLOCK_MAX or block_size & (block_size - 1):
-        raise UsageError(f"blocks of squashfs have 4096 to 1048576 bytes, a power of two, not {block_size}")
-    return Settings(compression, level, block_size)
+    if level is None and levels is not None:
+        level = levels.default
+    return Settings(compression, level, options.block_bytes)
 
 
 @cache

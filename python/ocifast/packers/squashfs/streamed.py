@@ -10,7 +10,11 @@ from functools import cache
 from pathlib import Path
 
 from ocifast.errors import OcifastError, UsageError
-from ocifast.packers import Backend, Loss, LossRow, Packing, PackOptions, rows, summarize, totals
+from ocifast.packers.backend import Backend
+from ocifast.packers.losses import Loss, LossRow, summarize
+from ocifast.packers.options import SquashfsOptions
+from ocifast.packers.request import WriteRequest, Written
+from ocifast.packers.rows import rows, totals
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.settings import Settings, help_text, resolve, tool_version
 from ocifast.process import run_tool
@@ -21,7 +25,7 @@ MKSQUASHFS_MEMORY = "512M"
 """By default it takes a quarter of the machine's memory."""
 
 
-class _Sqfstar(Backend):
+class _Sqfstar(Backend[SquashfsOptions]):
     """sqfstar of squashfs-tools 4.5 and later, run as `mksquashfs - IMAGE -tar`, which is the same program.
 
     (sqfstar of 4.5 does not take `-Xcompression-level` at all.) Releases before 4.6 drop the tar's entry for the root
@@ -30,8 +34,6 @@ class _Sqfstar(Backend):
     """
 
     name = "sqfstar"
-    store = "spool"
-    tells = True
     package = "squashfs-tools"
 
     def version(self) -> str | None:
@@ -40,24 +42,23 @@ class _Sqfstar(Backend):
     def exact(self) -> bool:
         return _keeps_root()
 
-    def check(self, options: PackOptions) -> None:
-        resolve(self.name, options)
+    def tells(self, options: SquashfsOptions) -> bool:
+        return True
 
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        settings = resolve(self.name, packing.options, zstd="\tzstd\n" in help_text("mksquashfs", "-help"))
-        seconds = fit(packing.clamp_mtime)
-        _, _, mode, uid, gid, mtime, *_ = packing.tree.stat(b"")
+    def write(self, request: WriteRequest[SquashfsOptions]) -> Written:
+        settings = resolve(request.options, zstd="\tzstd\n" in help_text("mksquashfs", "-help"))
+        seconds = fit(request.clamp_mtime)
+        _, _, mode, uid, gid, mtime, *_ = request.tree.stat(b"")
         root = ["-root-mode", f"{mode:o}", "-root-uid", str(uid), "-root-gid", str(gid)]
         losses: list[Loss] = []
         environment: dict[str, str] = {}
         exact = self.exact()
         if exact:
-            root += ["-root-time", str(seconds(mtime)), "-mkfs-time", str(seconds(packing.created))]
+            root += ["-root-time", str(seconds(mtime)), "-mkfs-time", str(seconds(request.created))]
         else:
             # The variable, which is not given by the caller but by us, is the only way to give the root any fixed time.
             # It must not cut the times of files.
-            latest = max(seconds(row[5]) for row in rows(packing.tree))
+            latest = max(seconds(row.seconds) for row in rows(request.tree))
             environment["SOURCE_DATE_EPOCH"] = str(latest)
             if latest != seconds(mtime):
                 losses.append(Loss("mtime", f"{self.version()} gives the root a time of its own", 1, (b"",)))
@@ -66,34 +67,35 @@ class _Sqfstar(Backend):
         lost: list[LossRow] = []
         run_tool(
             [
-                *("mksquashfs", "-", packing.path, "-tar", "-exit-on-error", "-no-recovery", "-progress"),
-                *("-processors", str(packing.threads), "-mem", MKSQUASHFS_MEMORY),
+                *("mksquashfs", "-", request.path, "-tar", "-exit-on-error", "-no-recovery", "-progress"),
+                *("-processors", str(request.threads), "-mem", MKSQUASHFS_MEMORY),
                 *compression_arguments(settings),
                 *root,
             ],
-            feed=lambda descriptor: lost.extend(_write(packing, descriptor)),
-            on_output=bar(packing, settings),
+            feed=lambda descriptor: lost.extend(_write(request, descriptor)),
+            on_output=bar(request, settings),
             environment=environment,
-            folder=packing.folder,
-            cancelled=packing.cancelled,
+            folder=request.folder,
+            cancelled=request.cancelled,
         )
-        read_back(packing.path, packing.tree, tool="mksquashfs", seconds=seconds, root=exact)
-        return losses + summarize(lost)
+        read_back(request.path, request.tree, tool="mksquashfs", seconds=seconds, root=exact)
+        return Written(request.path.stat().st_size, (*losses, *summarize(lost)))
 
 
-class _Tar2sqfs(Backend):
+class _Tar2sqfs(Backend[SquashfsOptions]):
     """tar2sqfs of squashfs-tools-ng."""
 
     name = "tar2sqfs"
-    store = "spool"
-    tells = True
     package = "squashfs-tools-ng"
 
     def version(self) -> str | None:
         return tool_version("tar2sqfs", "--version") or None
 
-    def check(self, options: PackOptions) -> None:
-        compression = resolve(self.name, options).compression
+    def tells(self, options: SquashfsOptions) -> bool:
+        return True
+
+    def check(self, options: SquashfsOptions) -> None:
+        compression = options.compression
         if compression == "none":
             raise UsageError("tar2sqfs always compresses; choose another backend or compression")
         if compression == "lz4":
@@ -102,36 +104,35 @@ class _Tar2sqfs(Backend):
                 "other tools cannot read the lz4 images of tar2sqfs; choose another backend or compression"
             )
 
-    def pack(self, packing: Packing) -> list[Loss]:
-        assert packing.path is not None
-        settings = resolve(self.name, packing.options, zstd="\tzstd\n" in help_text("tar2sqfs", "--help"))
-        seconds = fit(packing.clamp_mtime)
+    def write(self, request: WriteRequest[SquashfsOptions]) -> Written:
+        settings = resolve(request.options, zstd="\tzstd\n" in help_text("tar2sqfs", "--help"))
+        seconds = fit(request.clamp_mtime)
         extra = ["-X", f"level={settings.level}"] if settings.level is not None else []
-        total = totals(rows(packing.tree)).bytes
-        names = len(packing.tree)
+        total = totals(rows(request.tree)).bytes
+        names = len(request.tree)
         seen = 0
 
         def count(chunk: bytes) -> None:
             nonlocal seen
             seen += chunk.count(b"\n")
-            packing.progress(min(total, total * seen // names), total)
+            request.progress(min(total, total * seen // names), total)
 
         lost: list[LossRow] = []
         run_tool(
             [
-                *("tar2sqfs", "--no-skip", "--num-jobs", str(packing.threads), "--compressor", settings.compression),
+                *("tar2sqfs", "--no-skip", "--num-jobs", str(request.threads), "--compressor", settings.compression),
                 *("--block-size", str(settings.block_size)),
                 *extra,
-                packing.path,
+                request.path,
             ],
-            feed=lambda descriptor: lost.extend(_write(packing, descriptor)),
+            feed=lambda descriptor: lost.extend(_write(request, descriptor)),
             on_output=count,
-            environment={"SOURCE_DATE_EPOCH": str(seconds(packing.created))},
-            folder=packing.folder,
-            cancelled=packing.cancelled,
+            environment={"SOURCE_DATE_EPOCH": str(seconds(request.created))},
+            folder=request.folder,
+            cancelled=request.cancelled,
         )
-        read_back(packing.path, packing.tree, tool="tar2sqfs", seconds=seconds)
-        return summarize(lost)
+        read_back(request.path, request.tree, tool="tar2sqfs", seconds=seconds)
+        return Written(request.path.stat().st_size, tuple(summarize(lost)))
 
 
 SQFSTAR = _Sqfstar()
@@ -150,25 +151,25 @@ def compression_arguments(settings: Settings) -> list[str]:
 _BAR = re.compile(rb"(\d+)/(\d+) +\d+%")
 
 
-def bar(packing: Packing, settings: Settings) -> Callable[[bytes], None]:
+def bar(request: WriteRequest[SquashfsOptions], settings: Settings) -> Callable[[bytes], None]:
     """Reads mksquashfs' progress bar, which counts blocks, and tells bytes."""
 
     def read(chunk: bytes) -> None:
         found = _BAR.findall(chunk)
         if found:
             done, total = (int(number) * settings.block_size for number in found[-1])
-            packing.progress(done, total)
+            request.progress(done, total)
 
     return read
 
 
-def _write(packing: Packing, descriptor: int) -> list[LossRow]:
-    return packing.tree.write_squashfs_tar(descriptor, clamp_mtime=packing.clamp_mtime)
+def _write(request: WriteRequest[SquashfsOptions], descriptor: int) -> list[LossRow]:
+    return request.tree.write_squashfs_tar(descriptor, clamp_mtime=request.clamp_mtime)
 
 
 @cache
 def _keeps_root() -> bool:
-    """Whether mksquashfs takes mode, owner and time of the root from us, found out by packing a tree of one file."""
+    """Whether mksquashfs takes mode, owner and time of the root from us, found out by request a tree of one file."""
     import tarfile
 
     stream = io.BytesIO()

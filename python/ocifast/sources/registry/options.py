@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ocifast.marks import keeps_bytes
+
 __all__ = ["Credential", "RegistryOptions", "host_name", "is_loopback"]
 
 
@@ -55,23 +57,23 @@ class RegistryOptions:
         helper_timeout: seconds for a credential helper's answer.
     """
 
-    insecure: frozenset[str] = frozenset()
-    credentials: Mapping[str, Credential] = field(default_factory=dict, hash=False)
-    anonymous: bool = False
-    trusted_realms: frozenset[str] = frozenset()
-    auth_file: Path | None = None
-    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    registries_file: Path | None = None
-    certificates: tuple[Path, ...] = ()
-    connect_timeout: float = 15.0
-    read_timeout: float = 60.0
-    retries: int = 5
-    backoff: float = 0.5
-    max_wait: float = 120.0
-    parallel: int = 4
-    range_threshold: int | None = 64 << 20
-    range_speed: float = 100e6
-    helper_timeout: float = 30.0
+    insecure: frozenset[str] = keeps_bytes(default=frozenset())
+    credentials: Mapping[str, Credential] = keeps_bytes(default_factory=dict, hash=False)
+    anonymous: bool = keeps_bytes(default=False)
+    trusted_realms: frozenset[str] = keeps_bytes(default=frozenset())
+    auth_file: Path | None = keeps_bytes(default=None)
+    mirrors: Mapping[str, tuple[str, ...]] = keeps_bytes(default_factory=dict, hash=False)
+    registries_file: Path | None = keeps_bytes(default=None)
+    certificates: tuple[Path, ...] = keeps_bytes(default=())
+    connect_timeout: float = keeps_bytes(default=15.0)
+    read_timeout: float = keeps_bytes(default=60.0)
+    retries: int = keeps_bytes(default=5)
+    backoff: float = keeps_bytes(default=0.5)
+    max_wait: float = keeps_bytes(default=120.0)
+    parallel: int = keeps_bytes(default=4)
+    range_threshold: int | None = keeps_bytes(default=64 << 20)
+    range_speed: float = keeps_bytes(default=100e6)
+    helper_timeout: float = keeps_bytes(default=30.0)
 
 
 def host_name(host: str) -> str:

@@ -105,7 +105,7 @@ impl ErofsStore {
     }
 
     /// Whether the rest of a file that is no whole block goes behind its inode where it fits.
-    pub(super) fn inline_tails(&self) -> bool {
+    pub fn inline_tails(&self) -> bool {
         self.inline_tails
     }
 
@@ -129,6 +129,11 @@ impl ErofsStore {
         let image = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
         let image = image.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))?;
         Ok(ErofsStore::new(image, folder, layers))
+    }
+
+    /// Whether the image was completed; it is only once.
+    pub fn is_complete(&self) -> bool {
+        self.moves.get().is_some()
     }
 
     /// Gives the image that [`ErofsStore::create`] made its name, on the same file system.

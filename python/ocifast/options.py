@@ -1,0 +1,61 @@
+"""How an image is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ocifast.marks import changes_bytes, keeps_bytes
+from ocifast.packers import PackOptions
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["CompileOptions"]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How an image is compiled. Plain data: it can be pickled and compared.
+
+    Attributes:
+        pack: what may be chosen about the output.
+        registry: how registries are spoken to; None for the defaults.
+        seeds: folders with image layouts that are looked at before a registry.
+        cache: whether blobs and outputs are looked up and kept.
+        keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1 or
+            0), and without it keeps those that whole blocks do not more than double. What is kept is used either way.
+        cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
+        tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
+        threads: that decode and pack; None for one per processor. Changes nothing in the output.
+        downloads: layers fetched at the same time.
+        strict: whether a loss is an error, or a user that the image does not have.
+        boot: whether `CompiledImage.config` must be complete: a user that the image does not have is an error.
+        tree_digest: whether `CompiledImage.tree_digest` is wanted, which takes reading all contents once more.
+        clamp_mtime: seconds since 1970 that no time in the output passes; None takes `SOURCE_DATE_EPOCH`, if that is
+            set.
+        max_entries: bound on the entries of all layers; None for the default.
+        max_layer_bytes: bound on the decompressed size of one layer, and on the apparent size (holes included) of all
+            its sparse files together; None for the default.
+        max_metadata_bytes: bound on the bytes of all paths, link targets, attributes and sparse maps of all layers;
+            None for 256 MiB.
+        max_image_bytes: bound on the sizes of all files of all layers together, holes included; None for the default.
+    """
+
+    pack: PackOptions = changes_bytes(default_factory=PackOptions, told_by="the format's options")
+    registry: RegistryOptions | None = keeps_bytes(default=None)
+    seeds: tuple[str, ...] = keeps_bytes(default=())
+    cache: bool = keeps_bytes(default=True)
+    keep_layers: bool | None = keeps_bytes(default=None)
+    cache_folder: str | None = keeps_bytes(default=None)
+    tmp_dir: str | None = keeps_bytes(default=None)
+    threads: int | None = keeps_bytes(default=None)
+    downloads: int = keeps_bytes(default=4)
+    strict: bool = keeps_bytes(default=False)
+    boot: bool = keeps_bytes(default=False)
+    tree_digest: bool = keeps_bytes(default=False)
+    clamp_mtime: int | None = changes_bytes(None, told_by="clamp_mtime")
+    max_entries: int | None = keeps_bytes(default=None)
+    max_layer_bytes: int | None = keeps_bytes(default=None)
+    max_metadata_bytes: int | None = keeps_bytes(default=None)
+    max_image_bytes: int | None = keeps_bytes(default=None)

@@ -1,0 +1,306 @@
+"""What may be chosen about an output: one class for each format, and one table of ranges.
+
+`PackOptions` is what the command line takes: the options of all formats together, and the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, TypeVar
+
+from ocifast.errors import UsageError
+from ocifast.marks import changes_bytes
+
+__all__ = [
+    "RANGES",
+    "CompressedOptions",
+    "CpioOptions",
+    "DirOptions",
+    "ErofsOptions",
+    "Ext4Options",
+    "FormatOptions",
+    "Levels",
+    "PackOptions",
+    "Range",
+    "Sizes",
+    "SquashfsOptions",
+    "TarOptions",
+    "options_of",
+]
+
+
+class Levels(NamedTuple):
+    """The levels of a compression, the one that is taken by default first."""
+
+    default: int
+    first: int
+    last: int
+
+
+class Sizes(NamedTuple):
+    """What blocks are called, and how many bytes they have: by default, at least and at most."""
+
+    name: str
+    default: int
+    least: int
+    most: int
+
+
+class Range(NamedTuple):
+    """What the options of a format may be.
+
+    Attributes:
+        compressions: with their levels; None for those without. The one that is taken by default first.
+        blocks: that are compressed together; a power of two.
+        tails: where ends of files may stand.
+    """
+
+    compressions: Mapping[str, Levels | None] = MappingProxyType({})
+    blocks: Sizes = Sizes("blocks", 0, 0, 0)
+    tails: tuple[str, ...] = ()
+
+
+# Beyond 19 the windows of zstd grow past what Linux unpacks, and past what readers of streams take unasked.
+_ARCHIVE = Range({"none": None, "gzip": Levels(6, 1, 9), "zstd": Levels(3, 1, 19)})
+
+RANGES: dict[str, Range] = {
+    "dir": Range(),
+    "tar": _ARCHIVE,
+    "cpio": _ARCHIVE,
+    "erofs": Range(
+        {"none": None, "lz4": None, "zstd": Levels(3, 1, 22)},
+        Sizes("physical clusters", 64 << 10, 4 << 10, 1 << 20),
+        ("inline", "block"),
+    ),
+    # mksquashfs' own defaults (zstd 15, gzip 9) take 10 to 20 times the processor time of these for an image that is a
+    # few percent smaller.
+    "squashfs": Range(
+        {"zstd": Levels(3, 1, 22), "gzip": Levels(6, 1, 9), "xz": None, "lz4": None, "none": None},
+        Sizes("blocks", 128 << 10, 4 << 10, 1 << 20),
+    ),
+    "ext4": Range(),
+}
+"""By format."""
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """Options of one format. None leaves the default. A value means the same for every backend.
+
+    Raises:
+        UsageError: a value that the format does not have.
+    """
+
+    format: ClassVar[str] = ""
+    """Key of `RANGES`."""
+
+
+@dataclass(frozen=True)
+class CompressedOptions(FormatOptions):
+    """Options of a format that can be compressed.
+
+    Attributes:
+        compression: one of the format's in `RANGES`, where the first is the default.
+        level: the compression's own level.
+    """
+
+    compression: str | None = changes_bytes(None)
+    level: int | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        known, chosen, level = RANGES[self.format].compressions, self.compression, self.level
+        if chosen is not None and chosen not in known:
+            raise UsageError(f"{self.format} has no compression {chosen!r}; there are {', '.join(known)}")
+        if level is None:
+            return
+        used = next(iter(known)) if chosen is None else chosen
+        levels = known[used]
+        if levels is None:
+            raise UsageError(f"{used} has no levels in {self.format}")
+        if not levels.first <= level <= levels.last:
+            raise UsageError(f"{used} has levels from {levels.first} to {levels.last}, not {level}")
+
+    @property
+    def compressed(self) -> bool:
+        """Whether a compression was chosen."""
+        return self.compression not in (None, "none")
+
+
+@dataclass(frozen=True)
+class _Archive(CompressedOptions):
+    def __post_init__(self) -> None:
+        if self.level is not None and not self.compressed:
+            raise UsageError(f"{self.format} without compression has no option --level")
+        super().__post_init__()
+
+    def complete(self) -> tuple[str, int]:
+        """Compression and level, with the defaults."""
+        compression = self.compression or "none"
+        levels = RANGES[self.format].compressions[compression]
+        return compression, 0 if levels is None else self.level or levels.default
+
+
+@dataclass(frozen=True)
+class TarOptions(_Archive):
+    """Options of a tar.
+
+    Attributes:
+        compression: "none" (the default), "gzip" or "zstd".
+        level: the compression's own level.
+    """
+
+    format: ClassVar[str] = "tar"
+
+
+@dataclass(frozen=True)
+class CpioOptions(_Archive):
+    """Options of a cpio.
+
+    Attributes:
+        compression: "none" (the default), "gzip" or "zstd".
+        level: the compression's own level.
+    """
+
+    format: ClassVar[str] = "cpio"
+
+
+@dataclass(frozen=True)
+class _Blocks(CompressedOptions):
+    block_size: int | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        what, _, least, most = RANGES[self.format].blocks
+        size = self.block_size
+        if size is not None and (not least <= size <= most or size & (size - 1)):
+            raise UsageError(f"{what} of {self.format} have {least} to {most} bytes, a power of two, not {size}")
+
+    @property
+    def block_bytes(self) -> int:
+        """The block size, also where none was chosen."""
+        return RANGES[self.format].blocks.default if self.block_size is None else self.block_size
+
+
+@dataclass(frozen=True)
+class SquashfsOptions(_Blocks):
+    """Options of a squashfs image.
+
+    Attributes:
+        compression: "zstd" (the default), "gzip", "xz", "lz4" or "none".
+        level: the compression's own level.
+        block_size: bytes of a data block, a power of two from 4 KiB to 1 MiB.
+    """
+
+    format: ClassVar[str] = "squashfs"
+
+
+@dataclass(frozen=True)
+class ErofsOptions(_Blocks):
+    """Options of an erofs image.
+
+    Attributes:
+        compression: "none" (the default), "lz4" or "zstd".
+        level: the compression's own level.
+        block_size: bytes of a physical cluster at most, a power of two from 4 KiB to 1 MiB.
+        tails: of an image without compression: "inline" (the default) puts the end of a file that is no whole block
+            behind its inode, "block" into a block of its own; all of these can be shared with decoded layers.
+    """
+
+    format: ClassVar[str] = "erofs"
+    tails: str | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size is not None and not self.compressed:
+            raise UsageError("only a compressed erofs image has physical clusters; choose a compression as well")
+        if self.tails is not None and self.tails not in RANGES["erofs"].tails:
+            raise UsageError(f"tails of files in erofs are inline or block, not {self.tails!r}")
+        if self.tails is not None and self.compressed:
+            raise UsageError("a compressed erofs image puts tails where they fit; leave --tails out")
+
+
+@dataclass(frozen=True)
+class Ext4Options(FormatOptions):
+    """Options of an ext4 image.
+
+    Attributes:
+        free_space: bytes left free.
+        size: bytes of the whole image; excludes `free_space`.
+        journal: whether it gets a journal.
+    """
+
+    format: ClassVar[str] = "ext4"
+    free_space: int | None = changes_bytes(None)
+    size: int | None = changes_bytes(None)
+    journal: bool | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.free_space is not None:
+            raise UsageError("an ext4 image has either a size or an amount of free space, not both")
+
+
+@dataclass(frozen=True)
+class DirOptions(FormatOptions):
+    """Options of a directory.
+
+    Attributes:
+        owners: True sets owners, as far as that is allowed, False leaves all to the caller, None sets them exactly when
+            running as root.
+    """
+
+    format: ClassVar[str] = "dir"
+    owners: bool | None = changes_bytes(None)
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """The options of all formats, as the command line has them; see the class of each format.
+
+    Attributes:
+        backend: name of the backend.
+        compression: of tar, cpio, erofs and squashfs.
+        level: of the same.
+        block_size: of erofs and squashfs.
+        free_space: of ext4.
+        size: of ext4.
+        journal: of ext4.
+        owners: of a directory.
+        tails: of erofs.
+    """
+
+    backend: str | None = changes_bytes(None, told_by="backend")
+    compression: str | None = changes_bytes(None)
+    level: int | None = changes_bytes(None)
+    block_size: int | None = changes_bytes(None)
+    free_space: int | None = changes_bytes(None)
+    size: int | None = changes_bytes(None)
+    journal: bool | None = changes_bytes(None)
+    owners: bool | None = changes_bytes(None)
+    tails: str | None = changes_bytes(None)
+
+
+_OPTION_NAMES = {"free_space": "free"}
+"""What an option is called on the command line, where that is not its name with hyphens."""
+
+_Kind = TypeVar("_Kind", bound=FormatOptions)
+
+
+def options_of(kind: type[_Kind], chosen: PackOptions, *, name: str | None = None) -> _Kind:
+    """The options of one format out of those of all.
+
+    Args:
+        kind: class of the options.
+        chosen: what was chosen; the compression "none" is never refused.
+        name: what refuses, for the message; None for the format.
+
+    Raises:
+        UsageError: an option is chosen that the format does not have, or a value that it does not have.
+    """
+    known = {each.name for each in fields(kind)}
+    for key, value in vars(chosen).items():
+        if key == "backend" or key in known or value is None or (key == "compression" and value == "none"):
+            continue
+        raise UsageError(f"{name or kind.format} has no option --{_OPTION_NAMES.get(key, key.replace('_', '-'))}")
+    return kind(**{key: value for key, value in vars(chosen).items() if key in known})

@@ -1,0 +1,85 @@
+"""What every writer takes, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from ocifast.errors import UsageError
+from ocifast.packers.losses import Loss
+from ocifast.packers.options import FormatOptions
+
+if TYPE_CHECKING:
+    from ocifast import _core
+
+__all__ = ["FileTarget", "Options", "StreamTarget", "WriteRequest", "Written"]
+
+Options = TypeVar("Options", bound=FormatOptions)
+
+
+@dataclass(frozen=True)
+class FileTarget:
+    """A file or directory that does not exist yet, on the file system of its destination. The caller publishes it."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class StreamTarget:
+    """An open file descriptor, for formats that stream."""
+
+    fd: int
+
+
+@dataclass(frozen=True)
+class WriteRequest(Generic[Options]):
+    """One run of a writer.
+
+    Attributes:
+        tree: what to write.
+        target: where.
+        folder: an empty folder for the writer's own files, on the same file system; removed by the caller.
+        digest: of the image manifest; what UUIDs and hash seeds are derived from.
+        options: of the format.
+        clamp_mtime: seconds since 1970 that no time in the output may pass; None keeps all.
+        created: when the image says that it was made, in seconds since 1970, already clamped: the time of the
+            filesystem itself.
+        threads: to use; changes nothing in the output.
+        progress: told bytes done, and bytes to do when known.
+        cancelled: whether to stop; asked now and then.
+    """
+
+    tree: _core.Tree
+    target: FileTarget | StreamTarget
+    folder: Path
+    digest: str
+    options: Options
+    clamp_mtime: int | None = None
+    created: int = 0
+    threads: int = 1
+    progress: Callable[[int, int | None], None] = lambda done, total: None
+    cancelled: Callable[[], bool] = lambda: False
+
+    @property
+    def path(self) -> Path:
+        """Path of a file's target. Raises UsageError for a stream."""
+        if isinstance(self.target, StreamTarget):
+            raise UsageError(f"{self.options.format} cannot be written to a stream; tar and cpio can")
+        return self.target.path
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer wrote.
+
+    Attributes:
+        bytes: of the output; None for a directory.
+        losses: what it could not hold.
+        properties: what names or describes the output besides, as "uuid".
+    """
+
+    bytes: int | None
+    losses: tuple[Loss, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,176 @@
+"""The outputs of a compilation, checked before any work is done: format, options, backend, place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ocifast import _core
+from ocifast.cache import output_key
+from ocifast.errors import UsageError
+from ocifast.layered import Store
+from ocifast.marks import byte_values
+from ocifast.packers import (
+    Format,
+    PackOptions,
+    Written,
+    check_suffix,
+    choose_backend,
+    format_of,
+    load_format,
+    options_of,
+)
+from ocifast.sources.newfile import clone_file, reported
+from ocifast.workspace import Workspace
+
+__all__ = ["STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
+
+STDOUT = "-"
+
+Outputs = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
+"""Several outputs. A string is none of these."""
+
+
+class PlannedOutput:
+    """One output.
+
+    Attributes:
+        shown: as it was named.
+        format: what is made.
+        options: of the format.
+        backend: what writes it.
+        streams: whether it goes to standard output.
+        space: where it is made, once `open` was called; None for standard output.
+        written: what came of it.
+    """
+
+    def __init__(self, shown: str, form: Format, pack: PackOptions) -> None:
+        self.shown = shown
+        self.streams = shown == STDOUT
+        self.format = form
+        compression = pack.compression
+        if not self.streams:
+            # The suffix says how, even where the format was given as well.
+            compression = check_suffix(shown, form.name, compression)
+        elif not form.streams:
+            raise UsageError(f"{form.name} cannot be written to standard output; tar and cpio can")
+        pack = replace(pack, compression=compression)
+        self.backend, self._version = choose_backend(form, pack)
+        self.options = options_of(form.options, pack)
+        self.space: Workspace | None = None
+        self.written = Written(None)
+
+    def open(self, stack: ExitStack) -> None:
+        """Looks at the place, and makes a private folder beside it."""
+        if not self.streams:
+            self.space = stack.enter_context(Workspace(self.shown, is_directory=self.format.is_directory))
+
+    @property
+    def made(self) -> Path | None:
+        """Where it stands until it is published."""
+        return None if self.space is None else self.space.path / "output"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file, which can be cached and copied; not a stream, not a directory."""
+        return not self.streams and not self.format.is_directory
+
+    def key(self, manifest: str, options: Any, *, clamp_mtime: int | None, edits: str | None) -> str:
+        """The key under which the output is cached: of all that changes its bytes.
+
+        Args:
+            manifest: digest of the image's manifest.
+            options: of the compilation; see `ocifast.marks`.
+            clamp_mtime: as it is used, wherever it was said.
+            edits: their digest.
+        """
+        return output_key(
+            manifest=manifest,
+            format=self.format.name,
+            backend=self.backend.name,
+            packer=f"ocifast {_core.__version__}, merge {_core.MERGE_VERSION}, {self._version}",
+            options={
+                **byte_values(self.options),
+                **byte_values(options),
+                "clamp_mtime": clamp_mtime,
+                "edits": edits,
+            },
+        )
+
+    def twin(self, others: Sequence[PlannedOutput]) -> PlannedOutput | None:
+        """One of others that has the same bytes, if there is one."""
+        same = (other for other in others if other.backend is self.backend and other.options == self.options)
+        return next((other for other in same if other.is_file and self.is_file), None)
+
+    def copy(self, twin: PlannedOutput) -> None:
+        """Makes this output a copy of another one; blocks are shared where the file system can do that."""
+        if self.made is None or twin.made is None:
+            raise UsageError(f"{self.shown} is no file")
+        with reported(Path(self.shown)), twin.made.open("rb", buffering=0) as source, self.made.open("xb") as copy:
+            os.fchmod(copy.fileno(), 0o600)
+            clone_file(source.fileno(), copy.fileno())
+
+
+def plan_outputs(outputs: Sequence[str], form: str | None, pack: PackOptions) -> list[PlannedOutput]:
+    """The outputs in the order in which they are named.
+
+    Args:
+        outputs: paths, or "-".
+        form: format of all; None goes by the suffix of each.
+        pack: options; each goes to all outputs whose format has it.
+
+    Raises:
+        UsageError: what was asked for makes no sense.
+        PackerMissingError: nothing that can write a format is installed.
+    """
+    if not outputs:
+        raise UsageError("there is no output; name one")
+    formats = [load_format(form or ("tar" if output == STDOUT else format_of(output)[0])) for output in outputs]
+    if len(outputs) == 1:
+        return [PlannedOutput(outputs[0], formats[0], pack)]
+    _refuse_common_places(outputs, formats)
+    shared = [_own(pack, each) for each in formats]
+    for each in fields(pack):
+        chosen = getattr(pack, each.name)
+        if chosen is not None and all(getattr(own, each.name) is None for own in shared):
+            if each.name == "backend":
+                raise UsageError(f"no output has a backend {chosen!r}")
+            # One format's refusal stands for that of all.
+            options_of(formats[0].options, PackOptions(**{each.name: chosen}))
+    return list(map(PlannedOutput, outputs, formats, shared))
+
+
+def _own(pack: PackOptions, form: Format) -> PackOptions:
+    """The options that a format has."""
+    known = {each.name for each in fields(form.options)}
+    if pack.backend in {backend.name for backend in form.backends}:
+        known.add("backend")
+    return PackOptions(**{name: value for name, value in vars(pack).items() if name in known})
+
+
+def _refuse_common_places(outputs: Sequence[str], formats: Sequence[Format]) -> None:
+    places = [Path(output if output == STDOUT else os.path.realpath(output)) for output in outputs]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise UsageError(f"{outputs[index]} is named twice as an output")
+        for folder, form, shown in zip(places, formats, outputs, strict=True):
+            if form.is_directory and folder in place.parents:
+                raise UsageError(f"{outputs[index]} would be inside of {shown}, which is an output itself")
+
+
+def store_for(outputs: Sequence[PlannedOutput]) -> tuple[Store, PlannedOutput]:
+    """Where contents wait for some outputs, and the output beside which they do.
+
+    One output has them where its writer takes them as they are. Of several one at most can be that: an erofs image,
+    from which the others read. A directory would use them up.
+    """
+    wanted = [(output.backend.store(output.options), output) for output in outputs]
+    if len(wanted) == 1:
+        return wanted[0]
+    in_place = (pair for pair in wanted if pair[0].in_order)
+    beside = next((output for output in outputs if not output.streams), outputs[0])
+    return next(in_place, (Store.SPOOL, beside))

@@ -1,0 +1,43 @@
+//! Contents moved to another store, for an output that wants them in a store of its own.
+
+use crate::contents::{Contents, Store};
+use crate::error::Result;
+use crate::output::{CHUNK, copy_range};
+use crate::tree::{InodeId, InodeKind, Tree};
+
+/// Copies the contents that a tree still has into `store`, as one layer, in the order in which layers brought them.
+/// Returns the tree over the copies.
+///
+/// # Errors
+/// What reading returns, or the store.
+pub fn move_contents(tree: &Tree, contents: &dyn Contents, store: &dyn Store) -> Result<Tree> {
+    let mut moved = tree.clone();
+    let mut files: Vec<(u32, u64, InodeId)> = Vec::new();
+    for step in tree.walk().filter(|step| step.first) {
+        if let InodeKind::File(content) = &tree.inode(step.inode).kind {
+            files.push((content.layer, content.position, step.inode));
+        }
+    }
+    files.sort_unstable();
+    let mut layer = store.layer(0)?;
+    let mut buffer = vec![0; CHUNK];
+    for (_, _, id) in files {
+        let inode = tree.inode(id);
+        let InodeKind::File(content) = &inode.kind else { continue };
+        layer.begin(&inode.metadata, content.size)?;
+        let mut at = 0;
+        for run in content.runs() {
+            if run.offset > at {
+                layer.hole(run.offset - at)?;
+            }
+            at = run.offset + run.length;
+            copy_range(contents, content, run.offset..at, &mut buffer, |bytes| layer.data(bytes))?;
+        }
+        if content.size > at {
+            layer.hole(content.size - at)?;
+        }
+        moved.inode_mut(id).kind = InodeKind::File(layer.end()?);
+    }
+    layer.finish()?;
+    Ok(moved)
+}
