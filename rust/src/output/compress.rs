@@ -87,7 +87,7 @@ impl<W: Write> Compressor<W> {
             Encoder::Gzip(encoder) => encoder.finish(),
             Encoder::Zstd(encoder) => encoder.finish(),
         });
-        finished.map_err(|error| Error::io("cannot write the compressed stream", &error))
+        finished.map_err(|error| Error::io("writing the archive", &error))
     }
 }
 
