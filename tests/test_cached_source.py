@@ -19,9 +19,8 @@ from ocifast.errors import (
 )
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import resolve
-from ocifast.reference import parse_location
 from ocifast.sources import FileSlice
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 from ocifast.sources.registry import Credential
 from ocifast.spec import Descriptor, Document
 

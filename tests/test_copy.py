@@ -26,8 +26,7 @@ from ocifast.errors import (
     UsageError,
 )
 from ocifast.progress import Event, LayerState, Phase
-from ocifast.reference import parse_location
-from ocifast.sources.open import open_destination, open_source
+from ocifast.sources.open import open_destination, open_source, parse_location
 from ocifast.sources.verify import read_small
 from ocifast.spec import Document, decode_index, decode_manifest
 

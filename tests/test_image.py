@@ -24,8 +24,7 @@ from ocifast.errors import (
     PlatformError,
 )
 from ocifast.image import Index
-from ocifast.reference import parse_location
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 
 from tests.support.images import BuiltImage, Layer, as_json, build_image, build_index, digest_of, write_layout
 from tests.support.layers import TarBuilder

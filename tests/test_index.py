@@ -9,8 +9,7 @@ import ocifast
 import pytest
 from ocifast.errors import BlobNotFoundError, PlatformError
 from ocifast.image import Index
-from ocifast.reference import parse_location
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 
 from tests.support.images import BuiltImage, Layer, build_image, build_index, write_layout
 from tests.support.run import ocifast as ocifast_command

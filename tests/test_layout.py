@@ -21,10 +21,10 @@ from ocifast.errors import (
     SizeMismatchError,
     UsageError,
 )
-from ocifast.reference import Reference, parse_location
+from ocifast.reference import Reference
 from ocifast.sources.layout import FolderFiles, LayoutSource
 from ocifast.sources.layout_destination import LayoutDestination
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 from ocifast.spec import Descriptor, Document
 
 from tests.support.documents import listing, move

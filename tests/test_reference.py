@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocifast.errors import ImageReferenceError
-from ocifast.reference import Location, Reference, parse_location
+from ocifast.reference import Location, Reference
+from ocifast.sources.open import parse_location
+from ocifast.sources.transports import TRANSPORTS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 LONG_DIGEST = "sha512:" + "0123456789abcdef" * 8
@@ -117,13 +119,14 @@ def test_any_text_is_a_reference_or_refused_as_one(text: str) -> None:
 
 ALPINE = Reference("docker.io", "library/alpine", "3")
 LOCATIONS = {
-    "docker://alpine:3": Location("", "docker", reference=ALPINE),
-    "alpine:3": Location("", "docker", reference=ALPINE),
+    "docker://alpine:3": Location("", "docker", reference=ALPINE, is_remote=True),
+    "alpine:3": Location("", "docker", reference=ALPINE, is_remote=True),
     "oci:dir": Location("", "oci", path=Path("dir")),
     "oci:/a/b:t": Location("", "oci", path=Path("/a/b"), tag="t"),
     "oci:dir:docker.io/library/alpine:3": Location("", "oci", path=Path("dir"), tag="docker.io/library/alpine:3"),
     f"oci:dir@{DIGEST}": Location("", "oci", path=Path("dir"), digest=DIGEST),
     f"oci:dir:t@{DIGEST}": Location("", "oci", path=Path("dir"), tag="t", digest=DIGEST),
+    "tar:a:b@c": Location("", "tar", path=Path("a:b@c")),
     "oci:a@b": Location("", "oci", path=Path("a@b")),
     "oci-archive:f.tar": Location("", "oci-archive", path=Path("f.tar")),
     "oci-archive:f.tar:": Location("", "oci-archive", path=Path("f.tar")),
@@ -142,6 +145,8 @@ def test_locations(text: str) -> None:
     assert str(found) == text
 
 
+PREFIXES = ", ".join(f"{prefix}:" for prefix in TRANSPORTS if prefix != "docker")
+
 BAD_LOCATIONS = {
     "": "nothing is written there",
     "docker://": "the repository's name is missing",
@@ -152,10 +157,13 @@ BAD_LOCATIONS = {
     "docker-archive:": "the path is missing; write docker-archive:FILE[:NAME[:TAG]]",
     "docker-archive:f:@x": "'@x' is not the number of an image; write @0 for the first one",
     f"docker-archive:f:a@{DIGEST}": "a Docker archive has no digests; write docker-archive:FILE:NAME:TAG",
-    "docker-daemon:alpine": "docker-daemon: is not supported; use docker://, oci:, oci-archive: or docker-archive:",
-    "https://ghcr.io/a": "https: is not supported; use docker://, oci:, oci-archive: or docker-archive:",
-    "./nothing": "a file on disk is written oci-archive:./nothing or docker-archive:./nothing",
-    "image.tar": "a file on disk is written oci-archive:image.tar or docker-archive:image.tar",
+    "ostree:alpine": f"ostree: is not supported; use docker:// or {PREFIXES}",
+    "tar:": "the path is missing; write tar:PATH",
+    "https://ghcr.io/a": f"https: is not supported; use docker:// or {PREFIXES}",
+    "./nothing": "a file on disk is written oci-archive:./nothing or docker-archive:./nothing, a root "
+    "filesystem tar:./nothing",
+    "image.tar": "a file on disk is written oci-archive:image.tar or docker-archive:image.tar, a root "
+    "filesystem tar:image.tar",
     "layout": "this is an image layout on disk: write oci:layout",
     "./layout": "this is an image layout on disk: write oci:./layout",
     "./folder": "a folder with an image layout is written oci:./folder, and this one holds none",

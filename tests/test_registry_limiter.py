@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 from ocifast.copy import copy
-from ocifast.reference import parse_location
-from ocifast.sources.open import open_destination, open_source
+from ocifast.sources.open import open_destination, open_source, parse_location
 from ocifast.sources.registry import RegistryOptions
 from ocifast.sources.registry.limiter import limiter_for
 

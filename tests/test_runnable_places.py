@@ -17,10 +17,9 @@ import pytest
 from ocifast.elf.machine import MACHINES
 from ocifast.errors import RegistryError, UsageError
 from ocifast.progress import Event, LayerState, Phase
-from ocifast.reference import parse_location
 from ocifast.runnable import Runnable
 from ocifast.sources import DirectDestination
-from ocifast.sources.open import open_destination
+from ocifast.sources.open import open_destination, parse_location
 from ocifast.spec import Document
 
 from tests.support.archives import Opened

@@ -31,10 +31,9 @@ from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
 from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
-from ocifast.reference import parse_location
 from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 from ocifast.spec import total_size
 from ocifast.streams import fd_of
 from ocifast.workspace import Workspace, check_room, data_bytes
@@ -49,8 +48,7 @@ class CompilePlan:
     """One compilation, checked but not begun. Frozen and picklable: it can be run in another process.
 
     Attributes:
-        image: `[docker://]HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or
-            `docker-archive:FILE[:NAME:TAG]`.
+        image: where it is, as `docs/references.md` has it: `HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]` and so on.
         outputs: paths, or "-" for standard output (tar and cpio). All are written from one decode.
         format: a key of `ocifast.packers.FORMATS`; None goes by each output's suffix; one without is a directory.
         platform: as `linux/arm64`; None for this machine's.
@@ -208,10 +206,10 @@ class _Run:
         source = open_source(location, options=self.options.registry, seeds=self.options.seeds)
         try:
             # Layouts and archives are on disk already: keeping their blobs again would only cost room.
-            if self.cache is not None and location.transport == "docker" and location.reference is not None:
+            if self.cache is not None and location.remote is not None:
                 # Flattening keeps the layers: it has their digests without hashing a second time.
                 self.layers = self.cache.layers
-                source = CachedSource(source, self.cache.blobs, digest=location.reference.digest, layers=False)
+                source = CachedSource(source, self.cache.blobs, digest=location.remote.digest, layers=False)
             image = resolve(source, wanted)
             self._tell(Phase.RESOLVED)
             self._tell(Phase.CONFIG_ACQUIRE)

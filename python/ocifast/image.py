@@ -15,10 +15,10 @@ from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.progress import Progress, silent
-from ocifast.reference import Location, parse_location
+from ocifast.reference import Location
 from ocifast.rootfs import Rootfs
 from ocifast.sources import Blob, Source
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 from ocifast.sources.verify import read_small
 from ocifast.spec import (
     CONFIG_LIMIT,
@@ -331,8 +331,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     Reads the manifest (and an index before it); config and layers are read when they are asked for.
 
     Args:
-        image: `[docker://]HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or
-            `docker-archive:FILE[:NAME:TAG]`.
+        image: where it is, as `docs/references.md` has it: `HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]` and so on.
         platform: as `linux/arm64`. By default this machine's is chosen from an index, and an image that stands alone
             is taken whatever it is for; when it is given, such an image must be for this platform.
         options: how registries are spoken to.
@@ -348,8 +347,8 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     location = parse_location(image) if isinstance(image, str) else image
     wanted = _platform(platform)
     source = open_source(location, options=options, seeds=seeds)
-    if cache is not None and location.reference is not None and location.transport == "docker":
-        source = CachedSource(source, cache.blobs, digest=location.reference.digest)
+    if cache is not None and location.remote is not None:
+        source = CachedSource(source, cache.blobs, digest=location.remote.digest)
     try:
         return resolve(source, wanted)
     except BaseException:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ocifast.reference import parse_location
 from ocifast.sources import Destination, Source
-from ocifast.sources.open import open_destination, open_source
+from ocifast.sources.open import open_destination, open_source, parse_location
 from ocifast.spec import Document, decode_index, decode_manifest
 
 

@@ -79,6 +79,15 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Where images are, from the table alone."""
+        from ocifast.sources.transports import TRANSPORTS
+
+        with formatter.section("Where an image is (IMAGE, SOURCE, DEST)"):
+            formatter.write_dl([(transport.syntax, transport.about) for transport in TRANSPORTS.values()])
+        formatter.write_paragraph()
+        formatter.write_text("'ocifast COMMAND --help' tells more.")
+
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
@@ -91,8 +100,6 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="IMAGE, SOURCE and DEST are [docker://]HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or "
-    "docker-archive:FILE[:NAME:TAG]. 'ocifast COMMAND --help' tells more.",
 )
 @click.option(
     "--version",

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
-from ocifast.reference import TRANSPORTS
+from ocifast.sources.transports import TRANSPORTS
 
 __all__ = ["install", "places"]
 
-_LOCAL = tuple(name for name in TRANSPORTS if name != "docker")
+_LOCAL = tuple(name for name, transport in TRANSPORTS.items() if not transport.is_remote)
+_PATHS = tuple(name for name in _LOCAL if TRANSPORTS[name].has_path)
 
 
 def places(incomplete: str) -> list[CompletionItem[str]]:
     """Locations that begin so: the transports, and behind one of them the files that are there."""
     transport, colon, path = incomplete.partition(":")
-    if colon and transport in _LOCAL:
+    if colon and transport in _PATHS:
         folder, slash, start = path.rpartition("/")
         try:
             found = sorted(entry for entry in Path(folder + slash).iterdir() if entry.name.startswith(start))

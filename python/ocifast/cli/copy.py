@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, report
-from ocifast.cli.options import PLACE, as_json, platform, progress, quiet
+from ocifast.cli.options import PLACE, PlacesCommand, as_json, platform, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 
@@ -28,7 +28,7 @@ parallel = click.option(
 )
 
 
-@click.command()
+@click.command(cls=PlacesCommand)
 @click.argument("source", metavar="SOURCE", type=PLACE)
 @click.argument("destination", metavar="DEST", type=PLACE)
 @platform
@@ -42,10 +42,11 @@ parallel = click.option(
 def command(source: str, destination: str, **options: Any) -> None:
     """Copy an image from SOURCE to DEST, byte for byte.
 
-    Each is [docker://]HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or
-    docker-archive:FILE[:NAME:TAG].
+    SOURCE is {anywhere}.
+
+    DEST is {writable}.
     """
-    from ocifast.reference import parse_location
+    from ocifast.sources.open import parse_location
 
     run_copy(parse_location(source), parse_location(destination), **options)
 
@@ -70,11 +71,11 @@ def run_copy(
     from ocifast.copy import copy
     from ocifast.sources.open import open_destination, open_source
 
-    hosts = [place.reference.host for place in (source, destination) if place.transport == "docker" and place.reference]
+    hosts = [place.remote.host for place in (source, destination) if place.remote]
     options = replace(make_options(*hosts, **registry), parallel=parallel)
     wanted = platforms.parse(platform) if platform is not None else None
     # A registry keeps the blobs that it got; the name is what comes last.
-    unfinished = f"{destination} was not changed" if destination.transport == "docker" else "nothing was written"
+    unfinished = f"{destination} was not changed" if destination.is_remote else "nothing was written"
     display = progress_display(str(source), mode=progress, quiet=quiet, finishes=True, unfinished=unfinished)
     with closing(open_source(source, options=options)) as opened, display as show:
         result = copy(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, printable, report
-from ocifast.cli.options import as_json, image_argument, platform
+from ocifast.cli.options import PlacesCommand, as_json, image_argument, platform
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=PlacesCommand)
 @image_argument
 @platform
 @click.option("--raw", is_flag=True, help="Write the manifest or index as it is, byte for byte.")
@@ -27,19 +27,17 @@ __all__ = ["command"]
 def command(image: str, *, platform: str | None, raw: bool, config: bool, as_json: bool, **registry: Any) -> None:
     """Show what IMAGE is: digest, platforms, layers, config. Nothing but manifests and the config is fetched.
 
-    IMAGE is [docker://]HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or
-    docker-archive:FILE[:NAME:TAG]. Of an index the image for --platform is shown, by default this machine's if there
-    is one; --raw without --platform writes the index itself.
+    IMAGE is {anywhere}. Of an index the image for --platform is shown, by default this machine's if there is one; --raw
+    without --platform writes the index itself.
     """
     from ocifast import platforms
     from ocifast.image import Index, resolve
-    from ocifast.reference import parse_location
-    from ocifast.sources.open import open_source
+    from ocifast.sources.open import open_source, parse_location
 
     if sum((raw, config, as_json)) > 1:
         raise click.UsageError("choose one of --raw, --config and --json")
     location = parse_location(image)
-    hosts = [location.reference.host] if location.transport == "docker" and location.reference else []
+    hosts = [location.remote.host] if location.remote else []
     wanted = platforms.parse(platform) if platform is not None else None
     with closing(open_source(location, options=make_options(*hosts, **registry))) as source:
         root = source.root()

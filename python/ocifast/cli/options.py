@@ -13,6 +13,7 @@ __all__ = [
     "PLACE",
     "PLACE_OR_FILE",
     "SIZE",
+    "PlacesCommand",
     "as_json",
     "image_argument",
     "jobs",
@@ -105,7 +106,7 @@ jobs: Decorator[Any] = click.option(
 
 
 class Place(click.ParamType[str]):
-    """Where an image is, as `ocifast.reference.parse_location` takes it; shells complete it."""
+    """Where an image is, as `ocifast.sources.open.parse_location` takes it; shells complete it."""
 
     name = "place"
 
@@ -130,6 +131,33 @@ class PlaceOrFile(Place):
         return (
             super().shell_complete(ctx, param, incomplete) if ":" in incomplete else [CompletionItem("", type="file")]
         )
+
+
+class PlacesCommand(click.Command):
+    """A command whose help says where images may be, from the table of transports.
+
+    `{anywhere}`, `{local}`, `{registry}`, `{writable}` and `{disk}` (writable and no registry) stand for the ways to
+    write it.
+    """
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help with its places filled in."""
+        from ocifast.sources.open import syntax
+
+        places = {
+            "{anywhere}": syntax(),
+            "{local}": syntax(remote=False),
+            "{registry}": syntax(written=True, remote=True),
+            "{writable}": syntax(written=True),
+            "{disk}": syntax(written=True, remote=False),
+        }
+        stated = self.help
+        for place, text in places.items():
+            self.help = (self.help or "").replace(place, text)
+        try:
+            super().format_help_text(ctx, formatter)
+        finally:
+            self.help = stated
 
 
 PLACE = Place()

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import PLACE, as_json, platform, progress, quiet
+from ocifast.cli.options import PLACE, PlacesCommand, as_json, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=PlacesCommand)
 @click.argument("image", metavar="IMAGE")
 @click.argument("destination", metavar="DEST", type=PLACE)
 @platform
@@ -26,18 +26,16 @@ __all__ = ["command"]
 def command(image: str, destination: str, **options: Any) -> None:
     """Fetch IMAGE from a registry into DEST.
 
-    IMAGE is [docker://]HOST/NAME[:TAG][@DIGEST]; DEST is oci:DIR[:TAG], oci-archive:FILE[:TAG] or
-    docker-archive:FILE[:NAME:TAG].
+    IMAGE is {registry}[@DIGEST].
+
+    DEST is {disk}.
     """
     from ocifast.errors import UsageError
-    from ocifast.reference import parse_location
+    from ocifast.sources.open import is_location, parse_location, syntax
 
     source = parse_location(image)
-    if source.transport != "docker":
+    if not source.is_remote:
         raise UsageError(f"{image}: pull fetches from a registry; for other places use `ocifast copy`")
-    if not destination.startswith(("oci:", "oci-archive:", "docker-archive:")):
-        raise UsageError(
-            f"{destination}: pull writes to a place on disk: oci:{destination}, oci-archive:{destination} or"
-            f" docker-archive:{destination}"
-        )
+    if not is_location(destination) or parse_location(destination).is_remote:
+        raise UsageError(f"{destination}: pull writes to a place on disk: {syntax(written=True, remote=False)}")
     run_copy(source, parse_location(destination), **options)

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import PLACE, as_json, platform, progress, quiet
+from ocifast.cli.options import PLACE, PlacesCommand, as_json, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=PlacesCommand)
 @click.argument("source", metavar="SOURCE", type=PLACE)
 @click.argument("image", metavar="IMAGE")
 @platform
@@ -26,13 +26,14 @@ __all__ = ["command"]
 def command(source: str, image: str, **options: Any) -> None:
     """Send the image at SOURCE to a registry as IMAGE.
 
-    SOURCE is oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG]; IMAGE is
-    [docker://]HOST/NAME[:TAG].
+    SOURCE is {local}.
+
+    IMAGE is {registry}.
     """
     from ocifast.errors import UsageError
-    from ocifast.reference import parse_location
+    from ocifast.sources.open import parse_location
 
     destination = parse_location(image)
-    if destination.transport != "docker":
+    if not destination.is_remote:
         raise UsageError(f"{image}: push sends to a registry; for other places use `ocifast copy`")
     run_copy(parse_location(source), destination, **options)

@@ -14,9 +14,8 @@ from ocifast.errors import PathNotFoundError
 from ocifast.flatten import flatten
 from ocifast.image import resolve
 from ocifast.platforms import parse as parse_platform
-from ocifast.reference import parse_location
 from ocifast.rootfs import Rootfs
-from ocifast.sources.open import open_source
+from ocifast.sources.open import open_source, parse_location
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
@@ -30,9 +29,9 @@ def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | No
     `registry` is what `registry_options` passed on.
     """
     location = parse_location(image)
-    if location.transport != "docker" or location.reference is None:
+    if location.remote is None:
         return None
-    return make_options(location.reference.host, **registry)
+    return make_options(location.remote.host, **registry)
 
 
 @contextmanager
@@ -53,10 +52,10 @@ def open_rootfs(
     location = parse_location(image)
     source = open_source(location, options=options_for(image, registry), seeds=seeds)
     try:
-        if cache and location.transport == "docker" and location.reference is not None:
+        if cache and location.remote is not None:
             kept = Cache.usable()
             if kept is not None:
-                source = CachedSource(source, kept.blobs, digest=location.reference.digest)
+                source = CachedSource(source, kept.blobs, digest=location.remote.digest)
         chosen = resolve(source, None if platform is None else parse_platform(platform))
         with progress_display(image, mode=progress, quiet=quiet, makes=False) as show:
             rootfs = flatten(chosen, progress=show)

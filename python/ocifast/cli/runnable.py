@@ -172,13 +172,13 @@ def _source_and_target(text: str) -> tuple[str, str]:
 def _hosts(text: str | None) -> list[str]:
     """The registry that a location names."""
     from ocifast.errors import ImageReferenceError
-    from ocifast.reference import parse_location
+    from ocifast.sources.open import parse_location
 
     try:
         location = parse_location(text) if text else None
     except ImageReferenceError:  # a plain path, or told of later
         return []
-    return [location.reference.host] if location and location.reference and location.transport == "docker" else []
+    return [location.remote.host] if location and location.remote else []
 
 
 def _told(built: BuiltRunnable) -> dict[str, Any]:

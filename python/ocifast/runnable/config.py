@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ocifast.errors import DocumentError
-from ocifast.reference import parse_location
 from ocifast.runnable.options import Options
+from ocifast.sources.open import parse_location
 from ocifast.spec import (
     DOCKER_FOREIGN_LAYER,
     DOCKER_LAYER,

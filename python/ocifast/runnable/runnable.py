@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from ocifast.errors import UsageError
 from ocifast.progress import Progress, silent
-from ocifast.reference import TRANSPORTS, Location, Reference, parse_location
+from ocifast.reference import Location, Reference
 from ocifast.runnable.build import BuiltRunnable, build
 from ocifast.runnable.options import AnyPath, Options
-from ocifast.sources.open import open_destination
+from ocifast.sources.open import is_location, open_destination, parse_location
+from ocifast.sources.transports import TRANSPORTS
+from ocifast.sources.transports.docker import parse_bare
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
@@ -68,7 +70,7 @@ class Runnable(Options):
             ImageReferenceError: no reference, or one with a digest.
             RegistryError: the registry refused or failed; and what `write` raises.
         """
-        location = Location(reference, "docker", reference=Reference.parse(reference.removeprefix("docker://")))
+        location = parse_bare(reference, reference.removeprefix("docker://"))
         return build(self, open_destination(location, options=options), options=options, progress=progress)
 
 
@@ -81,17 +83,18 @@ def place_of(destination: AnyPath | Location, reference: str | None) -> Location
         location = destination
     else:
         text = os.fspath(destination)
-        is_location = isinstance(destination, str) and text.partition(":")[0] in TRANSPORTS and ":" in text
-        location = parse_location(text) if is_location else Location(text, "oci-archive", path=Path(text))
+        stated = isinstance(destination, str) and is_location(text)
+        location = parse_location(text) if stated else Location(text, "oci-archive", path=Path(text))
     if named is None:
         return location
     if location.tag is not None or location.reference is not None:
         raise UsageError(f"{location} has a name already; leave out either it or {reference}")
-    in_layout = location.transport in ("oci", "oci-archive")
+    in_layout = TRANSPORTS[location.transport].names_by_tag
     return Location(
         location.text,
         location.transport,
         reference=None if in_layout else named,
         path=location.path,
         tag=str(named) if in_layout else None,
+        is_remote=location.is_remote,
     )

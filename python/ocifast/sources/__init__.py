@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ocifast.spec import Descriptor, Document
+if TYPE_CHECKING:
+    from ocifast.spec import Descriptor, Document
 
 __all__ = ["CHUNK", "Blob", "BlobSlot", "Destination", "DirectDestination", "FileSlice", "NamedSource", "Source"]
 

@@ -1,24 +1,64 @@
-"""From a location to what reads or writes it: one table for each direction."""
+"""From what a user writes to a location, and from there to what reads or writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocifast.errors import ImageNotFoundError, ImageReferenceError, UsageError
-from ocifast.reference import Location, Reference
+from ocifast.errors import ImageReferenceError, UsageError
+from ocifast.reference import Location, invalid
 from ocifast.sources import Destination, Source
-from ocifast.sources.layout import FolderFiles, LayoutSource
-from ocifast.sources.seeded import SeededSource
-from ocifast.sources.unpacked import STDIN
+from ocifast.sources.transports import TRANSPORTS, Access
+from ocifast.sources.transports.docker import parse_bare
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["DESTINATIONS", "SOURCES", "open_destination", "open_source"]
+__all__ = ["is_location", "open_destination", "open_source", "parse_location", "syntax"]
+
+_ELSEWHERE = ("ostree", "sif", "tarball", "http", "https")
+"""Prefixes of other programs, which are no host names."""
+
+
+def parse_location(text: str) -> Location:
+    """Reads where an image is: a prefix of `TRANSPORTS`, or a bare reference to a registry.
+
+    A path ends at its first colon where a name within may follow, as it does for skopeo.
+
+    Raises:
+        ImageReferenceError: none of these; a path without a prefix is answered with the prefix that it needs.
+    """
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in TRANSPORTS:
+        return TRANSPORTS[prefix].parse(text, rest)
+    if colon and prefix in _ELSEWHERE and (prefix not in ("http", "https") or rest.startswith("//")):
+        raise invalid(text, f"{prefix}: is not supported; use docker:// or {', '.join(_prefixes())}")
+    _refuse_bare_path(text)
+    return parse_bare(text, text)
+
+
+def is_location(text: str) -> bool:
+    """Whether it begins with a prefix."""
+    prefix, colon, _ = text.partition(":")
+    return bool(colon) and prefix in TRANSPORTS
+
+
+def syntax(*, written: bool = False, remote: bool | None = None) -> str:
+    """How locations are written, for help texts: "A, B or C".
+
+    Args:
+        written: whether it must be possible to write there.
+        remote: whether registries alone, or all others alone, are wanted.
+    """
+    chosen = [
+        transport.syntax.replace("[@DIGEST]", "") if written else transport.syntax
+        for transport in TRANSPORTS.values()
+        if not (written and transport.destination is None) and remote in (None, transport.is_remote)
+    ]
+    return " or ".join(filter(None, (", ".join(chosen[:-1]), chosen[-1])))
 
 
 def open_source(
@@ -32,11 +72,11 @@ def open_source(
         seeds: folders with image layouts, looked at before a registry; other places have no use for them.
 
     Raises:
-        ImageNotFoundError: there is no such folder or file.
-        DocumentError: it is no layout or archive.
+        ImageNotFoundError: there is no such folder, file or image.
+        DocumentError: it is not what its prefix says.
         FileError: it cannot be read.
     """
-    return SOURCES[location.transport](location, options, tuple(Path(seed) for seed in seeds))
+    return TRANSPORTS[location.transport].source(location, Access(options, tuple(Path(seed) for seed in seeds)))
 
 
 def open_destination(location: Location, *, options: RegistryOptions | None = None) -> Destination:
@@ -44,124 +84,38 @@ def open_destination(location: Location, *, options: RegistryOptions | None = No
 
     Raises:
         ImageReferenceError: the location names a digest, or a name that the place cannot hold.
-        UsageError: something else is there.
+        UsageError: something else is there, or nothing can be written to places of this kind.
     """
     if location.digest is not None:
         raise ImageReferenceError(f"{location}: an image is written under a tag, its digest follows from its bytes")
-    return DESTINATIONS[location.transport](location, options)
+    opens = TRANSPORTS[location.transport].destination
+    if opens is None:
+        raise UsageError(f"{location}: images are read from {location.transport}: and not written to it")
+    return opens(location, Access(options))
 
 
-def _registry_source(location: Location, options: RegistryOptions | None, seeds: tuple[Path, ...]) -> Source:
-    reference = _reference(location)
-
-    def ask() -> Source:
-        # Not imported before it is needed: httpx is slow to import, and layouts do without.
-        from ocifast.sources.registry import RegistrySource
-        from ocifast.sources.registry.options import RegistryOptions
-
-        return RegistrySource(reference, options or RegistryOptions())
-
-    if not seeds:
-        return ask()
-    layouts = [LayoutSource(FolderFiles(_folder(seed), name=str(seed)), name=str(seed)) for seed in seeds]
-    return SeededSource(reference, layouts, ask)
-
-
-def _layout_source(location: Location, options: RegistryOptions | None, seeds: tuple[Path, ...]) -> Source:
-    files = FolderFiles(_folder(_path(location)), name=location.text)
-    return LayoutSource(files, name=location.text, tag=location.tag, digest=location.digest)
-
-
-def _archive_source(location: Location, options: RegistryOptions | None, seeds: tuple[Path, ...]) -> Source:
-    from ocifast.sources.archive import open_archive
-
-    return open_archive(_file(location), name=location.text, tag=location.tag, digest=location.digest)
-
-
-def _docker_archive_source(location: Location, options: RegistryOptions | None, seeds: tuple[Path, ...]) -> Source:
-    from ocifast.sources.docker_archive import open_docker_archive
-
-    return open_docker_archive(
-        _file(location), name=location.text, reference=location.reference, position=location.position
-    )
-
-
-def _registry_destination(location: Location, options: RegistryOptions | None) -> Destination:
-    from ocifast.sources.registry import RegistryDestination
-    from ocifast.sources.registry.options import RegistryOptions
-
-    return RegistryDestination(_reference(location), options or RegistryOptions())
-
-
-def _layout_destination(location: Location, options: RegistryOptions | None) -> Destination:
-    from ocifast.sources.layout_destination import LayoutDestination
-
-    return LayoutDestination(_path(location), name=location.text, tag=location.tag)
-
-
-def _archive_destination(location: Location, options: RegistryOptions | None) -> Destination:
-    from ocifast.sources.archive_destination import ArchiveDestination
-
-    return ArchiveDestination(_new_file(location), name=location.text, tag=location.tag)
-
-
-def _docker_archive_destination(location: Location, options: RegistryOptions | None) -> Destination:
-    from ocifast.sources.docker_archive_destination import DockerArchiveDestination
-
-    if location.position is not None:
-        raise UsageError(f"{location}: an archive is written with one image; leave the number out")
-    return DockerArchiveDestination(_new_file(location), name=location.text, reference=location.reference)
-
-
-SOURCES: dict[str, Callable[[Location, RegistryOptions | None, tuple[Path, ...]], Source]] = {
-    "docker": _registry_source,
-    "oci": _layout_source,
-    "oci-archive": _archive_source,
-    "docker-archive": _docker_archive_source,
-}
-DESTINATIONS: dict[str, Callable[[Location, RegistryOptions | None], Destination]] = {
-    "docker": _registry_destination,
-    "oci": _layout_destination,
-    "oci-archive": _archive_destination,
-    "docker-archive": _docker_archive_destination,
-}
-
-
-def _reference(location: Location) -> Reference:
-    assert location.reference is not None, "a docker location has a reference"
-    return location.reference
-
-
-def _path(location: Location) -> Path:
-    assert location.path is not None, "a location on disk has a path"
-    return location.path
-
-
-def _new_file(location: Location) -> Path:
-    path = _path(location)
-    if path == STDIN:
-        raise UsageError(
-            f"{location}: an archive is written to a file, not to standard output (./- is a file called -)"
+def _refuse_bare_path(text: str) -> None:
+    """Tells apart a file that a user forgot the prefix of from a repository of Docker Hub that is called so."""
+    if not text:
+        raise invalid(text, "nothing is written there")
+    looks_like_path = text.startswith(("/", "./", "../", "~")) or text in (".", "..")
+    try:
+        path = Path(text)
+        is_archive = text.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst")) and path.is_file()
+        is_layout = (path / "oci-layout").is_file()
+        is_folder = path.is_dir()
+    except (OSError, ValueError):
+        is_archive = is_layout = is_folder = False
+    if is_layout:
+        raise invalid(text, f"this is an image layout on disk: write oci:{text}")
+    if is_archive or (looks_like_path and not is_folder):
+        raise invalid(
+            text,
+            f"a file on disk is written oci-archive:{text} or docker-archive:{text}, a root filesystem tar:{text}",
         )
-    return path
+    if looks_like_path:
+        raise invalid(text, f"a folder with an image layout is written oci:{text}, and this one holds none")
 
 
-def _folder(path: Path) -> Path:
-    if path.is_file():
-        raise ImageNotFoundError(f"{path} is a file; a layout is a folder (an archive is written oci-archive:{path})")
-    if not path.is_dir():
-        raise ImageNotFoundError(f"there is no folder {path}", path=str(path))
-    return path
-
-
-def _file(location: Location) -> Path:
-    path = _path(location)
-    if path == STDIN:
-        return path
-    if path.is_dir():
-        raise ImageNotFoundError(f"{path} is a folder; an archive is a file (a layout is written oci:{path})")
-    if not path.exists():
-        whole = location.text.partition(":")[2]
-        hint = "; a path cannot hold a colon here, rename the file" if ":" in whole and Path(whole).exists() else ""
-        raise ImageNotFoundError(f"there is no file {path}{hint}", path=str(path))
-    return path
+def _prefixes() -> list[str]:
+    return [f"{prefix}:" for prefix, transport in TRANSPORTS.items() if not transport.is_remote]

@@ -56,6 +56,7 @@ class Unpacked:
     Args:
         path: a regular file, a named pipe, or `STDIN`; gzip, zstd, xz and bzip2 are unpacked.
         name: how messages call the image.
+        inflate: whether gzip and zstd are unpacked as well; the core reads layers that are compressed so.
 
     Attributes:
         path: of the tar; valid until `close`.
@@ -67,8 +68,9 @@ class Unpacked:
         FileError: it cannot be read, or there is no room to unpack it.
     """
 
-    def __init__(self, path: Path, *, name: str) -> None:
+    def __init__(self, path: Path, *, name: str, inflate: bool = True) -> None:
         self._name = name
+        self._inflate = inflate
         self._temporary: list[IO[bytes]] = []
         try:
             self.path = self._plain(self._seekable(path))
@@ -118,6 +120,8 @@ class Unpacked:
             magic = file.read(6)
             file.seek(0)
             if magic.startswith(_CORES):
+                if not self._inflate:
+                    return path
                 tar = self._new_file()
                 try:
                     _core.decompress(file.fileno(), tar.fileno())

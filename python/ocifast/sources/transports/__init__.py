@@ -1,0 +1,21 @@
+"""The table of transports: the only list of prefixes. A new one is a file with a `TRANSPORT` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ocifast.sources.transports import docker, docker_archive, oci, oci_archive, tar
+from ocifast.sources.transports.transport import Access, Transport
+
+__all__ = ["TRANSPORTS", "Access", "Transport"]
+
+_MODULES = (
+    docker,
+    oci,
+    oci_archive,
+    docker_archive,
+    tar,
+)
+
+TRANSPORTS: Mapping[str, Transport] = {module.TRANSPORT.prefix: module.TRANSPORT for module in _MODULES}
+"""By prefix, in the order in which help texts list them."""

@@ -1,0 +1,45 @@
+"""`oci-archive:FILE[:TAG][@DIGEST]`: an image in a tar of an image layout."""
+
+from __future__ import annotations
+
+from ocifast.errors import UsageError
+from ocifast.reference import Location
+from ocifast.sources import Destination, Source
+from ocifast.sources.transports.oci import parse_tagged
+from ocifast.sources.transports.transport import Access, Transport, existing_file, path_of
+from ocifast.sources.unpacked import STDIN
+
+__all__ = ["TRANSPORT", "new_file"]
+
+
+def new_file(location: Location) -> Location:
+    """The location, when an archive can be written there. Raises UsageError for standard output."""
+    if path_of(location) == STDIN:
+        raise UsageError(
+            f"{location}: an archive is written to a file, not to standard output (./- is a file called -)"
+        )
+    return location
+
+
+def _source(location: Location, access: Access) -> Source:
+    from ocifast.sources.archive import open_archive
+
+    path = existing_file(location, hint=f"an archive is a file (a layout is written oci:{location.path})")
+    return open_archive(path, name=location.text, tag=location.tag, digest=location.digest)
+
+
+def _destination(location: Location, access: Access) -> Destination:
+    from ocifast.sources.archive_destination import ArchiveDestination
+
+    return ArchiveDestination(path_of(new_file(location)), name=location.text, tag=location.tag)
+
+
+TRANSPORT = Transport(
+    "oci-archive",
+    "oci-archive:FILE[:TAG][@DIGEST]",
+    "an image in an OCI archive, a tar of a layout",
+    parse_tagged,
+    _source,
+    _destination,
+    names_by_tag=True,
+)

@@ -1,0 +1,91 @@
+"""A transport: one kind of place where images are, and all that tells it from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocifast.errors import ImageNotFoundError
+from ocifast.reference import Location
+from ocifast.sources import Destination, Source
+from ocifast.sources.unpacked import STDIN
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["Access", "Transport", "existing_file", "existing_folder", "path_of"]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How places are spoken to.
+
+    Attributes:
+        options: for registries; None for the defaults.
+        seeds: folders with image layouts, looked at before a registry; other places have no use for them.
+    """
+
+    options: RegistryOptions | None = None
+    seeds: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transport:
+    """One prefix.
+
+    Attributes:
+        prefix: what stands before the colon.
+        syntax: how a location is written; help texts and messages show it.
+        about: what it is, in a few words.
+        parse: takes the text as the user wrote it and what follows the colon; raises ImageReferenceError.
+        source: opens a place for reading; of what is remote nothing is asked yet.
+        destination: opens a place for writing, nothing is written yet; None where nothing can be written.
+        is_remote: whether it is a registry: others can reach the image under the same name, and what is read is kept in
+            the cache. Any other name means something on this machine alone and is never published.
+        has_path: whether a path follows the colon; shells complete it.
+        names_by_tag: whether a name within is any text (`Location.tag`) and not a reference.
+    """
+
+    prefix: str
+    syntax: str
+    about: str
+    parse: Callable[[str, str], Location]
+    source: Callable[[Location, Access], Source]
+    destination: Callable[[Location, Access], Destination] | None = None
+    is_remote: bool = False
+    has_path: bool = True
+    names_by_tag: bool = False
+
+
+def path_of(location: Location) -> Path:
+    """The path of a location that has one."""
+    assert location.path is not None, "a location on disk has a path"
+    return location.path
+
+
+def existing_folder(path: Path, *, hint: str) -> Path:
+    """The path, when a folder is there. Raises ImageNotFoundError; `hint` is added for a file."""
+    if path.exists() and not path.is_dir():
+        raise ImageNotFoundError(f"{path} is a file; {hint}", path=str(path))
+    if not path.is_dir():
+        raise ImageNotFoundError(f"there is no folder {path}", path=str(path))
+    return path
+
+
+def existing_file(location: Location, *, hint: str) -> Path:
+    """The path of a location, when a file is there or it is standard input. Raises ImageNotFoundError.
+
+    `hint` is added for a folder.
+    """
+    path = path_of(location)
+    if path == STDIN:
+        return path
+    if path.is_dir():
+        raise ImageNotFoundError(f"{path} is a folder; {hint}", path=str(path))
+    if not path.exists():
+        whole = location.text.partition(":")[2]
+        colon = "; a path cannot hold a colon here, rename the file" if ":" in whole and Path(whole).exists() else ""
+        raise ImageNotFoundError(f"there is no file {path}{colon}", path=str(path))
+    return path
