@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from ocifast.cache import Cache, CachedSource
 from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.flatten import FlattenOptions, flatten
+from ocifast.lazy import Lazy
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
 from ocifast.rootfs import Rootfs
@@ -80,7 +80,7 @@ class Index:
         """Digest of the index's bytes."""
         return self.document.digest
 
-    @cached_property
+    @Lazy
     def entries(self) -> tuple[Descriptor, ...]:
         """The image manifests that the index leads to, in its order, those of nested indexes in their place.
 
@@ -197,7 +197,7 @@ class Image:
         """Bytes of all layers as they are stored."""
         return total_size(self.layers)
 
-    @cached_property
+    @Lazy
     def config_raw(self) -> bytes:
         """The config's bytes, verified; at most 16 MiB.
 
@@ -207,12 +207,12 @@ class Image:
         descriptor = self.manifest.config
         return read_small(self.source.blob(descriptor), descriptor, CONFIG_LIMIT, name=f"{self.name}: config")
 
-    @cached_property
+    @Lazy
     def config(self) -> ImageConfig:
         """The config. Raises what `config_raw` does."""
         return decode_config(self.config_raw, name=f"{self.name}: config")
 
-    @cached_property
+    @Lazy
     def diff_ids(self) -> tuple[str, ...]:
         """Digests of the decompressed layers, bottom layer first, one for each of `layers`.
 
@@ -233,7 +233,7 @@ class Image:
                 raise DigestInvalidError(f"{self.name}: config: {error.message}", reference=self.name) from None
         return found
 
-    @cached_property
+    @Lazy
     def platform(self) -> Platform | None:
         """What the index said that the image is for, or else its config; None when that says nothing."""
         if self._platform is not None:

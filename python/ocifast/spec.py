@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
 
 from ocifast import _core
 from ocifast.errors import DigestInvalidError, DocumentError, NotAnImageError
+from ocifast.lazy import Lazy
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -148,7 +148,7 @@ class Document:
     media_type: str
     raw: bytes
 
-    @cached_property
+    @Lazy
     def digest(self) -> str:
         """SHA-256 digest of the bytes."""
         return _core.digest(self.raw)

@@ -14,9 +14,39 @@ from ocifast.errors import UsageError
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["make_options", "read_password", "registry_host", "registry_options"]
+__all__ = ["OPTION_NAMES", "make_options", "read_password", "registry_host", "registry_options"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+OPTION_NAMES = (
+    "username",
+    "password_stdin",
+    "auth_file",
+    "registries_conf",
+    "cert_dirs",
+    "trusted_realms",
+    "insecure",
+    "connect_timeout",
+    "read_timeout",
+    "upload_timeout",
+    "min_rate",
+    "rate_window",
+    "helper_timeout",
+)
+"""As `registry_options` passes them on."""
+
+
+def _seconds(name: str, default: int, text: str) -> Callable[[Function], Function]:
+    """An option that is a time, with its variable of the environment."""
+    return click.option(
+        name,
+        envvar=f"OCIFAST_{name.lstrip('-').replace('-', '_').upper()}",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0.1, max=1e6),
+        default=default,
+        show_default=True,
+        help=f"{text}.",
+    )
+
 
 _OPTIONS = (
     click.option("-u", "--username", metavar="USER", help="User name; the password is read from standard input."),
@@ -48,6 +78,20 @@ _OPTIONS = (
         metavar="HOST",
         help="A token server on another host that may get the registry's password.",
     ),
+    _seconds("--connect-timeout", 15, "Wait so long for a connection"),
+    _seconds("--read-timeout", 60, "Wait so long for the next byte of an answer, and for all of its head"),
+    _seconds("--upload-timeout", 900, "Wait so long for the answer to the request that ends an upload"),
+    click.option(
+        "--min-rate",
+        envvar="OCIFAST_MIN_RATE",
+        metavar="BYTES",
+        type=click.FloatRange(min=0),
+        default=1024,
+        show_default=True,
+        help="Bytes a second that a body must bring at least, over --rate-window.",
+    ),
+    _seconds("--rate-window", 300, "Look so long before --min-rate counts"),
+    _seconds("--helper-timeout", 60, "Wait so long for a credential helper"),
     click.option("--insecure", is_flag=True, help="Speak plain HTTP to the registry that is named."),
 )
 
@@ -68,6 +112,7 @@ def make_options(
     cert_dirs: tuple[Path, ...] = (),
     trusted_realms: tuple[str, ...] = (),
     insecure: bool = False,
+    **limits: Any,
 ) -> RegistryOptions:
     """What a command line says about registries.
 
@@ -80,6 +125,7 @@ def make_options(
         cert_dirs: besides the usual folders.
         trusted_realms: hosts.
         insecure: plain HTTP.
+        limits: times and rates, by their names in `RegistryOptions`.
 
     Raises:
         UsageError: a user name for two registries, or without a password.
@@ -102,6 +148,7 @@ def make_options(
         auth_file=auth_file,
         registries_file=registries_conf,
         certificates=cert_dirs,
+        **limits,
     )
 
 

@@ -11,7 +11,7 @@ import click
 from ocifast.cli.display import report
 from ocifast.cli.options import PLACE, PLACE_OR_FILE, as_json, progress, quiet
 from ocifast.cli.progress import progress_display
-from ocifast.cli.registry import make_options, registry_options
+from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
 
 if TYPE_CHECKING:
     from ocifast.runnable import BuiltRunnable, Runnable
@@ -105,8 +105,7 @@ def command(
         raise UsageError("say where the image shall go: either --output FILE or --push")
     if push and reference is None:
         raise UsageError("--push needs to know where to: give --tag HOST/NAME[:TAG]")
-    names = ("username", "password_stdin", "auth_file", "registries_conf", "cert_dirs", "trusted_realms", "insecure")
-    registry = {name: options.pop(name) for name in names}
+    registry = {name: options.pop(name) for name in OPTION_NAMES}
     runnable = _runnable(executables, base=base, **options)
     hosts = [*_hosts(reference if push else None), *_hosts(base), *_hosts(output)]
     # Without a registry its client stays unloaded: half of the time of a small build.

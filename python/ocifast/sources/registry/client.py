@@ -79,7 +79,6 @@ class Client:
         self._http = httpx.Client(
             transport=self._transport,
             trust_env=False,
-            timeout=httpx.Timeout(options.read_timeout, connect=options.connect_timeout, pool=None),
             headers={"User-Agent": "ocifast", "Accept-Encoding": "identity"},
         )
         self._own = self._authenticator(host, self.origin, CredentialKeeper(host, repository, options))
@@ -178,7 +177,7 @@ class Client:
                 return response, read_capped(response, limit)
             except httpx.TransportError as error:
                 self.raise_if_closed(name)
-                if attempt >= self.options.retries:
+                if attempt >= self.options.retries or is_final(error):
                     raise network_failure(name, response.request.url.netloc.decode("ascii"), error) from error
                 self.pause(attempt)
         raise AssertionError  # pragma: no cover - itertools.count() does not end
@@ -317,7 +316,12 @@ class Client:
             self.raise_if_closed(self.host)
             content = body() if callable(body) else body
             sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
-            request = self._http.build_request(method, url, headers=sent, content=content)
+            # A registry may look at all of an upload before it answers.
+            wait = self.options.upload_timeout if method == "PUT" else self.options.read_timeout
+            timeout = httpx.Timeout(
+                self.options.read_timeout, connect=self.options.connect_timeout, read=wait, pool=None
+            )
+            request = self._http.build_request(method, url, headers=sent, content=content, timeout=timeout)
             if _origin(url) != _origin(self.origin):
                 request.extensions["public_only"] = self._is_public()
             return self._http.send(request, stream=True, follow_redirects=False)

@@ -19,6 +19,7 @@ from ocifast.errors import (
     RateLimitError,
     RegistryError,
 )
+from ocifast.sources.registry.pace import Pace, SlowAnswerError
 from ocifast.sources.registry.redaction import redact
 
 __all__ = ["ERROR_LIMIT", "is_final", "network_failure", "read_capped", "said_by", "status_failure"]
@@ -30,6 +31,9 @@ _SHOWN = 300
 
 def read_capped(response: httpx.Response, limit: int) -> bytes:
     """At most `limit` bytes of a body, and closes it; what comes after them is not read."""
+    pace = response.extensions.get("pace")
+    if isinstance(pace, Pace):
+        pace.tighten(response.request.extensions.get("timeout", {}).get("read"))
     pieces: list[bytes] = []
     size = 0
     try:
@@ -104,6 +108,8 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
         reason = f"no secure connection: {cause.reason or cause}"
     elif isinstance(error, httpx.ConnectTimeout):
         reason = "no connection in time; is it up, and is a proxy needed?"
+    elif isinstance(error, SlowAnswerError):
+        reason = "its answer comes too slowly; if the network is that slow, raise --read-timeout or lower --min-rate"
     elif isinstance(error, httpx.TimeoutException):
         reason = "it stopped answering"
     elif isinstance(cause, socket.gaierror):
@@ -122,7 +128,9 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt would fail in the same way: an untrusted certificate, an unknown name."""
+    """Whether another attempt would fail in the same way: an untrusted certificate, an unknown name, a trickle."""
+    if isinstance(error, SlowAnswerError):
+        return True
     cause = _root_cause(error)
     if isinstance(cause, socket.gaierror):
         return cause.errno != socket.EAI_AGAIN

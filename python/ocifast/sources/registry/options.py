@@ -46,7 +46,11 @@ class RegistryOptions:
             instead of the places that are searched.
         certificates: folders like `/etc/docker/certs.d`, looked at before the system's.
         connect_timeout: seconds for name, connection and TLS.
-        read_timeout: seconds without any byte of an answer.
+        read_timeout: seconds without any byte of an answer, and to the end of its head; for a small document (a
+            manifest, a token, an error) also the window in which `min_rate` is looked at.
+        upload_timeout: seconds to the answer of the request that ends an upload (`PUT`), in its place.
+        min_rate: bytes per second that a body must bring at least.
+        rate_window: seconds over which that is looked at.
         retries: attempts after the first one, for one request or, in a download, since the last byte that came.
         backoff: seconds before the second attempt; doubled each time, at most 30, with jitter.
         max_wait: longest wait in seconds that a server may ask for with Retry-After.
@@ -67,13 +71,16 @@ class RegistryOptions:
     certificates: tuple[Path, ...] = keeps_bytes(default=())
     connect_timeout: float = keeps_bytes(default=15.0)
     read_timeout: float = keeps_bytes(default=60.0)
+    upload_timeout: float = keeps_bytes(default=900.0)
+    min_rate: float = keeps_bytes(default=1024.0)
+    rate_window: float = keeps_bytes(default=300.0)
     retries: int = keeps_bytes(default=5)
     backoff: float = keeps_bytes(default=0.5)
     max_wait: float = keeps_bytes(default=120.0)
     parallel: int = keeps_bytes(default=4)
     range_threshold: int | None = keeps_bytes(default=64 << 20)
     range_speed: float = keeps_bytes(default=100e6)
-    helper_timeout: float = keeps_bytes(default=30.0)
+    helper_timeout: float = keeps_bytes(default=60.0)
 
 
 def host_name(host: str) -> str:

@@ -24,7 +24,7 @@ from ocifast.errors import (
 from ocifast.reference import Reference
 from ocifast.sources.registry.blob import RegistryBlob
 from ocifast.sources.registry.client import Client
-from ocifast.sources.registry.failures import network_failure, read_capped
+from ocifast.sources.registry.failures import is_final, network_failure, read_capped
 from ocifast.sources.registry.hosts import Endpoint, pull_endpoints
 from ocifast.sources.registry.options import RegistryOptions
 from ocifast.sources.registry.referrers import list_referrers
@@ -169,7 +169,7 @@ class RegistrySource:
                 break
             except httpx.TransportError as error:
                 origin.client.raise_if_closed(self.name)
-                if attempt >= origin.client.options.retries:
+                if attempt >= origin.client.options.retries or is_final(error):
                     raise network_failure(self.name, origin.client.origin.netloc.decode("ascii"), error) from error
                 origin.client.pause(attempt)
         if len(raw) > MANIFEST_LIMIT:

@@ -13,11 +13,14 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
 import httpcore
+
+from ocifast.sources.registry.pace import Pace
 
 __all__ = ["OpenStreams", "Stream"]
 
@@ -78,6 +81,7 @@ class Stream(httpcore.NetworkStream):
         self._stands_at_body = False
         self._tail = b""
         self._held = b""
+        self._pace: Pace | None = None
         if not open_streams.add(self):
             sock.close()
             raise httpcore.ConnectError("the transport was closed")
@@ -102,6 +106,10 @@ class Stream(httpcore.NetworkStream):
         self._awaits_head, self._stands_at_body = False, True
         self._held = data[body:]
         return data[:body]
+
+    def begin_body(self, pace: Pace) -> None:
+        """The head of an answer is there, and no other one follows; `pace` is for its body."""
+        self._pace = pace
 
     def take_body(self, length: int, timeout: float | None) -> Iterator[bytes]:
         """The `length` bytes of a body; the connection is of no use to anybody else after.
@@ -136,6 +144,8 @@ class Stream(httpcore.NetworkStream):
         if not buffer:
             return
         self._awaits_head, self._stands_at_body, self._tail = True, False, b""
+        # A head is timed as a whole, with all interim answers before it, from the last byte of the request on.
+        self._pace = None
         try:
             with self._in_use:
                 self._socket.settimeout(timeout)
@@ -188,14 +198,32 @@ class Stream(httpcore.NetworkStream):
         return None
 
     def _receive(self, timeout: float | None) -> bytes:
-        try:
-            with self._in_use:
-                self._socket.settimeout(timeout)
-                return self._socket.recv(READ_SIZE)
-        except TimeoutError as error:
-            raise httpcore.ReadTimeout(error) from error
-        except OSError as error:
-            raise httpcore.ReadError(error) from error
+        if self._pace is None and timeout is not None:
+            self._pace = Pace.of_head(timeout)
+        pace, silence = self._pace, 0.0
+        while True:
+            wait = timeout
+            if pace is not None and timeout is not None:
+                # A socket takes 0 for "do not wait".
+                wait = max(0.001, min(timeout - silence, pace.left))
+            started = time.monotonic()
+            try:
+                with self._in_use:
+                    self._socket.settimeout(wait)
+                    data = self._socket.recv(READ_SIZE)
+            except TimeoutError as error:
+                waited = max(time.monotonic() - started, wait or 0.0)
+                if pace is not None:
+                    pace.count(waited, 0)
+                silence += waited
+                if timeout is None or silence >= timeout:
+                    raise httpcore.ReadTimeout(error) from error
+            except OSError as error:
+                raise httpcore.ReadError(error) from error
+            else:
+                if pace is not None:
+                    pace.count(time.monotonic() - started, len(data))
+                return data
 
     def _is_readable(self) -> bool:
         """Whether the server closed the connection, or sent what nobody asked for; asked of one that is idle."""

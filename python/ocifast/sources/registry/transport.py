@@ -23,6 +23,7 @@ import httpx
 from ocifast.errors import NetworkError
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.options import RegistryOptions, is_loopback
+from ocifast.sources.registry.pace import Pace, SlowAnswerError, TooSlowError
 from ocifast.sources.registry.stream import OpenStreams, Stream
 from ocifast.sources.registry.tls import Certificates
 
@@ -34,6 +35,7 @@ the body must be worth one."""
 
 _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
+    TooSlowError: SlowAnswerError,
     httpcore.ReadTimeout: httpx.ReadTimeout,
     httpcore.WriteTimeout: httpx.WriteTimeout,
     httpcore.PoolTimeout: httpx.PoolTimeout,
@@ -174,11 +176,15 @@ class Transport(httpx.BaseTransport):
         )
         with _translated():
             response = self._pool(request.url, public_only).handle_request(sent)
+        pace = Pace(self._options.min_rate, self._options.rate_window)
+        stream = response.extensions.get("network_stream")
+        if isinstance(stream, Stream):
+            stream.begin_body(pace)
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
             stream=_Body(response, _direct(request, response), request.extensions.get("timeout", {}).get("read")),
-            extensions={"http_version": b"HTTP/1.1"},
+            extensions={"http_version": b"HTTP/1.1", "pace": pace},
         )
 
     def close(self) -> None:
