@@ -57,6 +57,8 @@ THREATS: dict[int, str] = {
     41: "metadata of a small layer fill the memory",
     42: "long or deep paths that are walked anew for each entry",
     46: "two readers of a tar archive, two names for one entry",
+    38: "the clean-up of a run of root walks through a link that was put in the place of its private folder",
+    39: "what others did to a published output gets into the cache under the key of the image",
 }
 
 HOSTILE = "tests/test_hostile_layers.py::"
@@ -186,6 +188,13 @@ TESTS: dict[int, list[str]] = {
         "tests/test_cache.py::test_folders_that_are_not_to_be_trusted",
         "tests/test_cache.py::test_a_damaged_blob_is_a_miss",
         "tests/test_cache_outputs.py::test_a_damaged_output_is_a_miss",
+    ],
+    39: ["tests/test_cache_private.py::test_an_output_that_others_touch_at_once"],
+    38: [
+        "tests/test_removal.py::test_links_in_the_place_of_ours_lead_nowhere",
+        "tests/test_removal.py::test_links_put_there_while_we_clean",
+        "tests/test_removal.py::test_a_folder_that_was_moved_away_takes_nothing_with_it",
+        "tests/test_leftovers.py::test_what_is_not_ours_stays",
     ],
     37: [
         "rust/tests/merge_cases.rs::no_name_comes_in_that_no_filesystem_has",

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -177,11 +177,8 @@ class _Run:
             made = {output: found for output, found in done.items() if found is not None}
             missing = [output for output in self.outputs if output not in made]
             if missing:
-                made |= self._make(image, missing)
+                made |= self._make(image, missing, keys)
             self._publish([output for output in self.outputs if output not in missing])
-            for output, key in keys.items():
-                if output in missing:
-                    self._keep(key, image, made[output])
         # Not called off any more: what was published is never told as cancelled.
         size = sum(made[output].size or 0 for output in self.outputs) or None
         self.progress(Event(Phase.COMPLETE, done=size, total=size))
@@ -259,7 +256,9 @@ class _Run:
         found.place(output.made, mode=0o600)
         return self._result(image, output, size=found.size, from_cache=True, **facts)
 
-    def _make(self, image: Image, outputs: list[PlannedOutput]) -> dict[PlannedOutput, CompiledImage]:
+    def _make(
+        self, image: Image, outputs: list[PlannedOutput], keys: Mapping[PlannedOutput, str]
+    ) -> dict[PlannedOutput, CompiledImage]:
         """Writes outputs from one decode. Nothing is published before all are complete."""
         store, beside = store_for(outputs)
         with ExitStack() as stack, self._hidden():
@@ -292,6 +291,10 @@ class _Run:
                     entries=len(rootfs),
                     unmatched_patterns=rootfs.unmatched,
                 )
+            # Before they are published: what others do to the outputs must not get into the cache.
+            for output in outputs:
+                if output in keys:
+                    self._keep(keys[output], image, done[output], output)
             self._publish(outputs)
             return done
 
@@ -303,12 +306,12 @@ class _Run:
     def _hidden(self) -> AbstractContextManager[None]:
         return as_named([(output.shown, output.space) for output in self.outputs if output.space is not None])
 
-    def _keep(self, key: str, image: Image, done: CompiledImage) -> None:
-        if self.cache is None or done.path is None:
+    def _keep(self, key: str, image: Image, done: CompiledImage, output: PlannedOutput) -> None:
+        if self.cache is None or output.made is None:
             return
         try:
             self.cache.outputs.put(
-                key, done.path, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
+                key, output.made, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
             )
         except FileError as error:
             _log.warning("%s is not cached: %s", done.path, error)

@@ -9,7 +9,7 @@ import os
 from enum import Enum
 from pathlib import Path
 
-__all__ = ["Lock", "flush", "flush_folder", "processors", "take_lock"]
+__all__ = ["Lock", "flush", "flush_folder", "flush_renames", "processors", "take_lock"]
 
 _log = logging.getLogger(__name__)
 
@@ -73,13 +73,22 @@ def flush_folder(folder: Path) -> None:
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            flush(descriptor)
-        finally:
-            os.close(descriptor)
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             _log.warning("%s may not survive a power failure: %s", folder, error.strerror)
+        return
+    try:
+        flush_renames(descriptor, folder)
+    finally:
+        os.close(descriptor)
+
+
+def flush_renames(descriptor: int, folder: Path) -> None:
+    """The same for an open folder, which warnings call by its path."""
+    try:
+        flush(descriptor)
+    except OSError as error:
+        _log.warning("%s may not survive a power failure: %s", folder, error.strerror)
 
 
 def processors() -> int:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ocifast import _core
+from ocifast.atomic import NewFile, sweep_folder
 from ocifast.clock import source_date_epoch
 from ocifast.errors import FileError, PathNotFoundError, UsageError
 from ocifast.packers import (
@@ -29,7 +30,7 @@ from ocifast.packers import (
 )
 from ocifast.packers.places import as_named
 from ocifast.packers.rows import Row
-from ocifast.refusals import flush, processors
+from ocifast.refusals import flush_folder, processors
 from ocifast.streams import fd_of
 from ocifast.workspace import Workspace
 
@@ -246,20 +247,11 @@ class Rootfs:
             with fd_of(out) as fd:
                 return self.tree.write_tar(fd, clamp_mtime=clamp_mtime)
         path = Path(out)
-        try:
-            descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        except OSError as error:
-            raise FileError(f"cannot write {path}: {error.strerror}") from None
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                written = self.tree.write_tar(file.fileno(), clamp_mtime=clamp_mtime)
-                flush(file.fileno())
-            Path(beside).replace(path)
-        except BaseException as error:
-            Path(beside).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise FileError(f"cannot write {path}: {error.strerror}") from None
-            raise
+        sweep_folder(path.parent)
+        with NewFile(path.parent, mode=0o600) as file:
+            written = self.tree.write_tar(file.descriptor, clamp_mtime=clamp_mtime)
+            file.publish(path)
+            flush_folder(path.parent)
         return written
 
     def close(self) -> None:

@@ -11,17 +11,15 @@ import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from ocifast.atomic import PrivateFolder
 from ocifast.errors import FileError, UsageError
-from ocifast.refusals import Lock, flush, flush_folder, take_lock
+from ocifast.refusals import flush
 
 __all__ = ["Workspace", "check_room", "data_bytes"]
-
-_PREFIX = ".ocifast-"
 
 
 class Workspace:
@@ -29,7 +27,7 @@ class Workspace:
 
     Attributes:
         destination: where the output goes; a symbolic link is followed.
-        path: the private folder.
+        path: leads into the private folder (see `PrivateFolder`).
     """
 
     def __init__(self, destination: str | os.PathLike[str], *, is_directory: bool) -> None:
@@ -49,8 +47,8 @@ class Workspace:
         self._check_destination()
         parent = self.destination.parent
         with self._reported(f"cannot write to {parent}"):
-            remove_abandoned(parent)
-            self.path, self._lock = _make_locked(parent)
+            self._private = PrivateFolder(parent)
+        self.path = self._private.path
 
     def __enter__(self) -> Workspace:
         return self
@@ -58,24 +56,15 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        try:
-            remove_tree(self.path)
-        except BaseException:
-            # A signal came in between: what was begun is done, then it is obeyed.
-            remove_tree(self.path)
-            raise
-        finally:
-            os.close(self._lock)
+        self._private.close()
 
     def subfolder(self, name: str) -> Path:
         """A new empty folder, mode 0700, inside."""
-        path = self.path / name
-        with self._reported(f"cannot make {path}"):
-            path.mkdir(mode=0o700)
-        return path
+        with self._reported(f"cannot make a folder in {self.destination.parent}"):
+            return self._private.subfolder(name)
 
     def publish(self, made: Path) -> None:
-        """Gives what was made its place; a file that was there is replaced in one step.
+        """Gives what was made in the private folder its place; a file that was there is replaced in one step.
 
         A file is on the disk when this returns, whatever happens to the machine; of a directory only its name is: its
         files reach the disk when the kernel writes them.
@@ -86,33 +75,13 @@ class Workspace:
         """
         with self._reported(f"cannot write {self._shown}"):
             if not self._is_directory:
-                _flush(made)
+                _flush(made.name, self._private.fd)
             try:
-                self._rename(made)
+                self._private.publish(made.name, self.destination.name)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     raise UsageError(f"{self._shown} is there and not empty; nothing was written") from None
                 raise
-            flush_folder(self.destination.parent)
-
-    def _rename(self, made: Path) -> None:
-        try:
-            made.rename(self.destination)
-        except PermissionError:
-            if not self._is_directory:
-                raise
-        else:
-            return
-        # To move a folder elsewhere is to write to it, which the mode of the image's root may forbid to its owner.
-        mode = stat.S_IMODE(made.lstat().st_mode)
-        made.chmod(mode | stat.S_IRWXU)
-        descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            made.rename(self.destination)
-            with contextlib.suppress(OSError):
-                os.fchmod(descriptor, mode)
-        finally:
-            os.close(descriptor)
 
     def _check_destination(self) -> None:
         try:
@@ -185,61 +154,12 @@ def check_room(folder: Path, needed: int, *, what: str) -> None:
         )
 
 
-def remove_abandoned(parent: Path) -> None:
-    """Removes the folders that dead runs of this user have left in a folder."""
-    for path in parent.glob(f"{_PREFIX}*"):
-        try:
-            status = path.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-                continue
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            # Where there are no locks a dead run cannot be told from a living one.
-            if take_lock(descriptor, wait=False) is Lock.HELD:
-                remove_tree(path)
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
-
-
-def remove_tree(path: Path) -> None:
-    """Removes a folder with what is in it, also directories that their modes close to us; errors are let be."""
-    shutil.rmtree(path, ignore_errors=True)
-    if not path.exists():
-        return
-    # A plain user may have made directories without permissions, as an image asks for: open them, and try again.
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            inner = os.path.join(folder, name)  # noqa: PTH118 - what os.walk gives is text
-            if not os.path.islink(inner):  # noqa: PTH114
-                with contextlib.suppress(OSError):
-                    os.chmod(inner, 0o700)  # noqa: PTH101
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _make_locked(parent: Path) -> tuple[Path, int]:
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        # Until it is locked, another run may take it for abandoned.
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        take_lock(descriptor, wait=True)
-        if path.exists():
-            return path, descriptor
-        os.close(descriptor)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _flush(name: str, folder: int) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        flush(descriptor)
+        flush(fd)
     finally:
-        os.close(descriptor)
+        os.close(fd)
 
 
 def _megabytes(size: int) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import TracebackType
 
 from ocifast import _core
+from ocifast.atomic import publish_file, reported
 from ocifast.errors import DigestMismatchError, FileError, LayerError, SizeMismatchError, VerificationError
-from ocifast.refusals import Lock, flush, flush_folder, take_lock
+from ocifast.file_data import write_all
+from ocifast.refusals import Lock, flush_folder, take_lock
 from ocifast.sources import CHUNK, FileSlice
-from ocifast.sources.newfile import reported, write_all
 from ocifast.spec import Descriptor
 
 __all__ = ["BlobStore", "BlobWriter"]
@@ -211,8 +212,7 @@ class BlobWriter:
             )
         if self._file >= 0:
             with self._forgiven(), reported(self._place):
-                flush(self._file)
-                self.path.rename(self._place)
+                publish_file(self._file, self.path, self._place)
                 flush_folder(self._place.parent)
                 self._release()
 

@@ -22,9 +22,10 @@ from typing import Any
 import msgspec
 
 from ocifast import _core
+from ocifast.atomic import NewFile, reported
 from ocifast.errors import FileError
+from ocifast.file_data import clone_file
 from ocifast.refusals import Lock, flush, flush_folder, take_lock
-from ocifast.sources.newfile import NewFile, clone_file, reported
 from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
 
 __all__ = ["CachedOutput", "OutputStore", "output_key"]

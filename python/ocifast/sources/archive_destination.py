@@ -14,12 +14,13 @@ from pathlib import Path
 
 import msgspec
 
+from ocifast.atomic import NewFile, reported, sweep_folder
 from ocifast.errors import FileError, UsageError
+from ocifast.file_data import copy_bytes, write_all
 from ocifast.refusals import flush_folder
 from ocifast.sources import Source
 from ocifast.sources.layout import blob_parts
 from ocifast.sources.layout_destination import LAYOUT_FILE, check_ref_name, new_entry, new_index
-from ocifast.sources.newfile import NewFile, copy_bytes, reported, write_all
 from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor, Document
 
@@ -37,6 +38,7 @@ class TarWriter:
 
     def __init__(self, place: Path) -> None:
         self._place = place
+        sweep_folder(place.parent)
         self._file = NewFile(place.parent)
         self._end = 0
         self._folders: set[str] = set()

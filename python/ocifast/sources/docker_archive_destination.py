@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ocifast import _core
+from ocifast.atomic import NewFile
 from ocifast.errors import (
     BlobNotFoundError,
     DiffIdMismatchError,
@@ -27,7 +28,6 @@ from ocifast.errors import (
 from ocifast.reference import Reference
 from ocifast.sources import Source
 from ocifast.sources.archive_destination import TarWriter, output_file
-from ocifast.sources.newfile import NewFile
 from ocifast.sources.verify import verified
 from ocifast.spec import CONFIG_LIMIT, Descriptor, Document, ImageConfig, Manifest, decode_config, decode_manifest
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 
+from ocifast.atomic import NewFile, reported, sweep_folder
 from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageError
+from ocifast.file_data import write_all
+from ocifast.leftovers import is_private
 from ocifast.refusals import flush_folder, take_lock
 from ocifast.sources import Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
-from ocifast.sources.newfile import NewFile, reported, write_all
 from ocifast.sources.verify import verified
 from ocifast.spec import OCI_INDEX, Descriptor, Document
 
@@ -57,13 +59,14 @@ class LayoutDestination:
         self._written: set[str] = set()
         self._relied_on: dict[str, Descriptor] = {}
         self._root: Document | None = None
+        self._swept = False
         with reported(folder):
             if not folder.exists():
                 return
             names = [inner.name for inner in folder.iterdir()] if folder.is_dir() else ["a file"]
         if "oci-layout" in names:
             self._listing()
-        elif not all(inner.startswith(".ocifast-") for inner in names):
+        elif not all(map(is_private, names)):
             raise UsageError(f"{folder} is no image layout; name an empty or a new folder")
 
     def announce(self, descriptors: Iterable[Descriptor]) -> None:
@@ -163,6 +166,9 @@ class LayoutDestination:
                 with contextlib.suppress(FileExistsError):
                     path.mkdir()
                     self._made.append(path)
+            if not self._swept:
+                self._swept = True
+                sweep_folder(self._folder)
             # First of all, so that another writer who comes meanwhile finds a layout.
             if not (self._folder / "oci-layout").exists():
                 self._replace("oci-layout", LAYOUT_FILE)

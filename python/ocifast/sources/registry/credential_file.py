@@ -11,13 +11,14 @@ import binascii
 import contextlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ocifast.atomic import NewFile, sweep_folder
 from ocifast.errors import FileError
-from ocifast.refusals import flush, take_lock
+from ocifast.file_data import write_all
+from ocifast.refusals import take_lock
 from ocifast.sources.registry.options import Credential
 
 __all__ = ["HUB_KEY", "CredentialFile", "keys_for", "normalise_key"]
@@ -151,18 +152,14 @@ class CredentialFile:
         # A link (people link this file into their dotfiles) stays one: what it names is replaced.
         target = Path(os.path.realpath(self.path))
         try:
-            descriptor, name = tempfile.mkstemp(prefix=".ocifast-", dir=target.parent)
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    json.dump(self.content, file, indent="\t")
-                    file.flush()
-                    flush(file.fileno())
-                Path(name).replace(target)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise FileError(f"cannot write the credentials to {target}: {error.strerror}", path=str(target)) from error
+            sweep_folder(target.parent)
+            with NewFile(target.parent, mode=0o600) as file:
+                write_all(file.descriptor, json.dumps(self.content, indent="\t").encode())
+                file.publish(target)
+        except FileError as error:
+            cause = error.__cause__
+            why = cause.strerror if isinstance(cause, OSError) else error
+            raise FileError(f"cannot write the credentials to {target}: {why}", path=str(target)) from cause
 
     def _section(self, name: str) -> dict[str, Any]:
         section = self.content.get(name)
