@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -41,7 +42,7 @@ def test_keys_differ_in_everything_that_matters() -> None:
     assert all(len(key) == 64 for key in keys)
     assert output_key(**{**KEY, "options": {"block": None, "level": 3}}) == keys[0]
     # Pinned: a key that changes by accident throws everybody's cache away.
-    assert keys[0] == "2daafad63f5e5afd7c3f272772e80ace0d23ae6c088059a1249e479e09332194"
+    assert keys[0] == "c40548dab97a4b0b1e82a81442256fcce39cbac9c9772aca57ab672dd06bdea9"
 
 
 def test_an_output_is_kept_with_its_manifest_and_config(cache: Cache, tmp_path: Path) -> None:
@@ -136,6 +137,56 @@ def test_a_damaged_output_is_a_miss(kind: str, cache: Cache, tmp_path: Path, cap
     assert cache.outputs.get(key) is not None
 
 
+def test_a_byte_put_into_a_kept_output_is_a_miss(cache: Cache, tmp_path: Path) -> None:
+    """The length and the time of the last change are as before."""
+    (tmp_path / "out").write_bytes(DATA)
+    key = keep(cache, tmp_path / "out")
+    output = cache.folder / "outputs" / key / "output"
+    before = output.stat()
+    assert before.st_mode & 0o777 == 0o400
+    output.chmod(0o600)
+    with output.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"EVIL")
+    output.chmod(0o400)
+    os.utime(output, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.outputs.get(key) is None
+    assert listing(cache.folder / "outputs") == []
+
+
+def test_a_cache_that_was_copied_is_hashed_once(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(DATA)
+    key = keep(cache, tmp_path / "out")
+    shutil.copytree(cache.folder, tmp_path / "moved")
+    (tmp_path / "moved").chmod(0o700)
+    moved = Cache(tmp_path / "moved")
+    record = tmp_path / "moved/outputs" / key / "entry.json"
+    before = record.read_bytes()
+    found = moved.outputs.get(key)
+    assert found is not None
+    assert record.read_bytes() != before
+    found.place(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == DATA
+    settled = record.read_bytes()
+    assert moved.outputs.get(key) is not None
+    assert record.read_bytes() == settled
+
+
+def test_damage_below_the_file_system_is_found_by_hashing(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").write_bytes(DATA)
+    key = keep(cache, tmp_path / "out")
+    real = os.pread
+
+    def rotten(fd: int, size: int, offset: int) -> bytes:
+        return real(fd, size, offset)[::-1]
+
+    monkeypatch.setattr(os, "pread", rotten)
+    assert cache.outputs.get(key) is not None
+    assert cache.outputs.get(key, always=True) is None
+
+
 def test_a_link_of_the_right_length_is_no_output(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"elsewhere")
     key = keep(cache, tmp_path / "out")
@@ -152,7 +203,7 @@ def test_a_failed_copy_leaves_nothing(cache: Cache, tmp_path: Path) -> None:
     found = cache.outputs.get(keep(cache, tmp_path / "out"))
     assert found is not None
     found.path.write_bytes(DATA[:-1])
-    with pytest.raises(FileError, match="changed while it was copied"):
+    with pytest.raises(FileError, match="changed meanwhile"):
         found.place(tmp_path / "place")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
 

@@ -226,5 +226,7 @@ def reported(path: Path) -> Iterator[None]:
     """Turns an OSError into a FileError that names the place."""
     try:
         yield
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}", path=str(path)) from error

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ import msgspec
 
 from ocifast import _core
 from ocifast.atomic import NewFile, reported
+from ocifast.cache.kept import KeptFile, open_kept, seal
 from ocifast.errors import FileError
-from ocifast.file_data import clone_file
+from ocifast.file_data import clone_file, write_all
 from ocifast.refusals import Lock, flush, flush_folder, take_lock
 from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
 
@@ -32,14 +32,14 @@ __all__ = ["CachedOutput", "OutputStore", "output_key"]
 
 _log = logging.getLogger(__name__)
 
-_FORM = 1
+_FORM = 2
 """Version of how an entry is laid out; part of every key."""
 
 
 class _Entry(msgspec.Struct, frozen=True):
     """`entry.json`: what must be true of the other files of an entry, and what the caller wanted remembered."""
 
-    size: int
+    output: KeptFile
     manifest: str
     config: str
     facts: dict[str, Any]
@@ -51,17 +51,22 @@ class CachedOutput:
 
     Attributes:
         path: the file.
-        size: its length in bytes.
+        kept: what is true of it.
         manifest: bytes of the image's manifest.
         config: bytes of the image's config.
         facts: what the caller gave to `OutputStore.put`.
     """
 
     path: Path
-    size: int
+    kept: KeptFile
     manifest: bytes
     config: bytes
     facts: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self.kept.size
 
     def place(self, destination: Path, *, mode: int = 0o666) -> None:
         """Makes a copy at `destination`, whole or not at all, in place of a file that is there.
@@ -74,9 +79,16 @@ class CachedOutput:
             FileError: it could not be written.
         """
         with reported(destination), NewFile(destination.parent, mode=mode) as file:
-            with self.path.open("rb", buffering=0) as source:
-                clone_file(source.fileno(), file.descriptor)
-            if os.fstat(file.descriptor).st_size != self.size:
+            try:
+                fd, now = open_kept(self.path, self.kept)
+            except ValueError as error:
+                raise FileError(f"{self.path} changed meanwhile: {error}; run this again") from None
+            try:
+                clone_file(fd, file.descriptor)
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+            if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (now.size, now.mtime, now.ctime):
                 raise FileError(f"{self.path} changed while it was copied; run this again")
             file.publish(destination)
             flush_folder(destination.parent)
@@ -142,8 +154,12 @@ class OutputStore:
         finally:
             os.close(held)
 
-    def get(self, key: str) -> CachedOutput | None:
+    def get(self, key: str, *, always: bool = False) -> CachedOutput | None:
         """The output of a key, or None; one that is damaged is removed.
+
+        Args:
+            key: from `output_key`.
+            always: hashes it even when nobody has written to it.
 
         Raises:
             FileError: the cache is not to be trusted (see `Cache.prepare`).
@@ -157,18 +173,19 @@ class OutputStore:
             manifest = _read(folder / "manifest.json", entry.manifest, MANIFEST_LIMIT)
             config = _read(folder / "config.json", entry.config, CONFIG_LIMIT)
             output = folder / "output"
-            status = output.lstat()
-            size = status.st_size
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("the output is not a regular file")
-            if size != entry.size:
-                raise ValueError(f"the output has {size} bytes of {entry.size}")
+            fd, kept = open_kept(output, entry.output, always=always)
+            os.close(fd)
+            if kept != entry.output:
+                # Copied or restored, and the same: what is true of it now is written down.
+                with NewFile(folder, mode=0o600) as file:
+                    write_all(file.descriptor, msgspec.json.encode(msgspec.structs.replace(entry, output=kept)))
+                    file.publish(folder / "entry.json")
             os.utime(folder)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError, FileError) as error:
             _log.warning("cached output %s is damaged: %s", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        return CachedOutput(output, size, manifest, config, entry.facts)
+        return CachedOutput(output, kept, manifest, config, entry.facts)
 
     def put(
         self, key: str, output: Path, *, manifest: bytes, config: bytes, facts: Mapping[str, Any] | None = None
@@ -192,11 +209,10 @@ class OutputStore:
             place.parent.mkdir(mode=0o700, exist_ok=True)
             beside.mkdir(mode=0o700, parents=True)
             try:
-                with output.open("rb", buffering=0) as source, (beside / "output").open("xb") as copy:
+                with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
                     clone_file(source.fileno(), copy.fileno())
-                    size = os.fstat(copy.fileno()).st_size
-                    flush(copy.fileno())
-                entry = _Entry(size, _core.digest(manifest), _core.digest(config), dict(facts or {}))
+                    kept = seal(copy.fileno())
+                entry = _Entry(kept, _core.digest(manifest), _core.digest(config), dict(facts or {}))
                 for name, data in (
                     ("manifest.json", manifest),
                     ("config.json", config),
