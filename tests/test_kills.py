@@ -108,7 +108,8 @@ def test_a_kill_at_a_random_moment(
             wait_begun(process, folder, "output")
             time.sleep(0.02 * moments.random())
         process.send_signal(number)
-        assert process.communicate(timeout=60)[1] == b""
+        said = process.communicate(timeout=60)[1]
+        assert said in (b"", b"ocifast: terminated; nothing was written\n")
         # Killed before it could listen, ended by its own hand, or done before.
         assert process.returncode in (-number, 128 + number, 0)
         left = sorted(path.name for path in folder.iterdir() if path.name != "out")

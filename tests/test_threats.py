@@ -53,12 +53,12 @@ THREATS: dict[int, str] = {
     35: "CVE-2021-40153, CVE-2021-41072: an image that is unpacked to check it places files outside",
     36: "a cache folder that others can write",
     37: "a name over 255 bytes comes in through a link's target, and images made of it are damaged",
+    38: "the clean-up of a run of root walks through a link that was put in the place of its private folder",
+    39: "what others did to a published output gets into the cache under the key of the image",
     40: "names that collide in a hash table of a fixed seed",
     41: "metadata of a small layer fill the memory",
     42: "long or deep paths that are walked anew for each entry",
     46: "two readers of a tar archive, two names for one entry",
-    38: "the clean-up of a run of root walks through a link that was put in the place of its private folder",
-    39: "what others did to a published output gets into the cache under the key of the image",
 }
 
 HOSTILE = "tests/test_hostile_layers.py::"

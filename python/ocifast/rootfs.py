@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import BinaryIO
 from ocifast import _core
 from ocifast.atomic import NewFile, sweep_folder
 from ocifast.clock import source_date_epoch
-from ocifast.errors import FileError, PathNotFoundError, UsageError
+from ocifast.errors import PathNotFoundError, UsageError
 from ocifast.packers import (
     CompressedOptions,
     FileTarget,

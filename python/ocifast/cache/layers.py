@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import filelock
 import msgspec
 
 from ocifast import _core
@@ -145,11 +144,15 @@ class LayerStore:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds all names of layers for the moment of a change."""
+        """Holds all names of layers for the moment of a change. Without locks, renames alone keep each layer whole."""
         folder = self._folder / "locks"
         folder.mkdir(mode=0o700, exist_ok=True)
-        with filelock.FileLock(folder / "layers.lock", mode=0o600):
+        descriptor = os.open(folder / "layers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            take_lock(descriptor, wait=True)
             yield
+        finally:
+            os.close(descriptor)
 
     def _places(self, diff_id: str) -> tuple[Path, Path]:
         algorithm, _, encoded = diff_id.partition(":")
