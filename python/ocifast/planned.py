@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ocifast import _core
+from ocifast.atomic import reported
 from ocifast.cache import output_key
 from ocifast.errors import UsageError
+from ocifast.file_data import clone_file
 from ocifast.layered import Store
 from ocifast.marks import byte_values
 from ocifast.packers import (
@@ -24,7 +26,6 @@ from ocifast.packers import (
     load_format,
     options_of,
 )
-from ocifast.sources.newfile import clone_file, reported
 from ocifast.workspace import Workspace
 
 __all__ = ["STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
