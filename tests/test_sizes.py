@@ -31,6 +31,8 @@ HOLES: dict[str, tuple[list[tuple[int, bytes]], int]] = {
     "many": ([(number * 8192, PIECE) for number in range(100)], 1 << 20),
     "n" * 255: ([(8192, PIECE)], 1 << 20),
     "caf\u00e9/" + "\u00e9" * 90: ([(8192, PIECE)], 1 << 20),
+    "odd": ([(8192, b"x" * 700), (40_000, b"y"), (60_001, b"z" * 1025), (100_000, b"w")], 1 << 20),
+    "odd-begin": ([(0, b"a" * 7), (65_530, PIECE), (66_043, b"b")], 1 << 20),
     "not-worth-it": ([(0, PIECE), (1024, PIECE)], 2048),
 }
 

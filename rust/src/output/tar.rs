@@ -49,19 +49,20 @@ const MAP_MAX: usize = 512 << 10;
 const EXTENT_MAX: usize = 40;
 
 /// The stretches of data of a file with holes; nothing where the holes are not worth a map. The shortest holes count as
-/// data when there are too many.
+/// data when there are too many. Every stretch begins and ends at a block, or ends with the file: GNU tar looks for the
+/// next one at the next block, other readers at the next byte.
 fn stretches(content: &Content) -> Option<Vec<(u64, u64)>> {
     content.extents.as_ref()?;
     let mut least = BLOCK;
     loop {
         let mut data: Vec<(u64, u64)> = Vec::new();
         for run in content.runs() {
+            let start = run.offset / BLOCK * BLOCK;
+            let end = (run.offset + run.length).next_multiple_of(BLOCK).min(content.size);
             match data.last_mut() {
-                Some((offset, length)) if run.offset - (*offset + *length) < least => {
-                    *length = run.offset + run.length - *offset;
-                }
-                None if run.offset < least => data.push((0, run.offset + run.length)),
-                _ => data.push((run.offset, run.length)),
+                Some((offset, length)) if start.saturating_sub(*offset + *length) < least => *length = end - *offset,
+                None if start < least => data.push((0, end)),
+                _ => data.push((start, end - start)),
             }
         }
         if let Some((offset, length)) = data.last_mut()
