@@ -41,11 +41,12 @@ UNCACHED = CompileOptions(cache=False)
 @pytest.fixture
 def location(tmp_path: Path) -> str:
     """Two layers: files of many sizes, links, holes, and some that the upper layer replaces."""
-    lower = TarBuilder().directory("d/", mode=0o750, uid=7, gid=8, mtime=60)
+    lower = TarBuilder().directory("d/", mode=0o750, uid=7, gid=8, mtime=60).file("big", os.urandom(300_000))
     for size in (0, 1, 4095, 4096, 5000, 70_000):
         lower.file(f"d/{size}", os.urandom(size), mtime=70, uid=1000, gid=1001)
     lower.hard_link("d/again", "d/5000").symlink("link", "d/4096", mtime=74).file("gone", b"g" * 9000)
     upper = TarBuilder().file("d/70000", b"new" * 2000, mode=0o4755, mtime=80).file(".wh.gone", b"")
+    upper.file("big", b"small").file("late", os.urandom(100_000))
     return f"oci:{write_layout(tmp_path / 'layout', build_image([lower, upper]))}:app"
 
 
@@ -262,13 +263,13 @@ def test_a_format_is_one_file_and_one_line(tmp_path: Path, location: str, monkey
     options = CompileOptions(cache_folder=str(tmp_path / "cache"))
     for cached in (False, True):
         made = compile(location, tmp_path / "a", format="toy", options=options)
-        assert (made.from_cache, made.backend, made.properties) == (cached, "toy", (("lines", "9"),))
-        assert (tmp_path / "a").read_text().split("\n")[:3] == ["d", "d/0", "d/1"]
+        assert (made.from_cache, made.backend, made.properties) == (cached, "toy", (("lines", "11"),))
+        assert (tmp_path / "a").read_text().split("\n")[:3] == ["big", "d", "d/0"]
     with pytest.raises(LossError, match="toy cannot hold all"):
         compile(location, tmp_path / "b", format="toy", options=CompileOptions(cache=False, strict=True))
     with pytest.raises(UsageError, match="toy has no option --level"):
         compile(location, tmp_path / "b", format="toy", options=CompileOptions(pack=PackOptions(level=1)))
     with open_image(location) as image, image.flatten() as rootfs:
-        assert rootfs.write(tmp_path / "c", "toy", ToyOptions(hide="d")).properties == {"lines": "8"}
-    assert (tmp_path / "c").read_text().startswith("d/0")
+        assert rootfs.write(tmp_path / "c", "toy", ToyOptions(hide="d")).properties == {"lines": "10"}
+    assert (tmp_path / "c").read_text().startswith("big\nd/0")
     assert not (tmp_path / "b").exists()
