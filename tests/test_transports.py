@@ -29,6 +29,8 @@ EXAMPLES = {
     "oci": "oci:{}/dir:tag",
     "oci-archive": "oci-archive:{}/file:tag",
     "docker-archive": "docker-archive:{}/file:a:b",
+    "docker-daemon": "docker-daemon:no/such:image",
+    "containers-storage": "containers-storage:no/such:image",
     "tar": "tar:{}/file",
 }
 

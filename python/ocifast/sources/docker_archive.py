@@ -12,6 +12,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class DockerArchiveSource:
         name: how the user wrote the place.
         reference: one of the image's `RepoTags`; `latest` when it has no tag.
         position: the image's number in `manifest.json`, from 0; with neither, the archive must hold one image.
+        held: closed by `close`: what lasts as long as the archive is read.
 
     Raises:
         ImageNotFoundError: no Docker archive, or no such image in it.
@@ -76,9 +78,16 @@ class DockerArchiveSource:
     """
 
     def __init__(
-        self, members: Members, *, name: str, reference: Reference | None = None, position: int | None = None
+        self,
+        members: Members,
+        *,
+        name: str,
+        reference: Reference | None = None,
+        position: int | None = None,
+        held: ExitStack | None = None,
     ) -> None:
         self.name = name
+        self._held = held
         self._members = members
         self._blobs: dict[str, FileSlice] = {}
         self._made: dict[str, bytes] = {}
@@ -114,8 +123,10 @@ class DockerArchiveSource:
         return FileBlob.of(found, descriptor, offset, name=self.name)
 
     def close(self) -> None:
-        """Removes what was unpacked."""
+        """Removes what was unpacked, and what the archive waited in."""
         self._members.close()
+        if self._held is not None:
+            self._held.close()
 
     def _images(self, raw: bytes) -> list[SavedImage]:
         try:
@@ -254,7 +265,12 @@ class DockerArchiveSource:
 
 
 def open_docker_archive(
-    path: Path, *, name: str, reference: Reference | None = None, position: int | None = None
+    path: Path,
+    *,
+    name: str,
+    reference: Reference | None = None,
+    position: int | None = None,
+    held: ExitStack | None = None,
 ) -> DockerArchiveSource:
     """An image of a Docker archive; `path` as `Members` takes it, the rest as `DockerArchiveSource`.
 
@@ -268,7 +284,7 @@ def open_docker_archive(
             is_oci = members.find("oci-layout") is not None or members.find("index.json") is not None
             hint = f"an OCI archive, write oci-archive:{path}" if is_oci else "no image archive"
             raise ImageNotFoundError(f"{name}: the file has no manifest.json; it is {hint}", reference=name)
-        return DockerArchiveSource(members, name=name, reference=reference, position=position)
+        return DockerArchiveSource(members, name=name, reference=reference, position=position, held=held)
     except BaseException:
         members.close()
         raise

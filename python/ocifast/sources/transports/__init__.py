@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ocifast.sources.transports import docker, docker_archive, oci, oci_archive, tar
+from ocifast.sources.transports import (
+    containers_storage,
+    docker,
+    docker_archive,
+    docker_daemon,
+    oci,
+    oci_archive,
+    tar,
+)
 from ocifast.sources.transports.transport import Access, Transport
 
 __all__ = ["TRANSPORTS", "Access", "Transport"]
@@ -14,6 +22,8 @@ _MODULES = (
     oci,
     oci_archive,
     docker_archive,
+    docker_daemon,
+    containers_storage,
     tar,
 )
 
