@@ -7,6 +7,9 @@ stands below the command line and above all else.
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -94,6 +97,21 @@ def test_only_process_runs_tools() -> None:
         if "import subprocess" in path.read_text() or "os.system(" in path.read_text():
             naming.add(path.name)
     assert naming == {"process.py"}
+
+
+def test_every_library_is_a_declared_one() -> None:
+    declared = re.findall(
+        r'^ {4}"([a-z]+)>=', (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0], re.MULTILINE
+    )
+    imported = set()
+    for path in (ROOT / "python").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).split(".")[0])
+    libraries = imported - sys.stdlib_module_names - {"ocifast", "fsspec", "tomllib"}
+    assert libraries == {{"pyelftools": "elftools"}.get(name, name) for name in declared}
 
 
 def test_files_stay_short() -> None:
