@@ -100,6 +100,12 @@ def test_threat_30_whose_key_is_whose(
             Credential("u", "p:with:colons"),
         ),
         ({"auths": {"r.io": {"auth": base64.b64encode("ü:pässwörd".encode()).decode()}}}, Credential("ü", "pässwörd")),
+        # Without padding, and in the alphabet of URLs.
+        ({"auths": {"r.io": {"auth": base64.b64encode(b"u:pw12").decode().rstrip("=")}}}, Credential("u", "pw12")),
+        (
+            {"auths": {"r.io": {"auth": base64.urlsafe_b64encode("u:\xff\xfe~?".encode()).decode()}}},
+            Credential("u", "\xff\xfe~?"),
+        ),
         ({"auths": {"r.io": {"auth": base64.b64encode(b"u:p\0\0").decode()}}}, Credential("u", "p")),
         ({"auths": {"r.io": {"username": "u", "password": "p"}}}, Credential("u", "p")),
         (

@@ -237,7 +237,20 @@ def test_a_token_near_its_end_is_renewed_before_it_is_refused(server: FaultyRegi
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("stated", [{}, {"expires_in": 0}, {"expires_in": None}])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {},
+        {"expires_in": 0},
+        {"expires_in": None},
+        {"expires_in": "soon"},
+        {"expires_in": True},
+        {"expires_in": "inf"},
+        {"expires_in": "60"},
+        {"expires_in": 60.5},
+        {"expires_in": [], "issued_at": 5, "unknown": {}},
+    ],
+)
 def test_a_token_without_a_lifetime_is_good_for_a_minute(
     server: FaultyRegistry, tokens: TokenServer, stated: dict[str, Any]
 ) -> None:

@@ -7,20 +7,60 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
-from ocifast.errors import FileError, NetworkError
+from ocifast.errors import FileError, NetworkError, RegistryError
 from ocifast.sources.registry.tls import Certificates, certificate_folder
 from ocifast.sources.registry.transport import proxy_for
 
 from tests.support.faulty import Answer, serve_faulty
 from tests.support.pulls import Authority, pretend, pull, quick, random_image
 from tests.support.registry import serve_registry
+
+
+@contextmanager
+def in_front_of(host: str, refusal: bytes | None) -> Iterator[str]:
+    """A door that hands TLS on to `host`, and answers plain HTTP with `refusal`; none breaks it off."""
+    name, _, port = host.rpartition(":")
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            if client.recv(1, socket.MSG_PEEK) != b"\x16":
+                client.recv(65536)
+                client.sendall(refusal or b"")
+                return
+            with socket.create_connection((name, int(port))) as server:
+                back = threading.Thread(target=pump, args=(server, client), daemon=True)
+                back.start()
+                pump(client, server)
+                back.join()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(door.accept()[0],), daemon=True).start()
+
+    door = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{door.getsockname()[1]}"
+    finally:
+        door.shutdown(socket.SHUT_RDWR)
+        door.close()
+        thread.join()
 
 
 @pytest.fixture
@@ -34,6 +74,30 @@ def test_docker_registry_with_a_certificate_of_our_own(authority: Authority, tmp
         name = registry.put(image, "tls/a:1")
         authority.trust(registry.host)
         assert pull(name, quick(certificates=(authority.folder,))) == [image.layers[0].blob]
+
+
+@pytest.mark.parametrize(
+    "refusal", [None, b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server."]
+)
+def test_tls_on_loopback_is_noticed(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, refusal: bytes | None
+) -> None:
+    """Servers break off what is not TLS, or answer it in plain HTTP."""
+    image = random_image()
+    with serve_faulty(tls=authority.server("127.0.0.1")) as server, in_front_of(server.host, refusal) as host:
+        name = server.put(image, "a:1").replace(server.host, host)
+        with pytest.raises(NetworkError, match="its certificate is not trusted"):
+            pull(name)
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        assert pull(name) == [image.layers[0].blob]
+
+
+def test_what_is_no_tls_on_loopback_stays_plain() -> None:
+    with serve_faulty(lambda request: Answer(400)) as server:
+        with pytest.raises(RegistryError, match="answered 400"):
+            pull(f"{server.host}/a:1")
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("names", [("registry.example",), ("127.0.0.1", "registry.example")])

@@ -7,6 +7,7 @@ tried once and not by each of them.
 from __future__ import annotations
 
 import base64
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ class TokenSender(Protocol):
 class _TokenAnswer(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
-    expires_in: float | None = None
+    expires_in: object = None
     refresh_token: str | None = None
 
 
@@ -319,6 +320,15 @@ class Authenticator:
             raise RegistryError(f"{self._name}: the answer of its token server {realm.host} holds no token")
         if answer.refresh_token and self._keeper is not None:
             self._keeper.rotate(answer.refresh_token)
-        lifetime = answer.expires_in if answer.expires_in and answer.expires_in > 0 else _DEFAULT_LIFETIME
+        lifetime = _lifetime(answer.expires_in)
         # What is on its way when the token ends would be refused; what is short-lived is used for half of its life.
         return _Token(f"Bearer {value}", started + max(lifetime - 10, lifetime / 2))
+
+
+def _lifetime(stated: object) -> float:
+    """Seconds of `expires_in`: a number, or one in a text; the default for all else."""
+    try:
+        seconds = float(stated) if isinstance(stated, (int, float, str)) and not isinstance(stated, bool) else 0.0
+    except (ValueError, OverflowError):
+        seconds = 0.0
+    return seconds if 0 < seconds < math.inf else _DEFAULT_LIFETIME

@@ -34,7 +34,7 @@ from ocifast.sources.registry.failures import (
 from ocifast.sources.registry.limiter import Limiter, limiter_for
 from ocifast.sources.registry.options import RegistryOptions, host_name, is_loopback
 from ocifast.sources.registry.redaction import shown_url
-from ocifast.sources.registry.tls import certificate_folder
+from ocifast.sources.registry.tls import certificate_folder, speaks_tls
 from ocifast.sources.registry.transport import Transport
 
 __all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
@@ -81,12 +81,15 @@ class Client:
             trust_env=False,
             headers={"User-Agent": "ocifast", "Accept-Encoding": "identity"},
         )
-        self._own = self._authenticator(host, self.origin, CredentialKeeper(host, repository, options))
+        self._keeper = CredentialKeeper(host, repository, options)
+        self._own = self._authenticator(host, self.origin, self._keeper)
         self._others: dict[httpx.URL, Authenticator] = {}
         self._limiters: dict[str, Limiter] = {}
         self._lock = threading.Lock()
         self._public: bool | None = None
         self._answered = False
+        self._may_turn_out_secure = is_loopback(api) and host_name(api) not in options.insecure
+        self._turning = threading.Lock()
         self._closed = threading.Event()
 
     @property
@@ -140,11 +143,19 @@ class Client:
                 response = self._exchange(method, url, name, what, scopes, headers or {}, body)
             except httpx.TransportError as error:
                 self.raise_if_closed(name)
+                if isinstance(target, str) and self._turns_out_secure(url):
+                    url = self.url(target)
+                    continue
                 failure = network_failure(name, url.netloc.decode("ascii"), error)
                 limit = most if self._answered else min(most, _ATTEMPTS_TO_CONNECT)
                 if attempt >= limit or is_final(error):
                     raise failure from error
                 self.pause(attempt)
+                continue
+            if response.status_code == 400 and isinstance(target, str) and self._turns_out_secure(url):
+                # What servers of Go and nginx say to plain HTTP where they speak TLS.
+                response.close()
+                url = self.url(target)
                 continue
             self._answered = True
             if response.status_code in wanted:
@@ -181,6 +192,20 @@ class Client:
                     raise network_failure(name, response.request.url.netloc.decode("ascii"), error) from error
                 self.pause(attempt)
         raise AssertionError  # pragma: no cover - itertools.count() does not end
+
+    def _turns_out_secure(self, url: httpx.URL) -> bool:
+        """Whether a registry on loopback that plain HTTP led nowhere with speaks TLS; then it is spoken to so."""
+        if url.scheme != "http" or not self._may_turn_out_secure:
+            return False
+        with self._turning:
+            if self.origin.scheme == "https":
+                return True
+            if self._answered or not speaks_tls(url.host, url.port or 80, self.options.connect_timeout):
+                self._may_turn_out_secure = False
+                return False
+            self.origin = self.origin.copy_with(scheme="https", port=self.origin.port or 80)
+            self._own = self._authenticator(self.host, self.origin, self._keeper)
+            return True
 
     def failure(self, name: str, what: str, response: httpx.Response) -> OcifastError:
         """The error for an answer that was not expected; reads the answer's body and closes it."""

@@ -169,7 +169,7 @@ class CredentialFile:
         username, password = entry.get("username") or "", entry.get("password") or ""
         if encoded := entry.get("auth"):
             try:
-                decoded = base64.b64decode("".join(encoded.split()), validate=True).decode("utf-8").rstrip("\0")
+                decoded = _base64(encoded).decode("utf-8").rstrip("\0")
             except (binascii.Error, ValueError, AttributeError):
                 raise FileError(f"the entry {name} of {self.path} cannot be decoded; log in again") from None
             username, colon, password = decoded.partition(":")
@@ -179,3 +179,9 @@ class CredentialFile:
         if not username and not password and token is None:
             return None
         return Credential(str(username), str(password), token)
+
+
+def _base64(text: str) -> bytes:
+    """Decodes either alphabet, in lines or not, padded or not. Raises ValueError."""
+    bare = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)

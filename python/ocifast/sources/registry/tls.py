@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from pathlib import Path
 from ocifast.errors import FileError
 from ocifast.home import config_folder
 
-__all__ = ["Certificates", "certificate_folder"]
+__all__ = ["Certificates", "certificate_folder", "speaks_tls"]
 
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_:[]")
 
@@ -39,6 +40,20 @@ def certificate_folder(host: str, folders: Iterable[Path] = ()) -> Path | None:
         if candidate.is_dir():
             return candidate
     return None
+
+
+def speaks_tls(host: str, port: int, timeout: float) -> bool:
+    """Whether a server answers a handshake, whoever it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), timeout) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 class Certificates:
