@@ -228,6 +228,9 @@ def test_what_is_kept_is_a_choice(cache: Cache, tmp_path: Path, monkeypatch: pyt
     made(layout, tmp_path, "tar", cache, keep=False)
     assert len(tables(cache)) == 0
     made(layout, tmp_path, "tar", cache, keep=None)
+    assert len(tables(cache)) == 0
+    monkeypatch.setenv("OCIFAST_KEEP_LAYERS", "auto")
+    made(layout, tmp_path, "tar", cache, keep=None)
     assert len(tables(cache)) == 1
     monkeypatch.setenv("OCIFAST_KEEP_LAYERS", "1")
     made(layout, tmp_path, "tar", cache, keep=None)

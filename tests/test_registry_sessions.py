@@ -228,3 +228,78 @@ def test_a_list_of_referrers_that_is_none(server: FaultyRegistry, body: bytes, m
     with opened(f"{server.host}/a:1") as source, pytest.raises(DocumentError, match=message):
         source.referrers(SUBJECT.digest)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 501])
+def test_a_head_that_says_nothing_lets_the_blob_be_sent(server: FaultyRegistry, status: int) -> None:
+    server.script = lambda request: Answer(status) if request.method == "HEAD" else None
+    destination = destination_of(server)
+    assert not destination.has_blob(BLOB)
+    destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    assert server.blobs["a"] == {BLOB.digest: DATA}
+
+
+def test_a_head_that_wants_to_know_us_lets_the_blob_be_sent(server: FaultyRegistry) -> None:
+    server.script = lambda request: Answer(401) if request.method == "HEAD" else None
+    destination = destination_of(server)
+    assert not destination.has_blob(BLOB)
+    destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    assert server.blobs["a"] == {BLOB.digest: DATA}
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 422])
+def test_a_mount_that_is_refused_in_any_way_lets_the_blob_be_sent(server: FaultyRegistry, status: int) -> None:
+    server.script = lambda request: Answer(status) if ("mount", BLOB.digest) in request.query else None
+    destination = destination_of(server)
+    with opened(f"{server.host}/b:1") as source:
+        assert not destination.mount_blob(BLOB, source)
+    destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    assert server.blobs["a"] == {BLOB.digest: DATA}
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(3 << 20, [2 << 20, 2 << 20, 1 << 20]), (1 << 20, [1 << 20] * 5)])
+def test_bodies_that_are_too_large_become_chunks(server: FaultyRegistry, largest: int, sizes: list[int]) -> None:
+    data = bytes(5 << 20)
+    taken: list[int] = []
+
+    def script(request: Request) -> Answer | None:
+        length = int(request.headers.get("content-length", "0"))
+        if request.method in ("PUT", "PATCH") and length > largest:
+            return Answer(413)
+        if request.method == "PATCH":
+            taken.append(length)
+        return None
+
+    server.script = script
+    blob = Descriptor("application/octet-stream", digest_of(data), len(data))
+    destination = destination_of(server)
+    destination.put_blob(blob, [data])
+    destination.abort()
+    assert taken == sizes
+    assert server.blobs["a"] == {blob.digest: data}
+    assert server.uploads == {}
+
+
+def test_bodies_that_are_always_too_large_are_given_up(server: FaultyRegistry) -> None:
+    data = bytes(5 << 20)
+    server.script = lambda request: Answer(413) if request.method in ("PUT", "PATCH") else None
+    destination = destination_of(server)
+    with pytest.raises(RegistryError, match="refuses so large a body"):
+        destination.put_blob(Descriptor("application/octet-stream", digest_of(data), len(data)), [data])
+    destination.abort()
+    assert [line.split()[0] for line in server.lines].count("PATCH") == 3
+    assert server.uploads == {}
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_registry_that_knows_no_chunks_gets_the_blob_whole(server: FaultyRegistry, status: int) -> None:
+    server.break_uploads = [100_000]
+    server.script = lambda request: Answer(status) if request.method == "PATCH" else None
+    destination = destination_of(server)
+    destination.put_blob(BLOB, [DATA])
+    destination.abort()
+    assert server.lines[-1].startswith("PUT ")
+    assert server.blobs["a"] == {BLOB.digest: DATA}

@@ -23,8 +23,9 @@ class CompileOptions:
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
         cache: whether blobs and outputs are looked up and kept.
-        keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1 or
-            0), and without it keeps those that whole blocks do not more than double. What is kept is used either way.
+        keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1,
+            0, or auto: those that whole blocks do not more than double), and without it keeps none. What is kept is
+            used either way.
         cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
         tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
         threads: that decode and pack; None for one per processor. Changes nothing in the output.

@@ -225,17 +225,23 @@ class LayerWriter:
 
 
 def keep_layers(wanted: bool | None) -> bool | None:
-    """What was asked for, or else what `OCIFAST_KEEP_LAYERS` says, or else None.
+    """What was asked for, or else what `OCIFAST_KEEP_LAYERS` says; without it no layer is kept.
+
+    Keeping a layer costs a cold compile more than a default may (docs/performance.md); who compiles images that share
+    layers, or one image to several formats at different times, asks for it.
+
+    Returns:
+        Whether decoded layers are kept; None (`auto`) for those that whole blocks do not more than double.
 
     Raises:
-        UsageError: the variable is neither 1 nor 0.
+        UsageError: the variable is none of 1, 0 and auto.
     """
     text = os.environ.get("OCIFAST_KEEP_LAYERS", "")
     if wanted is not None or not text:
-        return wanted
-    if text not in ("0", "1"):
-        raise UsageError(f"OCIFAST_KEEP_LAYERS is {text!r}; it must be 1 or 0")
-    return text == "1"
+        return wanted or False
+    if text not in ("0", "1", "auto"):
+        raise UsageError(f"OCIFAST_KEEP_LAYERS is {text!r}; it must be 1, 0 or auto")
+    return None if text == "auto" else text == "1"
 
 
 def _opened(path: Path, held: contextlib.ExitStack) -> int:

@@ -73,7 +73,7 @@ no_cache: Decorator[Any] = click.option("--no-cache", is_flag=True, help="Neithe
 keep_layers: Decorator[Any] = click.option(
     "--keep-layers/--no-keep-layers",
     default=None,
-    help="Keep layers in the cache once they are decoded. [default: those that this does not more than double]",
+    help="Keep layers in the cache once they are decoded. [default: OCIFAST_KEEP_LAYERS, or no]",
 )
 """Passes `keep_layers: bool | None`."""
 

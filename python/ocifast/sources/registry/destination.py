@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+import httpx
+
 from ocifast.errors import (
     AuthenticationError,
     DigestMismatchError,
+    RegistryError,
     UsageError,
 )
 from ocifast.reference import Reference
@@ -53,18 +56,29 @@ class RegistryDestination:
         """Does nothing: a registry has no order of blobs."""
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the repository has the blob, with its size where the registry states one."""
-        response = self.client.send(
+        """Whether the repository has the blob, with its size where the registry states one.
+
+        A registry that answers the question in another way (storage that allows one method only, proxies) says nothing:
+        the blob is sent then.
+        """
+        try:
+            response = self._look_for(descriptor)
+        except AuthenticationError:
+            # Who may not look may still be let to send; that is asked next.
+            return False
+        response.close()
+        length = response.headers.get("Content-Length")
+        return response.status_code == 200 and length in (None, str(descriptor.size))
+
+    def _look_for(self, descriptor: Descriptor) -> httpx.Response:
+        return self.client.send(
             "HEAD",
             f"/v2/{self._repository}/blobs/{descriptor.digest}",
             name=self.name,
             what="look for a blob",
             scopes=self._uploader.scopes,
-            expected=(200, 404),
+            expected=(200, 400, 403, 404, 405, 501),
         )
-        response.close()
-        length = response.headers.get("Content-Length")
-        return response.status_code == 200 and length in (None, str(descriptor.size))
 
     def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
         """Asks the registry to take the blob from another of its repositories.
@@ -77,9 +91,13 @@ class RegistryDestination:
             return False
         try:
             session = self._uploader.start(mount=descriptor.digest, source=source.reference.repository)
-        except AuthenticationError:
-            # A token server may refuse the second scope; the blob can still be read and sent.
-            return False
+        except RegistryError as error:
+            status = error.context.get("status")
+            # Registries without mounts answer as they like, and a token server may refuse the second scope; the blob
+            # can still be read and sent.
+            if isinstance(error, AuthenticationError) or (status != 429 and status in range(400, 500)):
+                return False
+            raise
         if session is None:
             return True
         with self._lock:

@@ -23,6 +23,8 @@ __all__ = ["Session", "Uploader"]
 
 CHUNK = 64 << 20
 """Bytes of a chunk, when the registry wants chunks and no larger ones."""
+CHUNK_LEAST = 1 << 20
+"""Bytes of the smallest chunk that is tried where a registry, or a proxy before it, refuses larger bodies."""
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})", re.ASCII)
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -35,12 +37,14 @@ class Session:
         location: where the next request goes; changes with every answer, and an older one may be refused.
         offset: bytes that the registry has.
         chunk_minimum: least bytes of a chunk when the registry wants chunks; None when it takes a blob whole.
+        chunk_limit: most bytes of a body, when larger ones were refused.
         resumed: whether a request of this session was broken.
     """
 
     location: httpx.URL
     offset: int = 0
     chunk_minimum: int | None = None
+    chunk_limit: int | None = None
     resumed: bool = False
 
 
@@ -110,7 +114,10 @@ class Uploader:
                 except _BrokenError as broken:
                     if not replayable:
                         raise broken.failure from broken
-                    session = self._recover(session, broken)
+                    refused = session.chunk_limit
+                    session = self._recover(session, descriptor, broken)
+                    if session.chunk_limit != refused:
+                        continue
                     attempts = 0 if session.offset > before else attempts + 1
                     if attempts > self.client.options.retries:
                         raise broken.failure from broken
@@ -128,14 +135,14 @@ class Uploader:
 
     def _send(self, session: Session, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         checked = _held_back(verified(descriptor, chunks, name=self.name))
-        if session.chunk_minimum is None and not session.resumed:
+        if session.chunk_minimum is None and session.chunk_limit is None and not session.resumed:
             self._complete(session.location, descriptor, checked)
             return
         rest = _Rest(checked)
         rest.skip(session.offset)
         least = CHUNK if session.chunk_minimum is None else max(session.chunk_minimum, CHUNK)
         # After a break the rest goes in one piece, unless the registry wants chunks.
-        longest = descriptor.size if session.chunk_minimum is None else least
+        longest = session.chunk_limit or (descriptor.size if session.chunk_minimum is None else least)
         offset = session.offset
         while offset < descriptor.size:
             length = min(longest, descriptor.size - offset)
@@ -188,16 +195,27 @@ class Uploader:
         if response.status_code in RETRIED:
             self.client.heed(self.name, what, response, 0)
         failure = self.client.failure(self.name, what, response)
-        # 404: the session has gone; 416: the registry has more or less than we think.
-        if response.status_code in RETRIED or response.status_code in (404, 416):
+        # 404: the session has gone; 405: no chunks are taken here; 413: the body is too large, be it for a proxy;
+        # 416: the registry has more or less than we think.
+        if response.status_code in RETRIED or response.status_code in (404, 405, 413, 416):
             raise _BrokenError(failure)
         raise failure
 
-    def _recover(self, session: Session, broken: _BrokenError) -> Session:
+    def _recover(self, session: Session, descriptor: Descriptor, broken: _BrokenError) -> Session:
         """Asks the registry how far the session came; opens another one when it has gone or does not match."""
-        if broken.failure.context.get("status") == 416:
+        status = broken.failure.context.get("status")
+        if status == 413:
+            limit = _smaller(session, descriptor)
+            if limit is None:
+                raise broken.failure
             self.cancel(session)
-            return self._restart(broken)
+            return replace(self._restart(broken), chunk_limit=limit)
+        in_chunks = session.resumed or session.chunk_minimum is not None
+        if status == 405 and (session.chunk_limit is not None or not in_chunks):
+            raise broken.failure
+        if status in (405, 416):
+            self.cancel(session)
+            return self._restart(broken, whole=status == 405)
         response = self.client.send(
             "GET",
             session.location,
@@ -209,6 +227,10 @@ class Uploader:
         response.close()
         if response.status_code not in (200, 202, 204):
             return self._restart(broken)
+        if status == 404:
+            # The session is there, and what was asked of it is not: this registry takes no chunks.
+            self.cancel(session)
+            return self._restart(broken, whole=True)
         found = _RANGE.fullmatch(response.headers.get("Range", ""))
         session = replace(session, location=self._location(response, session.location), resumed=True)
         if found is None or not int(found[1]):
@@ -217,11 +239,12 @@ class Uploader:
             return self._restart(broken)
         return replace(session, offset=int(found[1]) + 1)
 
-    def _restart(self, broken: _BrokenError) -> Session:
+    def _restart(self, broken: _BrokenError, *, whole: bool = False) -> Session:
+        """Another session; one that takes the blob in one request where chunks are not taken."""
         fresh = self.start()
         if fresh is None:
             raise broken.failure
-        return fresh
+        return replace(fresh, chunk_minimum=None) if whole else fresh
 
     def _location(self, response: httpx.Response, known: httpx.URL | None) -> httpx.URL:
         stated = response.headers.get("Location")
@@ -235,6 +258,16 @@ class Uploader:
             raise RegistryError(f"{self.name}: the registry's upload location is no URL", reference=self.name) from None
         self.client.check_hop(self.name, response.request.url, location)
         return location
+
+
+def _smaller(session: Session, descriptor: Descriptor) -> int | None:
+    """Most bytes of the next body, where those of the last one were too many; None when there is no use in less."""
+    limit = CHUNK if session.chunk_limit is None else session.chunk_limit // 2
+    while limit >= descriptor.size and limit > CHUNK_LEAST:
+        limit //= 2
+    if limit >= descriptor.size or limit < max(CHUNK_LEAST, session.chunk_minimum or 0):
+        return None
+    return limit
 
 
 class _Once:
