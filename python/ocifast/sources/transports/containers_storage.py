@@ -6,7 +6,6 @@ Its locks and formats are theirs: one of their own programs writes a Docker arch
 from __future__ import annotations
 
 from ocifast.errors import HelperError, ImageNotFoundError, PackerError
-from ocifast.platforms import listing
 from ocifast.process import find_tool, run_helper, run_tool
 from ocifast.reference import Location
 from ocifast.sources import Source
@@ -46,6 +45,8 @@ def _source(location: Location, access: Access) -> Source:
             has = _names(tool)
             if has is None or name in has or f"localhost/{name}" in has:
                 raise HelperError(f"{location}: {error.message}", command=tool) from error
+            from ocifast.platforms import listing
+
             raise ImageNotFoundError(
                 f"{location}: the store has no image {name}; it has {listing(has) or 'none'}", reference=location.text
             ) from error

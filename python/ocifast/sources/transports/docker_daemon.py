@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocifast.errors import HelperError, ImageNotFoundError, UsageError
-from ocifast.platforms import listing
 from ocifast.reference import Location
 from ocifast.sources import Source
 from ocifast.sources.transports.named import parse_name, spool, tagged
@@ -61,6 +60,8 @@ def _socket(location: Location) -> Path:
                 return place
         except OSError:
             continue
+    from ocifast.platforms import listing
+
     raise ImageNotFoundError(
         f"{location}: no daemon listens at {listing([str(place) for place in places])}; start docker, or podman with "
         "`podman system service`, or set DOCKER_HOST",
@@ -79,6 +80,8 @@ def _save(client: httpx.Client, location: Location, archive: Path) -> None:
         status = answer.status_code
     has = _names(client) if status in (404, 500) else None
     if has is not None and name not in has:
+        from ocifast.platforms import listing
+
         raise ImageNotFoundError(
             f"{location}: the daemon has no image {name}; it has {listing(has) or 'none'}", reference=location.text
         )
