@@ -463,7 +463,7 @@ def test_commands(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pull", "{}/a:1", "out"], "out: pull writes to a place on disk: oci:out, oci-archive:out or"),
+        (["pull", "{}/a:1", "out"], "out: pull writes to a place on disk: oci:DIR[:TAG], oci-archive:FILE[:TAG] or"),
         (["pull", "oci:x", "oci:y"], "oci:x: pull fetches from a registry; for other places use `ocifast copy`"),
         (["push", "oci:x", "oci:y"], "oci:y: push sends to a registry; for other places use `ocifast copy`"),
         (["push", "oci:/nonexistent", "{}/a:1"], "/nonexistent"),

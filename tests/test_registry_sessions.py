@@ -240,15 +240,6 @@ def test_a_head_that_says_nothing_lets_the_blob_be_sent(server: FaultyRegistry, 
     assert server.blobs["a"] == {BLOB.digest: DATA}
 
 
-def test_a_head_that_wants_to_know_us_lets_the_blob_be_sent(server: FaultyRegistry) -> None:
-    server.script = lambda request: Answer(401) if request.method == "HEAD" else None
-    destination = destination_of(server)
-    assert not destination.has_blob(BLOB)
-    destination.put_blob(BLOB, [DATA])
-    destination.abort()
-    assert server.blobs["a"] == {BLOB.digest: DATA}
-
-
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 422])
 def test_a_mount_that_is_refused_in_any_way_lets_the_blob_be_sent(server: FaultyRegistry, status: int) -> None:
     server.script = lambda request: Answer(status) if ("mount", BLOB.digest) in request.query else None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-import httpx
-
 from ocifast.errors import (
     AuthenticationError,
     DigestMismatchError,
@@ -61,17 +59,7 @@ class RegistryDestination:
         A registry that answers the question in another way (storage that allows one method only, proxies) says nothing:
         the blob is sent then.
         """
-        try:
-            response = self._look_for(descriptor)
-        except AuthenticationError:
-            # Who may not look may still be let to send; that is asked next.
-            return False
-        response.close()
-        length = response.headers.get("Content-Length")
-        return response.status_code == 200 and length in (None, str(descriptor.size))
-
-    def _look_for(self, descriptor: Descriptor) -> httpx.Response:
-        return self.client.send(
+        response = self.client.send(
             "HEAD",
             f"/v2/{self._repository}/blobs/{descriptor.digest}",
             name=self.name,
@@ -79,6 +67,9 @@ class RegistryDestination:
             scopes=self._uploader.scopes,
             expected=(200, 400, 403, 404, 405, 501),
         )
+        response.close()
+        length = response.headers.get("Content-Length")
+        return response.status_code == 200 and length in (None, str(descriptor.size))
 
     def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
         """Asks the registry to take the blob from another of its repositories.
