@@ -186,10 +186,12 @@ class PrivateFolder:
             os.close(fd)
 
     def _way(self) -> Path:
-        # Tools open it too: not /proc/self, which means another process there.
-        way = Path(f"/proc/{os.getpid()}/fd/{self.fd}")
+        # Tools open it too: not /proc/self, which means another process there. They may not where the kernel gives our
+        # entry to root, as it does when a process has changed its user (proc(5), "dumpable").
+        open_files = Path(f"/proc/{os.getpid()}/fd")
+        way = open_files / str(self.fd)
         with contextlib.suppress(OSError):
-            if os.path.samestat(way.stat(), os.fstat(self.fd)):
+            if open_files.stat().st_uid == os.geteuid() and os.path.samestat(way.stat(), os.fstat(self.fd)):
                 return way
         return self._parent / self.name
 
