@@ -334,5 +334,5 @@ def test_an_interrupt_ends_a_download_that_waits_and_leaves_nothing(tmp_path: Pa
             over.set()
             process.kill()
             process.communicate()
-    assert (process.returncode, out, told) == (130, b"", b"")
+    assert (process.returncode, out, told) == (130, b"", b"ocifast: interrupted; nothing was written\n")
     assert not (tmp_path / "out").exists()

@@ -65,7 +65,8 @@ def test_a_document_that_trickles_ends_and_is_not_asked_for_again(kind: str) -> 
     with trickling(*SPEAKERS[kind]) as (host, asked):
         with pytest.raises(NetworkError, match="its answer comes too slowly"):
             list_tags(Reference.parse(f"{host}/a"), HASTY)
-        assert len(asked) == 1
+        # On loopback a server that does not answer well is also looked at for TLS; that asks for nothing.
+        assert len([request for request in asked if request.startswith(b"GET ")]) == 1
 
 
 def test_a_manifest_that_trickles_ends_and_is_not_asked_for_again() -> None:
