@@ -193,13 +193,15 @@ class _Flattening:
             while not stop.wait(_POLL_SECONDS):
                 self.watch_applied()
 
-        poller = threading.Thread(target=poll, name="ocifast-progress")
-        poller.start()
+        # A signal may come while the thread starts: it must not be left running, nor hold up the end of the process.
+        poller = threading.Thread(target=poll, name="ocifast-progress", daemon=True)
         try:
+            poller.start()
             return self.flattener.finish(self.edit)
         finally:
             stop.set()
-            poller.join()
+            if poller.is_alive():
+                poller.join()
 
     def watch_applied(self) -> None:
         if self.progress is silent:
