@@ -104,18 +104,21 @@ impl Pattern {
 
 /// The pattern with its braces escaped: they mean alternatives to the matcher, and themselves in gitignore(5).
 fn without_alternatives(text: &str) -> String {
-    let (mut out, mut in_class, mut escaped) = (String::with_capacity(text.len()), false, false);
+    let (mut out, mut escaped) = (String::with_capacity(text.len()), false);
+    // Whether we are in a class, and where a `]` still stands for itself: at its beginning.
+    let (mut in_class, mut begins) = (false, false);
     for character in text.chars() {
         if !escaped && !in_class && matches!(character, '{' | '}') {
             out.push('\\');
         }
         match character {
             _ if escaped => {}
-            '[' => in_class = true,
-            ']' => in_class = false,
-            _ => {}
+            '[' if !in_class => (in_class, begins) = (true, true),
+            '!' | '^' if begins && out.ends_with('[') => {}
+            ']' if !begins => in_class = false,
+            _ => begins = false,
         }
-        escaped = !escaped && character == '\\';
+        escaped = !escaped && !in_class && character == '\\';
         out.push(character);
     }
     out

@@ -23,6 +23,16 @@ pub fn permitted(mode: u16, owned: bool) -> u16 {
     if owned { mode } else { mode & !SET_ID }
 }
 
+/// Whether Linux holds the device number: 12 bits of major, 20 of minor.
+pub fn is_device(major: u64, minor: u64) -> bool {
+    major < 1 << 12 && minor < 1 << 20
+}
+
+/// Whether an extended attribute can have the name: it is neither empty nor has a NUL byte.
+pub fn is_attribute_name(name: &[u8]) -> bool {
+    !name.is_empty() && !name.contains(&0)
+}
+
 /// What every inode has, whatever its type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {

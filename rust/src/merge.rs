@@ -268,9 +268,9 @@ impl Merge {
         self.tree.link(directory, name, inode)
     }
 
-    /// What a hard link's target names.
-    fn find(&self, target: &[&[u8]]) -> Result<Option<InodeId>> {
-        let (found, followed_bytes) = self.tree.resolve(target, false)?;
+    /// What a clean path names; the links on the way count.
+    fn find(&self, path: &[&[u8]], follow_last: bool) -> Result<Option<InodeId>> {
+        let (found, followed_bytes) = self.tree.resolve(path, follow_last)?;
         self.budget.spend(followed_bytes)?;
         Ok(found)
     }
@@ -278,7 +278,7 @@ impl Merge {
     /// What an added entry does at a name that is taken: returns whether a directory is there that serves.
     fn meets(&mut self, parent: &[&[u8]], name: &[u8], kind: &InodeKind) -> Result<bool> {
         let path: Vec<&[u8]> = parent.iter().copied().chain([name]).collect();
-        let there = self.tree.find(&path, true)?;
+        let there = self.find(&path, true)?;
         let is_directory = there.is_some_and(|id| self.tree.inode(id).children().is_some());
         match (kind, there) {
             (InodeKind::Directory(_), Some(_)) if is_directory => Ok(true),
@@ -305,7 +305,7 @@ impl Merge {
     ) -> Result<()> {
         let directory = self.parent(parent)?;
         let components = path::clean(&target, self.limits())?;
-        let found = self.find(&components)?;
+        let found = self.find(&components, false)?;
         // A place held for a late link is no file yet: this link waits with it.
         if let Some(inode) = found.filter(|id| !self.held.contains(id)) {
             return self.link_to(directory, name, inode, &target);
@@ -368,7 +368,7 @@ impl Merge {
             // It may be looked for many times.
             self.budget.spend(late.target.len() as u64).map_err(named)?;
             let target = path::clean(&late.target, self.limits()).map_err(named)?;
-            let found = self.find(&target).map_err(named)?;
+            let found = self.find(&target, false).map_err(named)?;
             match found.or(late.hidden.filter(|_| lower)) {
                 Some(inode) if self.held.contains(&inode) => behind.entry(inode).or_default().push(late),
                 Some(inode) => {

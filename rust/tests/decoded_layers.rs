@@ -9,6 +9,7 @@ use std::process::Command;
 
 use layers::{Archive, Kept, dumped, erofs, flatten, random, whole_blocks};
 use ocifast_core::decoded::{REASONS, Table};
+use ocifast_core::entry::{Metadata, is_attribute_name};
 use ocifast_core::error::Code;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::erofs::layer_digest;
@@ -67,6 +68,9 @@ proptest! {
             let limits = Limits { path_bytes: 4096, layer_bytes: 1 << 40, ..Limits::default() };
             for batch in table.entries(0, &limits) {
                 for entry in batch.into_iter().flatten() {
+                    let Metadata { mode, mtime, xattrs, .. } = &entry.entry.metadata;
+                    prop_assert!(*mode <= 0o7777 && mtime.nanoseconds < 1_000_000_000);
+                    prop_assert!(xattrs.iter().flat_map(|set| set.keys()).all(|name| is_attribute_name(name)));
                     let end = entry.content.map_or(0, |content| content.position + ocifast_core::blocks::length_of(&content));
                     prop_assert!(end <= table.data_end());
                 }

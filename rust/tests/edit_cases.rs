@@ -56,6 +56,8 @@ fn left_out() {
         ("siblings of the same beginning", &["d/x", "d-e/x", "d.e"], &["/d"], &["d-e/x 2", "d.e 3"], &[]),
         ("braces are letters", &["a{b,c}", "ab", "{"], &["a{b,c}", "\\{"], &["ab 2"], &[]),
         ("a class", &["a1", "a{", "ab"], &["a[0-9{]"], &["ab 3"], &[]),
+        ("a class that begins with its own end", &["a]", "a{", "ab"], &["a[]{]"], &["ab 3"], &[]),
+        ("all but a class with its own end", &["a]", "a{", "ab"], &["a[!]{]"], &["a] 1", "a{ 2"], &[]),
         ("escaped", &["#a", "!b", "c"], &["\\#a", "\\!b"], &["c 3"], &[]),
     ];
     for (what, lines, patterns, expected, unmatched) in table {

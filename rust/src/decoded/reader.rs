@@ -12,7 +12,7 @@ use crate::batch::Ingested;
 use crate::blocks::{BLOCK, Placement, length_of};
 use crate::contents::{Content, Extent};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::entry::{Entry, Kind, Metadata, Mtime, Xattrs};
+use crate::entry::{Entry, Kind, Metadata, Mtime, Xattrs, is_attribute_name, is_device};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
@@ -23,6 +23,9 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// Most bytes of what stands behind the entries.
 const TAIL_MAX: u64 = 1 << 20;
+
+/// Permission bits with setuid, setgid and sticky.
+const MODE_MAX: u16 = 0o7777;
 
 /// Sizes beyond this are no sizes, and sums of a few of them do not overflow.
 const SIZE_MAX: u64 = 1 << 60;
@@ -228,6 +231,14 @@ impl Entries<'_> {
         self.bytes(self.limits.path_bytes, "a path")
     }
 
+    fn device(&mut self, kind: fn(u32, u32) -> Kind) -> Result<Kind> {
+        let (major, minor) = (self.small()?, self.small()?);
+        if !is_device(u64::from(major), u64::from(minor)) {
+            return Err(damaged("a device number is too large"));
+        }
+        Ok(kind(major, minor))
+    }
+
     fn xattrs(&mut self) -> Result<Xattrs> {
         if self.number()? == form::SAME_SET {
             return self.last.clone().map(Some).ok_or_else(|| damaged("attributes are missing"));
@@ -235,6 +246,9 @@ impl Entries<'_> {
         let (mut set, mut room) = (BTreeMap::new(), self.limits.xattr_bytes);
         for _ in 0..self.number()? {
             let name = self.bytes(room, "extended attributes")?;
+            if !is_attribute_name(&name) {
+                return Err(damaged("an attribute has no name"));
+            }
             room -= name.len();
             let value = self.bytes(room, "extended attributes")?;
             room -= value.len();
@@ -250,7 +264,7 @@ impl Entries<'_> {
             let message = format!("the sparse file has more than {} extents", self.limits.sparse_extents);
             return Err(Error::new(Code::LimitExceeded, message));
         }
-        self.apparent += size;
+        self.apparent = self.apparent.saturating_add(size);
         if self.apparent > self.limits.layer_bytes {
             let message = format!("the sparse files have more than {} bytes", self.limits.layer_bytes);
             return Err(Error::new(Code::LimitExceeded, message));
@@ -275,6 +289,9 @@ impl Entries<'_> {
         self.offset = self.offset.wrapping_add(self.number()?);
         let (mode, uid, gid) = (self.small()?, self.small()?, self.small()?);
         let mtime = Mtime { seconds: unzigzag(self.number()?), nanoseconds: self.small()? };
+        if mode > MODE_MAX || mtime.nanoseconds >= 1_000_000_000 {
+            return Err(damaged("an entry has a mode or a time that is none"));
+        }
         let mut position = 0;
         let kind = match flags & form::TYPE {
             form::FILE => {
@@ -285,8 +302,8 @@ impl Entries<'_> {
             form::DIRECTORY => Kind::Directory,
             form::SYMLINK => Kind::Symlink { target: self.path()? },
             form::HARD_LINK => Kind::HardLink { target: self.path()? },
-            form::CHAR_DEVICE => Kind::CharDevice { major: self.small()?, minor: self.small()? },
-            form::BLOCK_DEVICE => Kind::BlockDevice { major: self.small()?, minor: self.small()? },
+            form::CHAR_DEVICE => self.device(|major, minor| Kind::CharDevice { major, minor })?,
+            form::BLOCK_DEVICE => self.device(|major, minor| Kind::BlockDevice { major, minor })?,
             form::FIFO => Kind::Fifo,
             _ => return Err(damaged("an entry is of no type")),
         };

@@ -87,6 +87,21 @@ fn ways_that_are_walked_again_and_again_count() {
     }
 }
 
+/// What a user adds may meet names that lead the long way round.
+#[test]
+fn what_is_added_counts_the_ways_that_it_meets() {
+    let adding = |count: usize| {
+        let limits = Limits { metadata_bytes: 20 * 37 * 4095, ..Limits::default() };
+        let mut merge = Merge::new(limits);
+        merge.lowest_layer([Ok(long_way())])?;
+        merge.additions(true);
+        let added = (0..count).map(|_| ingested("l1", Kind::Directory)).collect();
+        merge.upper_layer(vec![Batch::new(added)])
+    };
+    adding(6).expect("few");
+    assert_eq!(adding(1000).expect_err("many").code, Code::LimitExceeded);
+}
+
 /// Every walk over a tree makes all its paths, so a path that a link makes long counts in full for each name.
 #[test]
 fn names_below_a_long_path_count_with_it() {

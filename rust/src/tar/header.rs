@@ -1,5 +1,6 @@
 //! The 512-byte header block: v7, ustar (POSIX.1-1988) and old GNU (GNU tar manual, "Basic Tar Format").
 
+use crate::entry::is_device;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
@@ -131,9 +132,9 @@ pub(super) fn id(field: &str, value: u64) -> Result<u32> {
         .map_err(|_| Error::new(Code::TarInvalid, format!("the {field} {value} does not fit in 32 bits")))
 }
 
-/// A device number as Linux holds it: 12 bits of major, 20 of minor.
+/// A device number as Linux holds it.
 pub(super) fn device(major: u64, minor: u64) -> Result<(u32, u32)> {
-    if major >= 1 << 12 || minor >= 1 << 20 {
+    if !is_device(major, minor) {
         let message = format!("the device number {major}:{minor} does not fit in 12 and 20 bits");
         return Err(Error::new(Code::TarInvalid, message));
     }

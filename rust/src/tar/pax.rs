@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::header::{device, id, path_limit};
 use super::sparse::{self, decimal, digits_of};
-use crate::entry::Mtime;
+use crate::entry::{Mtime, is_attribute_name};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
@@ -98,7 +98,7 @@ impl Records {
 
     /// libarchive writes each attribute in both encodings; they have to agree.
     fn attribute(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<()> {
-        if name.is_empty() || name.contains(&0) {
+        if !is_attribute_name(&name) {
             return Err(invalid("the attribute's name is empty or has a NUL byte"));
         }
         match self.xattrs.get(&name) {
