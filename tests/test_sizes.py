@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -96,6 +97,20 @@ def test_what_has_no_room_is_refused_before_it_is_written(tmp_path: Path) -> Non
     # A tar of the same image is small.
     ocifast.compile(f"oci:{layout}:app", tmp_path / "out.tar", options=CompileOptions(cache=False))
     assert (tmp_path / "out.tar").stat().st_size < 1 << 20
+
+
+def test_an_ext4_that_has_no_room_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", build_image([TarBuilder().file("file", os.urandom(6 << 20))]))
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=10m", "none", small)
+    try:
+        # The layer waits in 6 of the 10 MiB.
+        with pytest.raises(FileError, match=r"no room for the ext4 of oci:.*: at least 6\.3 MB are needed"):
+            ocifast.compile(f"oci:{layout}:app", small / "out.ext4", options=CompileOptions(cache=False))
+        assert not list(small.iterdir())
+    finally:
+        run("umount", small)
 
 
 @pytest.mark.parametrize("form", ["tar", "cpio", "dir", "erofs", "ext4"])

@@ -212,6 +212,8 @@ class Tree:
         """Number of names, the root included."""
     def content_bytes(self) -> int:
         """Bytes of all files, holes included, each inode once."""
+    def data_bytes(self) -> int:
+        """Bytes of all files without their holes, each inode once."""
     def packed(self) -> int:
         """Bytes of contents that the running writer has taken or placed, of `content_bytes`; from any thread."""
     def unmatched(self) -> list[str]:

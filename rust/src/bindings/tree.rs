@@ -156,6 +156,17 @@ impl Write for Counted {
     }
 }
 
+impl Tree {
+    /// What each file holds, each inode once.
+    fn contents(&self) -> impl Iterator<Item = &Content> {
+        let first = self.tree.walk().filter(|step| step.first);
+        first.filter_map(|step| match &self.tree.inode(step.inode).kind {
+            InodeKind::File(content) => Some(content),
+            _ => None,
+        })
+    }
+}
+
 #[pymethods]
 impl Tree {
     fn __len__(&self) -> usize {
@@ -163,8 +174,11 @@ impl Tree {
     }
 
     fn content_bytes(&self) -> u64 {
-        let size = |kind: &InodeKind| if let InodeKind::File(content) = kind { content.size } else { 0 };
-        self.tree.walk().filter(|step| step.first).map(|step| size(&self.tree.inode(step.inode).kind)).sum()
+        self.contents().map(|content| content.size).sum()
+    }
+
+    fn data_bytes(&self) -> u64 {
+        self.contents().flat_map(Content::runs).map(|run| run.length).sum()
     }
 
     fn packed(&self, py: Python<'_>) -> u64 {
