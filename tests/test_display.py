@@ -87,7 +87,7 @@ def test_a_frame_with_room_for_all(busy: Tally) -> None:
         "  000000000001  ━━━━━━━───────────────────────     2.5 / 10.0 MB  downloading",
         "  000000000003  ━━━━━━━━━━━━━━━━━━━━━━────────     7.5 / 10.0 MB  extracting",
         "  000000000002  ━━━───────────────────────────     1.0 / 10.0 MB  waiting for lower layers",
-        "  1 of 7 done, 3 waiting",
+        "  1 of 7 done, 3 to come",
         "  total         ━━━━━━━━━─────────────────────    21.0 / 70.0 MB    6.2 MB/s  0:08 left",
     ]
 
@@ -98,7 +98,7 @@ def test_a_narrow_terminal_loses_whole_columns(busy: Tally) -> None:
         "  000000000001     2.5 / 10.0 MB  downloading",
         "  000000000003     7.5 / 10.0 MB  extracting",
         "  000000000002     1.0 / 10.0 MB  waiting",
-        "  1 of 7 done, 3 waiting",
+        "  1 of 7 done, 3 to come",
         "  total           21.0 / 70.0 MB  0:08 left",
     ]
     assert frame(busy, 30) == [
@@ -106,7 +106,7 @@ def test_a_narrow_terminal_loses_whole_columns(busy: Tally) -> None:
         "  000000000001  25%",
         "  000000000003  75%",
         "  000000000002  10%  waiting",
-        "  1 of 7 done, 3 waiting",
+        "  1 of 7 done, 3 to come",
         "  total         30%",
     ]
 
@@ -130,7 +130,7 @@ def test_many_layers_fill_no_more_lines_than_few() -> None:
         tally.take(layer(number, LayerState.DOWNLOADING, 1, MB))
     lines = frame(tally, 100, 60)
     assert len(lines) == 15
-    assert lines[-2] == "  0 of 600 done, 38 more on their way, 550 waiting"
+    assert lines[-2] == "  0 of 600 done, 38 more on their way, 550 to come"
 
 
 def test_packing_takes_the_place_of_the_total(busy: Tally) -> None:

@@ -25,8 +25,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+IMAGE = "127.0.0.1:5080/library/app:1"
 LAYERS, LAYER_BYTES, RATE, SECONDS = 12, 3_000_000, 4_000_000, 3.5
-COLUMNS, ROWS = 80, 9
+COLUMNS, ROWS = 80, 16
 COLOURS = {"2": "#8b949e", "36": "#39c5cf", "33": "#d29922"}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -114,7 +115,7 @@ def screen(command: str) -> list[str]:
     tmux = ["tmux", "-L", socket, "-f", "/dev/null"]
     size = ["-x", str(COLUMNS), "-y", str(ROWS)]
     subprocess.run(
-        [*tmux, "new-session", "-d", *size, f"echo '$ ocifast compile app:1 app.erofs'; {command}"], check=True
+        [*tmux, "new-session", "-d", *size, f"echo '$ ocifast compile {IMAGE} app.erofs'; {command}"], check=True
     )
     try:
         time.sleep(SECONDS)
@@ -124,24 +125,35 @@ def screen(command: str) -> list[str]:
     return shown.rstrip("\n").splitlines()
 
 
-def spans(line: str) -> Iterator[tuple[str, str | None]]:
-    """Runs of characters, each with its colour."""
-    colour = None
-    for part in re.split(r"(\x1b\[[\d;]*m)", line):
-        if part.startswith("\x1b"):
-            codes = [code for code in part[2:-1].split(";") if code in COLOURS]
-            colour = COLOURS[codes[0]] if codes else None
-        elif part:
-            yield part, colour
+def painted(lines: list[str]) -> Iterator[list[tuple[str, str | None]]]:
+    """For each line the runs of its characters, each with its colour. A colour lasts until it is changed."""
+    dim, colour = False, None
+    for line in lines:
+        runs = []
+        for part in re.split(r"(\x1b\[[\d;]*m)", line):
+            if not part.startswith("\x1b"):
+                runs.append((part, COLOURS["2"] if dim else colour))
+                continue
+            for code in part[2:-1].split(";"):
+                match code:
+                    case "2":
+                        dim = True
+                    case "" | "0":
+                        dim, colour = False, None
+                    case "39":
+                        colour = None
+                    case _ if code in COLOURS:
+                        colour = COLOURS[code]
+        yield runs
 
 
 def svg(lines: list[str]) -> str:
     """The lines as a picture."""
     width, height, left = 8.4, 19, 14
     rows = []
-    for number, line in enumerate(lines):
+    for number, runs in enumerate(painted(lines)):
         column = 0
-        for text, colour in spans(line):
+        for text, colour in runs:
             paint = f' fill="{colour}"' if colour else ""
             length = f'textLength="{len(text) * width:.1f}" lengthAdjust="spacingAndGlyphs"'
             place = f'x="{left + column * width:.1f}" y="{28 + number * height}"'
@@ -165,7 +177,7 @@ def main() -> None:
     server = serve(SlowImage())
     with tempfile.TemporaryDirectory(prefix="ocifast-picture-") as folder:
         python = f"{sys.executable} -m ocifast"
-        lines = screen(f"{python} compile 127.0.0.1:5080/library/app:1 {folder}/app.erofs --no-cache")
+        lines = screen(f"{python} compile {IMAGE} {folder}/app.erofs --no-cache")
     server.shutdown()
     (ROOT / "docs/progress.svg").write_text(svg(lines))
 

@@ -44,7 +44,7 @@ _PHASES = {
     Phase.COMPLETE: "done",
 }
 _MOST_LAYERS = 12
-_LABEL, _PAIR, _RATE_AND_REST = 12, 16, 24
+_LABEL, _PAIR, _RATE_AND_REST = 12, 16, 26
 _BAR_LEAST, _BAR_MOST = 10, 30
 """Columns of a bar; there is none where it had less room."""
 _DIM, _ACCENT, _CAUTION = "2", "36", "33"
@@ -170,7 +170,7 @@ def _folded(now: Snapshot, done: Sequence[LayerStand], more: int, waiting: int) 
     if more:
         parts.append(f"{more} more on their way")
     if waiting:
-        parts.append(f"{waiting} waiting")
+        parts.append(f"{waiting} to come")
     return ", ".join(parts)
 
 
