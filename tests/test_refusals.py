@@ -174,3 +174,40 @@ def test_what_is_refused(
     refused = set(row.outputs) if row.refused else set()
     assert names(out) == names(made) - refused
     assert names(tmp_path) == {"cache", "out"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        *((call, answer) for call in ("mkdir", "rename") for answer in ("EROFS", "EDQUOT", "EIO")),
+        *(("pwrite64", answer) for answer in ("ENOSPC", "EDQUOT", "EIO", "EFBIG")),
+        ("fsync", "EIO"),
+        ("ftruncate", "EPERM"),
+        *(("clone3", answer) for answer in ("EAGAIN", "EPERM")),
+        ("pipe2", "EMFILE"),
+        ("socket", "EPERM"),
+    ],
+)
+def test_what_nothing_goes_on_without(
+    call: str, answer: str, tmp_path: Path, images: tuple[str, str], usual: tuple[dict[str, Any], Path]
+) -> None:
+    _, made = usual
+    told, out = outcome(tmp_path, images, refusing(**{call: answer}))
+    assert any(result["status"] == 1 for result in told.values())
+    for name, result in told.items():
+        assert result["status"] in (0, 1), (name, result)
+        lines = [line for line in result["err"].splitlines() if line.startswith("ocifast: error:")]
+        if result["status"] == 1:
+            assert re.fullmatch(r"ocifast: error: (?!unexpected).{20,}", lines[-1]), (name, result)
+            assert len(lines) == 1, (name, result)
+            assert result["out"].startswith('{"error"') or not result["out"], (name, result)
+        else:
+            assert not lines, (name, result)
+        place = out / name
+        if place.exists() and result["status"] == 0 and name != "layout":
+            assert content(place) == content(made / name), name
+        # An output that could not be flushed has its name all the same; that is said.
+        assert result["status"] == 0 or name == "layout" or not place.exists(), (name, result)
+    assert not [path for path in out.rglob(".*") if path.name.startswith(".ocifast-")]
+    assert names(tmp_path) <= {"cache", "out"}

@@ -141,9 +141,15 @@ def check_room(folder: Path, needed: int, *, what: str) -> None:
         FileError: there is less room; the message says how much of both.
     """
     try:
-        free = shutil.disk_usage(folder).free
+        total, _, free = shutil.disk_usage(folder)
     except OSError as error:
-        raise FileError(f"{folder}: {error.strerror}") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            raise FileError(f"{folder}: {error.strerror}") from error
+        # Not every file system, and not every filter of system calls, tells how much is free.
+        return
+    # FUSE answers so for those that do not know (libfuse, "statfs").
+    if total == 0:
+        return
     if free < needed:
         raise FileError(
             f"no room for {what}: at least {_megabytes(needed)} are needed in {folder}, and {_megabytes(free)} are "

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The limit belongs to the whole process, which may be somebody else's: the first that needs more raises it, the last
@@ -21,10 +22,10 @@ impl RaisedLimit {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.users += 1;
         if shared.users == 1 {
-            let before = getrlimit(Resource::Nofile);
             // Where it may not be raised, whoever needed it fails with the limit that there is.
-            let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
-            shared.before = raised.is_ok().then_some(before);
+            shared.before = limit().filter(|before| {
+                setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum }).is_ok()
+            });
         }
         RaisedLimit
     }
@@ -38,11 +39,17 @@ impl Drop for RaisedLimit {
             return;
         }
         if let Some(before) = shared.before.take() {
-            let now = getrlimit(Resource::Nofile);
             // Somebody else's change meanwhile stays.
-            if (now.current, now.maximum) == (before.maximum, before.maximum) {
+            if limit().is_some_and(|now| (now.current, now.maximum) == (before.maximum, before.maximum)) {
                 let _ = setrlimit(Resource::Nofile, before);
             }
         }
     }
+}
+
+/// The limit as it is. `getrlimit` of `rustix` ends the program where the system call is refused, as the filter of a service
+/// may; so a limit that is none goes first, which the kernel refuses with EINVAL and changes nothing (setrlimit(2)).
+fn limit() -> Option<Rlimit> {
+    let none = Rlimit { current: Some(1), maximum: Some(0) };
+    (setrlimit(Resource::Nofile, none) == Err(Errno::INVAL)).then(|| getrlimit(Resource::Nofile))
 }

@@ -32,11 +32,14 @@ static const struct {
     const char *name;
     int number;
 } calls[] = {
-    CALL(copy_file_range), CALL(fadvise64), CALL(fallocate), CALL(fchdir), CALL(fchmod), CALL(fchmodat), CALL(fchmodat2), CALL(fchown),
-    CALL(fchownat), CALL(fdatasync), CALL(flock), CALL(fsetxattr), CALL(fsync), CALL(ftruncate), CALL(getrandom),
-    CALL(ioctl), CALL(linkat), CALL(lseek), CALL(lsetxattr), CALL(mkdirat), CALL(mknodat), CALL(openat2),
-    CALL(pidfd_open), CALL(prlimit64), CALL(renameat), CALL(renameat2), CALL(sched_getaffinity), CALL(sendfile),
-    CALL(setxattr), CALL(statx), CALL(symlinkat), CALL(sync_file_range), CALL(unlinkat), CALL(utimensat),
+    CALL(capget), CALL(capset), CALL(clone3), CALL(close_range), CALL(copy_file_range), CALL(epoll_create1),
+    CALL(fadvise64), CALL(fallocate), CALL(fchdir), CALL(fchmod), CALL(fchmodat), CALL(fchmodat2), CALL(fchown),
+    CALL(fchownat), CALL(fdatasync), CALL(flock), CALL(fsetxattr), CALL(fstatfs), CALL(fsync), CALL(ftruncate),
+    CALL(getcwd), CALL(getdents64), CALL(getrandom), CALL(ioctl), CALL(linkat), CALL(lseek), CALL(lsetxattr),
+    CALL(madvise), CALL(mkdirat), CALL(mknodat), CALL(mremap), CALL(openat2), CALL(pidfd_open), CALL(pipe2), CALL(pread64),
+    CALL(prctl), CALL(prlimit64), CALL(pwrite64), CALL(readlink), CALL(renameat), CALL(renameat2), CALL(rseq),
+    CALL(sched_getaffinity), CALL(sendfile), CALL(setsid), CALL(setxattr), CALL(socket), CALL(statfs), CALL(statx),
+    CALL(symlinkat), CALL(sync_file_range), CALL(sysinfo), CALL(uname), CALL(unlinkat), CALL(utimensat),
 #ifdef SYS_chmod
     CALL(chmod), CALL(chown), CALL(lchown), CALL(link), CALL(mkdir), CALL(mknod), CALL(rename), CALL(rmdir),
     CALL(symlink), CALL(unlink),

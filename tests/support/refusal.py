@@ -20,8 +20,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "chown": ("fchown", "fchownat", "?chown", "?lchown"),
     "link": ("linkat", "?link"),
     "mknod": ("mknodat", "?mknod"),
+    "mkdir": ("mkdirat", "?mkdir"),
+    "rename": ("renameat", "renameat2", "?rename"),
     "setxattr": ("fsetxattr", "lsetxattr", "setxattr"),
     "symlink": ("symlinkat", "?symlink"),
+    "unlink": ("unlinkat", "?unlink", "?rmdir"),
     "utimens": ("utimensat",),
 }
 """What people call one thing, and the system calls that do it; those with `?` are not in every architecture."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -151,8 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        return _fail(FileError(f"{name}{error.strerror or error}"), session)
+        return _fail(_lacking(error), session)
     except Stopped as stopped:
         return _tell_stopped(stopped.status, session)
     except (click.Abort, EOFError):
@@ -161,10 +161,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("OCIFAST_DEBUG"):
             raise
         return _fail(_unforeseen(error), session)
+    except BaseException as error:
+        # A panic of the core is no `Exception` (PyO3, `PanicException`), and has told where it was.
+        if type(error).__name__ != "PanicException" or os.environ.get("OCIFAST_DEBUG"):
+            raise
+        return _fail(_unforeseen(error), session)
     return status if isinstance(status, int) else 0
 
 
-def _unforeseen(error: Exception) -> OcifastError:
+def _lacking(error: OSError) -> FileError:
+    """What the system refused, where nobody said more of it."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return FileError("no more files may be open; allow more (ulimit -n, or the container's limit)")
+    name = f"{error.filename}: " if error.filename else ""
+    return FileError(f"{name}{error.strerror or error}")
+
+
+def _unforeseen(error: BaseException) -> OcifastError:
     """What the system lacked, or else a fault of ours."""
     if isinstance(error, MemoryError):
         return FileError("there is not enough memory; allow more, or take fewer layers at a time (--downloads, --jobs)")
