@@ -283,21 +283,44 @@ def test_threat_28_no_token_over_plain_http(
         realm = tokens.realm.replace("127.0.0.1", host)
         server.script = lambda request: Answer(401, {"WWW-Authenticate": f'Bearer realm="{realm}"'})
         credentials = {server.host: credential} if credential else {}
-        with pytest.raises(AuthenticationError, match="for a token over plain HTTP"):
+        # To loopback plain HTTP may be spoken, but nobody on the Internet sends us there.
+        refused = (
+            "for a token over plain HTTP"
+            if host == "registry.example"
+            else "refused to be sent to 127.0.0.1|wants its password sent to 127.0.0.1"
+        )
+        with pytest.raises((AuthenticationError, NetworkError), match=refused):
             pull(f"{server.host}/a:1", quick(credentials=credentials, certificates=(authority.folder,)))
         assert tokens.requests == []
 
 
 @pytest.mark.parametrize("credential", [None, USER])
-def test_threat_28_a_plain_registry_names_no_other_plain_host(tmp_path: Path, credential: Credential | None) -> None:
+def test_threat_28_a_plain_registry_names_no_other_plain_host(
+    tmp_path: Path, credential: Credential | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, {"tokens.example": (OTHER_PUBLIC, "127.0.0.2")})
     with serve_tokens(tmp_path / "roots.pem", address="127.0.0.2") as tokens, serve_faulty(tokens.guard) as server:
-        options = quick(
-            credentials={server.host: credential} if credential else {}, trusted_realms=frozenset({"127.0.0.2"})
-        )
-        with pytest.raises(AuthenticationError, match=r"sends us to 127\.0\.0\.2 for a token over plain HTTP"):
+        credentials = {server.host: credential} if credential else {}
+        options = quick(credentials=credentials, trusted_realms=frozenset({"127.0.0.2", "tokens.example"}))
+        port = tokens.host.rpartition(":")[2]
+        tokens.host = f"tokens.example:{port}"
+        with pytest.raises(AuthenticationError, match=r"sends us to tokens\.example for a token over plain HTTP"):
             pull(f"{server.host}/a:1", options)
         assert tokens.requests == []
         assert authorizations(server) == [None]
+
+
+def test_threat_28_plain_http_to_a_token_server_on_loopback(tmp_path: Path, authority: Authority) -> None:
+    image = random_image()
+    users = {USER.username: USER.password}
+    tokens_of_it = serve_tokens(tmp_path / "roots.pem", users=users)
+    with tokens_of_it as tokens, serve_faulty(tls=authority.server("127.0.0.1")) as server:
+        authority.trust(server.host)
+        name = server.put(image, "a:1")
+        server.script = tokens.guard
+        options = quick(credentials={server.host: USER}, certificates=(authority.folder,))
+        assert pull(name, options) == [image.layers[0].blob]
+        assert tokens.requests
 
 
 def test_threat_28_https_never_becomes_plain_http(

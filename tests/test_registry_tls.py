@@ -93,6 +93,26 @@ def test_tls_on_loopback_is_noticed(
         assert pull(name) == [image.layers[0].blob]
 
 
+@pytest.mark.parametrize("is_tls", [True, False])
+@pytest.mark.parametrize("port", [True, False])
+def test_insecure(authority: Authority, monkeypatch: pytest.MonkeyPatch, is_tls: bool, port: bool) -> None:
+    """A certificate that nobody vouches for is taken, and plain HTTP where there is none; elsewhere nothing changes."""
+    image = random_image()
+    with serve_faulty(tls=authority.server("other.example") if is_tls else None) as server:
+        served = int(server.host.rpartition(":")[2])
+        usual = (443 if is_tls else 80) if not port else served
+        pretend(monkeypatch, {"registry.example": ("127.0.0.1", "127.0.0.1")}, ports={usual: served})
+        host = f"registry.example:{served}" if port else "registry.example"
+        server.put(image, "library/a:1")
+        name = f"{host}/library/a:1"
+        with pytest.raises(NetworkError):
+            pull(name)
+        assert pull(name, quick(insecure=frozenset({host}))) == [image.layers[0].blob]
+        assert pull(name, quick(insecure=frozenset({"registry.example"}))) == [image.layers[0].blob]
+        with pytest.raises(NetworkError):
+            pull(name, quick(insecure=frozenset({"other.example"})))
+
+
 def test_what_is_no_tls_on_loopback_stays_plain() -> None:
     with serve_faulty(lambda request: Answer(400)) as server:
         with pytest.raises(RegistryError, match="answered 400"):

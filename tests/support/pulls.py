@@ -60,12 +60,15 @@ def pull(reference: str, options: RegistryOptions = QUICK) -> list[bytes]:
         return [fetch(source, layer) for layer in layers_of(source)]
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, names: dict[str, tuple[str, str]]) -> list[str]:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, names: dict[str, tuple[str, str]], *, ports: dict[int, int] | None = None
+) -> list[str]:
     """Makes names resolve to addresses of the Internet while connections go to loopback.
 
     Args:
         monkeypatch: of the test.
         names: for each name the address that it resolves to, and the address of loopback that is connected to for it.
+        ports: for ports the ones that are connected to for them.
 
     Returns:
         A list that gets the addresses that were connected to.
@@ -79,7 +82,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, names: dict[str, tuple[str, str]]) 
 
     def pretended_connect(address: str, port: int, timeout: float | None) -> Any:
         connected.append(address)
-        return connect(behind.get(address, address), port, timeout)
+        return connect(behind.get(address, address), (ports or {}).get(port, port), timeout)
 
     monkeypatch.setattr(addresses, "resolve", pretended_resolve)
     monkeypatch.setattr(addresses, "connect", pretended_connect)

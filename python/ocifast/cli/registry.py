@@ -92,7 +92,7 @@ _OPTIONS = (
     ),
     _seconds("--rate-window", 300, "Look so long before --min-rate counts"),
     _seconds("--helper-timeout", 60, "Wait so long for a credential helper"),
-    click.option("--insecure", is_flag=True, help="Speak plain HTTP to the registry that is named."),
+    click.option("--insecure", is_flag=True, help="Do not check the certificate of the registry that is named, and speak plain HTTP where it has none."),
 )
 
 

@@ -23,7 +23,7 @@ from ocifast.errors import AuthenticationError, RegistryError
 from ocifast.sources.registry.challenge import Challenge
 from ocifast.sources.registry.credentials import CredentialKeeper
 from ocifast.sources.registry.failures import said_by
-from ocifast.sources.registry.options import Credential
+from ocifast.sources.registry.options import Credential, is_loopback
 
 __all__ = ["Authenticator", "TokenSender", "merge_scopes", "realm_is_known"]
 
@@ -253,7 +253,8 @@ class Authenticator:
             realm = httpx.URL("")
         if realm.scheme not in ("http", "https") or not realm.host or realm.userinfo:
             raise RegistryError(f"{self._name} names a token server that is no URL of one")
-        if realm.scheme == "http" and not (self._may_be_plain and realm.host == self._origin.host):
+        own = self._may_be_plain and realm.host == self._origin.host
+        if realm.scheme == "http" and not (own or is_loopback(realm.netloc.decode("ascii"))):
             raise AuthenticationError(
                 f"{self._name} sends us to {realm.host} for a token over plain HTTP, which could be read on the way;"
                 f" the token server must speak HTTPS",

@@ -29,13 +29,14 @@ from ocifast.sources.registry.failures import (
     is_final,
     network_failure,
     read_capped,
+    speaks_no_tls,
     status_failure,
 )
 from ocifast.sources.registry.limiter import Limiter, limiter_for
-from ocifast.sources.registry.options import RegistryOptions, host_name, is_loopback
+from ocifast.sources.registry.options import RegistryOptions, host_name, is_insecure, is_loopback
 from ocifast.sources.registry.redaction import shown_url
 from ocifast.sources.registry.tls import certificate_folder, speaks_tls
-from ocifast.sources.registry.transport import Transport
+from ocifast.sources.registry.transport import Transport, proxy_for
 
 __all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
 
@@ -53,10 +54,16 @@ Body = bytes | Callable[[], Iterable[bytes]]
 
 
 def speaks_plain(host: str, options: RegistryOptions) -> bool:
-    """Whether `HOST[:PORT]` is spoken to in plain HTTP."""
-    if host.lower() in options.insecure or host_name(host) in options.insecure:
+    """Whether `HOST[:PORT]` may be spoken to in plain HTTP."""
+    if is_insecure(host, options):
         return True
     return is_loopback(host) and certificate_folder(host, options.certificates) is None
+
+
+def _begins_plain(host: str, options: RegistryOptions) -> bool:
+    """Whether plain HTTP comes first: not on the port of HTTPS, where nearly all speak TLS."""
+    on_usual_port = host_name(host) in (host.lower(), host.lower().removesuffix(":443"))
+    return speaks_plain(host, options) and not (is_insecure(host, options) and on_usual_port)
 
 
 class Client:
@@ -74,7 +81,8 @@ class Client:
         self.options = options
         self.host = host
         api = registry or host
-        self.origin = httpx.URL(f"{'http' if speaks_plain(api, options) else 'https'}://{api}")
+        self.origin = httpx.URL(f"{'http' if _begins_plain(api, options) else 'https'}://{api}")
+        self._may_be_plain = speaks_plain(api, options)
         self._transport = Transport(options)
         self._http = httpx.Client(
             transport=self._transport,
@@ -88,7 +96,8 @@ class Client:
         self._lock = threading.Lock()
         self._public: bool | None = None
         self._answered = False
-        self._may_turn_out_secure = is_loopback(api) and host_name(api) not in options.insecure
+        # Which of the two ways it is turns out with the first answer.
+        self._may_turn = self._may_be_plain
         self._turning = threading.Lock()
         self._closed = threading.Event()
 
@@ -143,7 +152,7 @@ class Client:
                 response = self._exchange(method, url, name, what, scopes, headers or {}, body)
             except httpx.TransportError as error:
                 self.raise_if_closed(name)
-                if isinstance(target, str) and self._turns_out_secure(url):
+                if isinstance(target, str) and self._turns(url, error):
                     url = self.url(target)
                     continue
                 failure = network_failure(name, url.netloc.decode("ascii"), error)
@@ -152,7 +161,7 @@ class Client:
                     raise failure from error
                 self.pause(attempt)
                 continue
-            if response.status_code == 400 and isinstance(target, str) and self._turns_out_secure(url):
+            if response.status_code == 400 and isinstance(target, str) and self._turns(url):
                 # What servers of Go and nginx say to plain HTTP where they speak TLS.
                 response.close()
                 url = self.url(target)
@@ -193,17 +202,22 @@ class Client:
                 self.pause(attempt)
         raise AssertionError  # pragma: no cover - itertools.count() does not end
 
-    def _turns_out_secure(self, url: httpx.URL) -> bool:
-        """Whether a registry on loopback that plain HTTP led nowhere with speaks TLS; then it is spoken to so."""
-        if url.scheme != "http" or not self._may_turn_out_secure:
+    def _turns(self, url: httpx.URL, error: httpx.TransportError | None = None) -> bool:
+        """Whether a registry that may be spoken to either way, and led nowhere the first way, is spoken to the other way."""
+        if url.scheme == "https" and not (isinstance(error, httpx.ConnectError) or speaks_no_tls(error)):
             return False
         with self._turning:
-            if self.origin.scheme == "https":
+            if url.scheme != self.origin.scheme:
                 return True
-            if self._answered or not speaks_tls(url.host, url.port or 80, self.options.connect_timeout):
-                self._may_turn_out_secure = False
+            if self._answered or not self._may_turn:
                 return False
-            self.origin = self.origin.copy_with(scheme="https", port=self.origin.port or 80)
+            self._may_turn = False
+            if url.scheme == "https":
+                self.origin = self.origin.copy_with(scheme="http")
+            elif proxy_for(url) or speaks_tls(url.host, url.port or 80, self.options.connect_timeout):
+                self.origin = self.origin.copy_with(scheme="https", port=self.origin.port or 80)
+            else:
+                return False
             self._own = self._authenticator(self.host, self.origin, self._keeper)
             return True
 
@@ -378,7 +392,7 @@ class Client:
             origin,
             keeper=keeper,
             trusted_realms=self.options.trusted_realms,
-            may_be_plain=origin.scheme == "http",
+            may_be_plain=origin.scheme == "http" or (keeper is not None and self._may_be_plain),
             send=self._send_token_request,
         )
 

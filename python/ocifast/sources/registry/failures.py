@@ -22,7 +22,7 @@ from ocifast.errors import (
 from ocifast.sources.registry.pace import Pace, SlowAnswerError
 from ocifast.sources.registry.redaction import redact
 
-__all__ = ["ERROR_LIMIT", "is_final", "network_failure", "read_capped", "said_by", "status_failure"]
+__all__ = ["ERROR_LIMIT", "is_final", "network_failure", "read_capped", "said_by", "speaks_no_tls", "status_failure"]
 
 ERROR_LIMIT = 64 << 10
 """Most bytes of an error's or a token's body that are read."""
@@ -100,9 +100,10 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         reason = (
             f"its certificate is not trusted ({cause.verify_message}); put the authority's certificate into"
-            f" /etc/docker/certs.d/{host}/ca.crt or name it in SSL_CERT_FILE"
+            f" /etc/docker/certs.d/{host}/ca.crt or name it in SSL_CERT_FILE;"
+            " --insecure does not look at it"
         )
-    elif isinstance(cause, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(cause):
+    elif speaks_no_tls(error):
         reason = "it does not speak HTTPS; for plain HTTP use --insecure"
     elif isinstance(cause, ssl.SSLError):
         reason = f"no secure connection: {cause.reason or cause}"
@@ -125,6 +126,14 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
     else:
         reason = "the connection broke"
     return NetworkError(f"{name}: cannot reach {host}: {reason}", reference=name, host=host)
+
+
+def speaks_no_tls(error: BaseException | None) -> bool:
+    """Whether what answered a handshake was no TLS."""
+    cause = None if error is None else _root_cause(error)
+    return isinstance(cause, ssl.SSLError) and any(
+        word in str(cause) for word in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+    )
 
 
 def is_final(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ocifast.marks import keeps_bytes
 
-__all__ = ["Credential", "RegistryOptions", "host_name", "is_loopback"]
+__all__ = ["Credential", "RegistryOptions", "host_name", "is_insecure", "is_loopback", "is_unchecked"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class RegistryOptions:
     """Options of all requests to registries. Plain data: it can be pickled and compared.
 
     Attributes:
-        insecure: hosts (`HOST` or `HOST:PORT`, as in references) that are spoken to in plain HTTP. Registries on
-            loopback are without being named here, unless a folder of certificates is there for them.
+        insecure: hosts (`HOST` or `HOST:PORT`, as in references) whose certificates are not checked, and that are spoken
+            to in plain HTTP where they do not speak TLS. Registries on loopback are spoken to in plain HTTP without
+            being named here, unless a folder of certificates is there for them or they speak TLS.
         credentials: by host as in references; they win over all files and helpers, and go to that host alone.
         anonymous: use no credentials at all.
         trusted_realms: hosts of token servers that may get a registry's password although they are on another host
@@ -87,6 +88,16 @@ def host_name(host: str) -> str:
     """The name or address of `HOST[:PORT]` in lower case, without port and brackets."""
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     return name.strip("[]").lower()
+
+
+def is_insecure(host: str, options: RegistryOptions) -> bool:
+    """Whether `HOST[:PORT]` is one that plain HTTP may be spoken to by name."""
+    return host.lower() in options.insecure or host_name(host) in options.insecure
+
+
+def is_unchecked(host: str, options: RegistryOptions) -> bool:
+    """Whether the certificate of `HOST[:PORT]` is not checked: a token server may stand on another port."""
+    return host_name(host) in {host_name(named) for named in options.insecure}
 
 
 def is_loopback(host: str) -> bool:

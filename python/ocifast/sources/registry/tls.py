@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import ssl
 import threading
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ocifast.errors import FileError
 from ocifast.home import config_folder
+from ocifast.sources.registry import addresses
 
 __all__ = ["Certificates", "certificate_folder", "speaks_tls"]
 
@@ -45,15 +46,16 @@ def certificate_folder(host: str, folders: Iterable[Path] = ()) -> Path | None:
 def speaks_tls(host: str, port: int, timeout: float) -> bool:
     """Whether a server answers a handshake, whoever it is."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection((host, port), timeout) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return True
-    except (OSError, ValueError):
-        return False
+    _check_nothing(context)
+    with contextlib.suppress(OSError, ValueError):
+        for _, address in addresses.resolve(host, port):
+            with (
+                contextlib.suppress(OSError),
+                addresses.connect(address, port, timeout) as plain,
+                context.wrap_socket(plain, server_hostname=host),
+            ):
+                return True
+    return False
 
 
 class Certificates:
@@ -61,24 +63,30 @@ class Certificates:
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
         self._folders = tuple(folders)
-        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._contexts: dict[tuple[Path | None, bool], ssl.SSLContext] = {}
         self._lock = threading.Lock()
 
-    def context(self, host: str) -> ssl.SSLContext:
-        """The context for `HOST[:PORT]`.
+    def context(self, host: str, *, unchecked: bool = False) -> ssl.SSLContext:
+        """The context for `HOST[:PORT]`; `unchecked` takes whatever certificate it has.
 
         Raises:
             FileError: a certificate or key cannot be read, or `SSL_CERT_FILE` names no file.
         """
         folder = certificate_folder(host, self._folders)
         with self._lock:
-            context = self._contexts.get(folder)
+            context = self._contexts.get((folder, unchecked))
             if context is None:
                 context = _system_context()
                 if folder is not None:
                     _add_folder(context, folder)
-                self._contexts[folder] = context
+                if unchecked:
+                    _check_nothing(context)
+                self._contexts[folder, unchecked] = context
             return context
+
+
+def _check_nothing(context: ssl.SSLContext) -> None:
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
 
 def _system_context() -> ssl.SSLContext:
