@@ -332,7 +332,9 @@ def test_login_and_logout(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 
         status, _, told = run(["login", host, "-u", "someone", "--password-stdin"], capsys, monkeypatch, "wrong\n")
         assert (status, told.count("\n")) == (1, 1)
-        assert told.startswith(f"ocifast: error: {host} refuses the user name and password")
+        assert told.startswith(
+            f"ocifast: error: {host}: the user name and password are refused: it answered 401; check"
+        )
         assert "wrong" not in told
         assert json.loads(config.read_text())["auths"].keys() == {"other.io"}
 

@@ -54,7 +54,8 @@ def test_a_user_who_gets_no_token(server: FaultyRegistry, tokens: TokenServer, a
     tokens.override = lambda request: answer
     with pytest.raises(AuthenticationError) as caught:
         pull(server.put(random_image(10), "a:1"), as_user(server))
-    assert str(caught.value) == f"127.0.0.1 gives no token for this{quoted}; log in as a user who may do it"
+    said = f"{server.host}: its token server answered 403{quoted}; log in as a user who may do this"
+    assert str(caught.value) == said
     assert len(tokens.requests) == 1
     assert server.lines == ["GET /v2/a/manifests/1"]
 
@@ -83,7 +84,8 @@ def test_a_token_server_that_wants_a_password_of_a_helper_that_is_missing(
     with pytest.raises(AuthenticationError) as caught:
         pull(server.put(random_image(10), "a:1"), quick(auth_file=config))
     assert str(caught.value) == (
-        f"{server.host} gives no anonymous access: UNAUTHORIZED; install docker-credential-absent, which is configured"
+        f"{server.host} gives no anonymous access: its token server answered 401: UNAUTHORIZED;"
+        " install docker-credential-absent, which is configured"
         " for it"
     )
     assert ["authorization" in request.headers for request in tokens.requests] == [False]
@@ -111,7 +113,10 @@ def test_a_token_server_that_limits_us(server: FaultyRegistry, tokens: TokenServ
     tokens.override = lambda request: Answer(429)
     with pytest.raises(RateLimitError) as caught:
         pull(server.put(random_image(10), "a:1"), as_user(server))
-    assert str(caught.value) == f"{server.host}: 127.0.0.1 limits the rate of requests; try later or log in"
+    assert str(caught.value) == (
+        f"{server.host}: cannot get a token: {tokens.host} answered 429: it limits the rate of requests; try later or"
+        " log in"
+    )
     assert len(tokens.requests) == 4
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from ocifast.compiler import CompileOptions, compile  # noqa: A004
@@ -63,7 +62,7 @@ def test_an_output_that_cannot_be_written_is_named(image: str, tmp_path: Path) -
 
 
 def test_the_hidden_folder_is_named_nowhere(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = SimpleNamespace(total=1, used=1, free=0)
+    usage = (1, 1, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(FileError) as caught:
         compile(image, tmp_path / "out.tar", options=CompileOptions(cache=False))

@@ -144,7 +144,8 @@ def test_an_upload_that_should_wait_too_long_is_given_up(server: FaultyRegistry,
     with pytest.raises(RateLimitError) as caught:
         upload(server.host)
     assert str(caught.value) == (
-        f"{server.host}/a:1: 127.0.0.1 limits the rate of requests; try later or log in (it asks to wait 3600 s)"
+        f"{server.host}/a:1: cannot complete an upload: the registry answered 429: it limits the rate of requests;"
+        " try later or log in (it asks to wait 3600 s)"
     )
     assert waits == []
     assert [line.split()[0] for line in server.lines] == ["POST", "PUT", "DELETE"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -19,8 +20,9 @@ from ocifast.sources.registry import addresses, list_tags, repository
 
 from tests.support.faulty import Answer, Request, error, serve_faulty
 from tests.support.images import write_layout
-from tests.support.pulls import Authority, pretend, random_image
+from tests.support.pulls import Authority, pretend, pull, random_image
 from tests.support.registry import free_port, serve_registry
+from tests.support.run import try_ocifast
 from tests.support.tokens import serve_tokens
 
 Fail = Callable[..., str]
@@ -52,7 +54,7 @@ def test_unknown_host(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(addresses, "resolve", resolve)
     assert fail("registry.exmaple/a:1") == (
-        "registry.exmaple/a:1: cannot reach registry.exmaple: the name is unknown; check its spelling and the network"
+        "registry.exmaple/a:1: cannot reach the registry: the name is unknown; check its spelling and the network"
     )
     assert asked == ["registry.exmaple"]
 
@@ -60,14 +62,14 @@ def test_unknown_host(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_that_can_have_no_address(fail: Fail) -> None:
     host = f"{'a' * 64}.example"
     assert fail(f"{host}/a:1") == (
-        f"{host}/a:1: cannot reach {host}: the name is unknown; check its spelling and the network"
+        f"{host}/a:1: cannot reach the registry: the name is unknown; check its spelling and the network"
     )
 
 
 def test_refused_connection(fail: Fail) -> None:
     host = f"127.0.0.1:{free_port()}"
     assert fail(f"{host}/a:1") == (
-        f"{host}/a:1: cannot reach {host}: the connection was refused; is the registry running there?"
+        f"{host}/a:1: cannot reach the registry: the connection was refused; is the registry running there?"
     )
 
 
@@ -80,7 +82,7 @@ def test_no_connection_in_time(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(addresses, "connect", connect)
     assert fail("127.0.0.1:5000/a:1") == (
-        "127.0.0.1:5000/a:1: cannot reach 127.0.0.1:5000: no connection in time; is it up, and is a proxy needed?"
+        "127.0.0.1:5000/a:1: cannot reach the registry: no connection in time; is it up, and is a proxy needed?"
     )
     # The first try and two more: a host that never answered is likelier a typing error than a fault.
     assert asked == [15.0] * 3
@@ -92,8 +94,9 @@ def test_untrusted_certificate(fail: Fail, tmp_path: Path, monkeypatch: pytest.M
     with serve_faulty(tls=authority.server("registry.example")) as server:
         host = server.host.replace("127.0.0.1", "registry.example")
         assert fail(f"{host}/a:1") == (
-            f"{host}/a:1: cannot reach {host}: its certificate is not trusted (unable to get local issuer certificate);"
-            f" put the authority's certificate into /etc/docker/certs.d/{host}/ca.crt or name it in SSL_CERT_FILE"
+            f"{host}/a:1: cannot reach the registry: its certificate is not trusted (unable to get local issuer"
+            f" certificate); put the authority's certificate into /etc/docker/certs.d/{host}/ca.crt or name it in"
+            " SSL_CERT_FILE; --insecure does not look at it"
         )
         assert server.connections == 1
 
@@ -102,8 +105,8 @@ def test_plain_http_where_https_is_spoken(fail: Fail, monkeypatch: pytest.Monkey
     pretend(monkeypatch, {"registry.example": ("11.22.33.44", "127.0.0.1")})
     with serve_faulty() as server:
         name = server.put(random_image(), "a:1").replace("127.0.0.1", "registry.example")
-        host = name.partition("/")[0]
-        assert fail(name) == f"{name}: cannot reach {host}: it does not speak HTTPS; for plain HTTP use --insecure"
+        said = f"{name}: cannot reach the registry: it does not speak HTTPS; for plain HTTP use --insecure"
+        assert fail(name) == said
 
 
 def test_insecure_is_for_the_named_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +123,8 @@ def test_wrong_password(fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         auth = tmp_path / "auth.json"
         auth.write_text(json.dumps({"auths": {registry.host: {"username": "someone", "password": "wrong"}}}))
         assert fail(name, "--auth-file", str(auth)) == (
-            f"{registry.host} refuses the user name and password; use `ocifast login {registry.host}`"
+            f"{registry.host}: the user name and password are refused: it answered 401;"
+            f" log in anew with `ocifast login {registry.host}`"
         )
         # One question without, one attempt with it.
         assert registry.requests()[before:] == ["GET /v2/a/manifests/1 401"] * 2
@@ -132,15 +136,16 @@ def test_missing_scope(fail: Fail, tmp_path: Path) -> None:
         denied = error(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=tokens.challenge())
         server.script = lambda request: denied
         assert fail(f"{server.host}/private/a:1") == (
-            f"{server.host}/private/a:1: 127.0.0.1 refuses to read the manifest: UNAUTHORIZED: authentication required;"
-            " log in with `ocifast login`"
+            f"{server.host}/private/a:1: cannot read the manifest: the registry answered 401: UNAUTHORIZED:"
+            f" authentication required; log in with `ocifast login {server.host}`"
         )
         assert len(tokens.requests) == 1
         assert len(server.requests) == 2
         server.script = lambda request: error(403, "DENIED", "requested access to the resource is denied")
         assert fail(f"{server.host}/private/a:1") == (
-            f"{server.host}/private/a:1: no permission to read the manifest at 127.0.0.1: DENIED: requested access to"
-            " the resource is denied; log in as a user who may, or ask the repository's owner"
+            f"{server.host}/private/a:1: cannot read the manifest: the registry answered 403: DENIED: requested access"
+            f" to the resource is denied; log in as a user who may (`ocifast login {server.host}`), or ask the"
+            " repository's owner for permission"
         )
 
 
@@ -175,7 +180,7 @@ def test_a_server_that_is_no_registry(fail: Fail, status: int) -> None:
 def test_a_server_that_does_not_speak_http(fail: Fail, raw: bytes) -> None:
     with serve_faulty(lambda request: Answer(raw=raw)) as server:
         said = fail(f"{server.host}/a:1")
-        assert said.startswith(f"{server.host}/a:1: cannot reach {server.host}: it is no registry, or broken: ")
+        assert said.startswith(f"{server.host}/a:1: cannot reach the registry: it is no registry, or broken: ")
 
 
 def test_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +193,8 @@ def test_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve_faulty(script) as server:
         assert main(["push", f"oci:{layout}:app", f"{server.host}/a:1"]) == 1
         assert capsys.readouterr().err == (
-            f"ocifast: error: {server.host}/a:1: 127.0.0.1 refuses so large a body; raise the limit of the registry or"
+            f"ocifast: error: {server.host}/a:1: cannot complete an upload: the registry answered 413; raise the limit"
+            " for bodies of the registry or"
             " its proxy\n"
         )
         assert server.uploads == {}
@@ -276,11 +282,10 @@ def test_an_error_that_would_steer_a_terminal(fail: Fail) -> None:
         shown = f"X [2J: first second  {'y' * 1000}"[:300] + "…"
         with pytest.raises(RegistryError) as caught:
             list_tags(Reference.parse(f"{server.host}/a"))
-        assert str(caught.value) == f"{server.host}/a: cannot list tags: 127.0.0.1 answered 400: {shown}"
+        assert str(caught.value) == f"{server.host}/a: cannot list tags: the registry answered 400: {shown}"
         said = fail(f"{server.host}/a:1")
-        assert (
-            said == f"{server.host}/a:1: cannot read the manifest: 127.0.0.1 answered 400: {shown.replace('  ', ' ')}"
-        )
+        shown = shown.replace("  ", " ")
+        assert said == f"{server.host}/a:1: cannot read the manifest: the registry answered 400: {shown}"
 
 
 def test_a_registry_that_does_not_delete(capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,3 +341,55 @@ def test_an_interrupt_ends_a_download_that_waits_and_leaves_nothing(tmp_path: Pa
             process.communicate()
     assert (process.returncode, out, told) == (130, b"", b"ocifast: interrupted; nothing was written\n")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"details": "incorrect username or password"}', ": incorrect username or password"),
+        (b'{"error": "invalid_grant", "error_description": "the token is old"}', ": the token is old"),
+        (b'{"errors": [{"code": "DENIED", "message": null}, 7]}', ": DENIED"),
+        (b"quota exceeded\nsee the manual\n", ": quota exceeded"),
+        (b"\x1b[2Jup and \x07away", ":  [2Jup and  away"),
+        (b"token=hunter2 is wrong", ": token=… is wrong"),
+        (b"x" * 70_000, ": " + "x" * 300 + "…"),
+        (b"<html>no</html>", ""),
+        (b"\xff\xfe", ""),
+        (b"[1, 2]", ""),
+        (b"", ""),
+    ],
+)
+def test_the_registrys_own_words(body: bytes, said: str) -> None:
+    with serve_faulty(lambda request: Answer(451, {}, body)) as server, pytest.raises(RegistryError) as caught:
+        pull(f"{server.host}/a:1")
+    assert str(caught.value) == f"{server.host}/a:1: cannot read the manifest: the registry answered 451{said}"
+
+
+def test_requests_mirrors_and_retries_are_shown(tmp_path: Path) -> None:
+    answers = [Answer(503)]
+    with serve_tokens(tmp_path / "roots.pem") as tokens, serve_faulty() as server:
+        name = server.put(random_image(), "a:1")
+        signature = "X-Signature=hunter2"
+
+        def script(request: Request) -> Answer | None:
+            if answers:
+                return answers.pop()
+            if "/blobs/" in request.path and not request.query:
+                return Answer(307, {"Location": f"{server.url}{request.path}?{signature}"})
+            return tokens.guard(request)
+
+        server.script = script
+        done = try_ocifast("copy", name, f"oci:{tmp_path}/layout:a", "-v", "--progress", "none")
+        assert done.returncode == 0
+        lines = done.stderr.decode().splitlines()
+        assert all(line.startswith("ocifast: ") for line in lines)
+        said = "\n".join(re.sub(r"\d+ ms$|[\d.]+ s$", "…", line) for line in lines)
+        manifest = f"GET http://{server.host}/v2/a/manifests/1"
+        assert f"ocifast: {manifest} answered 503 in …" in said
+        assert f"ocifast: {name}: cannot read the manifest: the registry answered 503; trying again in …" in said
+        assert f"ocifast: {manifest} answered 401 in …" in said
+        assert f"ocifast: GET http://{tokens.host}/token answered 200 in …" in said
+        assert f"ocifast: {manifest} answered 200 in …" in said
+        assert "answered 307 in" in said
+        assert "hunter2" not in said
+        assert not re.search(r"Bearer|eyJ", said)

@@ -231,7 +231,7 @@ def test_an_upload_that_breaks_goes_on(wire: Wire) -> None:
 def test_an_upload_that_is_refused_is_cancelled(wire: Wire) -> None:
     wire.answer(lambda request: Answer(403) if request.method == "PUT" else None)
     destination = destination_of(wire)
-    with pytest.raises(AuthenticationError, match="no permission to complete an upload"):
+    with pytest.raises(AuthenticationError, match="cannot complete an upload: the registry answered 403"):
         destination.put_blob(BLOB, [DATA])
     destination.abort()
     assert wire.text() == text(

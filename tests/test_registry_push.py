@@ -271,8 +271,8 @@ def test_nothing_stays_of_a_blob_that_is_not_what_it_should_be(
 @pytest.mark.parametrize(
     ("answer", "kind", "message"),
     [
-        (error(413, "SIZE_INVALID"), RegistryError, "refuses so large a body: SIZE_INVALID; raise the limit"),
-        (error(403, "DENIED", "quota exceeded"), AuthenticationError, "no permission to .*: DENIED: quota exceeded"),
+        (error(413, "SIZE_INVALID"), RegistryError, "answered 413: SIZE_INVALID; raise the limit"),
+        (error(403, "DENIED", "quota exceeded"), AuthenticationError, "answered 403: DENIED: quota exceeded"),
         (error(400, "DIGEST_INVALID"), RegistryError, "answered 400: DIGEST_INVALID"),
     ],
 )

@@ -247,7 +247,7 @@ def test_threat_22_an_error_that_is_too_long(server: FaultyRegistry, padding: in
     server.script = lambda request: Answer(400, {}, b'{"errors":[{"code":"TOO_LONG"}]' + b" " * padding + b"}")
     with pytest.raises(RegistryError) as caught:
         pull(f"{server.host}/a:1")
-    assert str(caught.value) == f"{server.host}/a:1: cannot read the manifest: 127.0.0.1 answered 400{said}"
+    assert str(caught.value) == f"{server.host}/a:1: cannot read the manifest: the registry answered 400{said}"
 
 
 @pytest.mark.parametrize(("padding", "taken"), [(60 << 10, True), (64 << 10, False), (64 << 20, False)])

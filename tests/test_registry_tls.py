@@ -161,7 +161,7 @@ def test_untrusted_certificates(
             authority.trust(host)
         with pytest.raises(NetworkError) as caught:
             pull(f"{host}/a:1", quick(certificates=(authority.folder,)))
-        assert f"cannot reach {host}: its certificate is not trusted" in str(caught.value)
+        assert f"{host}/a:1: cannot reach the registry: its certificate is not trusted" in str(caught.value)
         assert reason in str(caught.value)
         assert f"/etc/docker/certs.d/{host}/ca.crt or name it in SSL_CERT_FILE" in str(caught.value)
         assert server.requests == []

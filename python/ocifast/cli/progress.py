@@ -42,7 +42,9 @@ def progress_display(
     _say_when_interrupted(unfinished if makes else "")
     chosen = "none" if quiet else mode
     if chosen == "auto":
-        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        # The lines of `-v` and a picture that is drawn anew would tear each other apart.
+        session = _session() or {}
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not session.get("verbose")
         chosen = "draw" if terminal else "plain" if makes else "none"
     if chosen == "none":
         yield _watched(silent) if makes else silent
@@ -110,6 +112,10 @@ def _retries(tell: Callable[[str, float], None]) -> Iterator[None]:
     logger = logging.getLogger("ocifast.sources.registry")
     handler = _RetryHandler(tell)
     before = logger.level
+    if (_session() or {}).get("verbose"):
+        # They are told already.
+        yield
+        return
     logger.addHandler(handler)
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)

@@ -35,6 +35,15 @@ OPTION_NAMES = (
 """As `registry_options` passes them on."""
 
 
+def _show_requests(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    root = ctx.find_root()
+    if value and isinstance(root.obj, dict) and not root.obj.get("verbose"):
+        from ocifast.cli.verbose import show_requests
+
+        root.obj["verbose"] = True
+        root.call_on_close(show_requests())
+
+
 def _seconds(name: str, default: int, text: str) -> Callable[[Function], Function]:
     """An option that is a time, with its variable of the environment."""
     return click.option(
@@ -49,6 +58,14 @@ def _seconds(name: str, default: int, text: str) -> Callable[[Function], Functio
 
 
 _OPTIONS = (
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_show_requests,
+        help="Show requests, mirrors and what is tried again, without secrets.",
+    ),
     click.option("-u", "--username", metavar="USER", help="User name; the password is read from standard input."),
     click.option("--password-stdin", is_flag=True, help="Read the password from standard input; needs --username."),
     click.option(
@@ -92,7 +109,11 @@ _OPTIONS = (
     ),
     _seconds("--rate-window", 300, "Look so long before --min-rate counts"),
     _seconds("--helper-timeout", 60, "Wait so long for a credential helper"),
-    click.option("--insecure", is_flag=True, help="Do not check the certificate of the registry that is named, and speak plain HTTP where it has none."),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="Do not check the certificate of the registry that is named, and speak plain HTTP where it has none.",
+    ),
 )
 
 

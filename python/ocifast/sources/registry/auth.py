@@ -206,7 +206,7 @@ class Authenticator:
         if used is not None and self._keeper is not None:
             credential = self._keeper.again()
             if credential is None:
-                raise self._refuse(f"{self._name} refuses the user name and password")
+                raise self._refuse(f"{self._name}: the user name and password are refused: it answered 401")
         if credential is None:
             raise AuthenticationError(f"{self._name} asks for a password; {self._advice()}")
         if not credential.password:
@@ -222,7 +222,8 @@ class Authenticator:
 
     def _refuse(self, message: str) -> AuthenticationError:
         """Remembers a refusal: the same password is not sent again by anybody."""
-        self._refusal = AuthenticationError(f"{message}; use `ocifast login {self._name}`", host=self._name)
+        advice = self._keeper.advice_when_refused if self._keeper is not None else None
+        self._refusal = AuthenticationError(f"{message}; {advice or self._advice()}", host=self._name)
         return self._refusal
 
     def _fetch(self, challenge: Challenge, scopes: Sequence[str]) -> _Token:
@@ -296,20 +297,21 @@ class Authenticator:
         self, realm: httpx.URL, status: int, body: bytes, credential: Credential | None
     ) -> AuthenticationError | RegistryError:
         said = said_by(body)
-        quoted = f": {said}" if said else ""
-        if status in (400, 401, 403):
-            if credential is None:
-                return AuthenticationError(
-                    f"{self._name} gives no anonymous access{quoted}; {self._advice()}",
-                    host=self._name,
-                )
-            what = "identity token" if credential.identity_token else "user name and password"
-            if status == 403:
-                return AuthenticationError(
-                    f"{realm.host} gives no token for this{quoted}; log in as a user who may do it", host=self._name
-                )
-            return self._refuse(f"{realm.host} refuses the {what} for {self._name}{quoted}")
-        return RegistryError(f"{self._name}: its token server {realm.host} answered {status}{quoted}", host=self._name)
+        host = realm.netloc.decode("ascii")
+        server = "its token server" if realm.host == self._origin.host else f"its token server {host}"
+        answered = f"{server} answered {status}{f': {said}' if said else ''}"
+        context = {"host": self._name, "status": status}
+        if status not in (400, 401, 403):
+            return RegistryError(f"{self._name}: {answered}", **context)
+        if credential is None:
+            return AuthenticationError(
+                f"{self._name} gives no anonymous access: {answered}; {self._advice()}", **context
+            )
+        if status == 403:
+            message = f"{self._name}: {answered}; log in as a user who may do this"
+            return AuthenticationError(message, **context)
+        what = "identity token is" if credential.identity_token else "user name and password are"
+        return self._refuse(f"{self._name}: the {what} refused: {answered}")
 
     def _decode(self, realm: httpx.URL, body: bytes, started: float) -> _Token:
         try:

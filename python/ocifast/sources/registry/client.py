@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import itertools
+import logging
 import random
 import re
 import socket
@@ -26,10 +27,10 @@ from ocifast.sources.registry.challenge import parse_challenges
 from ocifast.sources.registry.credentials import CredentialKeeper
 from ocifast.sources.registry.failures import (
     ERROR_LIMIT,
+    called,
     is_final,
     network_failure,
     read_capped,
-    speaks_no_tls,
     status_failure,
 )
 from ocifast.sources.registry.limiter import Limiter, limiter_for
@@ -40,6 +41,7 @@ from ocifast.sources.registry.transport import Transport, proxy_for
 
 __all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
 
+_log = logging.getLogger(__name__)
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses that another attempt may change."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -147,6 +149,7 @@ class Client:
         url = self.url(target) if isinstance(target, str) else target
         wanted = frozenset(expected)
         most = self.options.retries if retries is None else retries
+        sent_anew = False
         for attempt in itertools.count():
             try:
                 response = self._exchange(method, url, name, what, scopes, headers or {}, body)
@@ -159,7 +162,7 @@ class Client:
                 limit = most if self._answered else min(most, _ATTEMPTS_TO_CONNECT)
                 if attempt >= limit or is_final(error):
                     raise failure from error
-                self.pause(attempt)
+                self.pause(attempt, failure.message)
                 continue
             if response.status_code == 400 and isinstance(target, str) and self._turns(url):
                 # What servers of Go and nginx say to plain HTTP where they speak TLS.
@@ -169,6 +172,12 @@ class Client:
             self._answered = True
             if response.status_code in wanted:
                 return response
+            was_sent_on = method in ("GET", "HEAD") and response.request.url != url
+            if response.status_code == 403 and was_sent_on and not sent_anew:
+                # A signature in the URL that we were sent to ends after some minutes; a new one may be had.
+                sent_anew = True
+                response.close()
+                continue
             if response.status_code not in RETRIED or attempt >= most:
                 raise self.failure(name, what, response)
             self._wait_as_told(name, what, response, attempt)
@@ -197,14 +206,16 @@ class Client:
                 return response, read_capped(response, limit)
             except httpx.TransportError as error:
                 self.raise_if_closed(name)
+                failure = network_failure(name, response.request.url.netloc.decode("ascii"), error)
                 if attempt >= self.options.retries or is_final(error):
-                    raise network_failure(name, response.request.url.netloc.decode("ascii"), error) from error
-                self.pause(attempt)
+                    raise failure from error
+                self.pause(attempt, failure.message)
         raise AssertionError  # pragma: no cover - itertools.count() does not end
 
     def _turns(self, url: httpx.URL, error: httpx.TransportError | None = None) -> bool:
-        """Whether a registry that may be spoken to either way, and led nowhere the first way, is spoken to the other way."""
-        if url.scheme == "https" and not (isinstance(error, httpx.ConnectError) or speaks_no_tls(error)):
+        """Whether a registry that may be spoken to either way goes on the other way: the first one led nowhere."""
+        # Plain HTTP was answered somehow; a handshake was not.
+        if (url.scheme == "https") != isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return False
         with self._turning:
             if url.scheme != self.origin.scheme:
@@ -227,7 +238,9 @@ class Client:
             body = read_capped(response, ERROR_LIMIT)
         except httpx.TransportError:
             body = b""
-        return status_failure(name, what, response, body)
+        own = _origin(response.request.url) == _origin(self.origin)
+        refused = self._keeper.advice_when_refused if own and response.status_code in (401, 403, 429) else None
+        return status_failure(name, what, response, body, refused=refused)
 
     def next_page(self, name: str, response: httpx.Response) -> httpx.URL | None:
         """Where a list goes on (`Link` with `rel="next"`, RFC 8288), under the rules of a hop."""
@@ -237,9 +250,16 @@ class Client:
                 return self._next_hop(name, response.request.url, found[1])
         return None
 
-    def pause(self, attempt: int) -> None:
-        """Waits before attempt number `attempt + 1`, longer each time, never as long as others do."""
-        self._closed.wait(self._backoff(attempt))
+    def pause(self, attempt: int, failed: str) -> None:
+        """Waits before attempt number `attempt + 1`, longer each time, never as long as others do.
+
+        Args:
+            attempt: counts from 0.
+            failed: what went wrong, for those who watch.
+        """
+        seconds = self._backoff(attempt)
+        _log_retry(failed, seconds)
+        self._closed.wait(seconds)
 
     def raise_if_closed(self, name: str) -> None:
         """Raises CancelledError when the client was closed: its connections broke because of that."""
@@ -264,13 +284,14 @@ class Client:
             failure = self.failure(name, what, response)
             message = f"{failure.message} (it asks to wait {told:.0f} s)"
             raise type(failure)(message, **failure.context, retry_after=told)
-        limiter = self._limiter(response.request.url)
-        if told is not None:
-            # Jitter: those who were sent away together must not come back together.
-            limiter.pause(told + random.uniform(0, min(1.0, self.options.backoff)))  # noqa: S311
-        elif response.status_code == 429:
-            limiter.pause(self._backoff(attempt))
-        return told is not None or response.status_code == 429
+        if told is None and response.status_code != 429:
+            return False
+        # Jitter: those who were sent away together must not come back together.
+        jitter = random.uniform(0, min(1.0, self.options.backoff))  # noqa: S311
+        seconds = self._backoff(attempt) if told is None else told + jitter
+        _log_retry(_status_words(name, what, response), seconds)
+        self._limiter(response.request.url).pause(seconds)
+        return True
 
     def _wait_as_told(self, name: str, what: str, response: httpx.Response, attempt: int) -> None:
         """Waits before another attempt; drops the answer."""
@@ -279,7 +300,7 @@ class Client:
         with contextlib.suppress(httpx.TransportError):
             read_capped(response, ERROR_LIMIT)
         if not waits:
-            self.pause(attempt)
+            self.pause(attempt, _status_words(name, what, response))
 
     def _exchange(
         self,
@@ -363,7 +384,14 @@ class Client:
             request = self._http.build_request(method, url, headers=sent, content=content, timeout=timeout)
             if _origin(url) != _origin(self.origin):
                 request.extensions["public_only"] = self._is_public()
-            return self._http.send(request, stream=True, follow_redirects=False)
+            begun = time.monotonic()
+            try:
+                response = self._http.send(request, stream=True, follow_redirects=False)
+            except httpx.TransportError as error:
+                _log.debug("%s %s failed (%s) in %.0f ms", method, shown_url(url), type(error).__name__, _since(begun))
+                raise
+            _log.debug("%s %s answered %d in %.0f ms", method, shown_url(url), response.status_code, _since(begun))
+            return response
 
     def _send_token_request(
         self, method: str, url: httpx.URL, headers: dict[str, str], body: bytes | None
@@ -381,7 +409,7 @@ class Client:
             except httpx.TransportError as error:
                 if attempt >= self.options.retries or is_final(error):
                     raise network_failure(name, url.netloc.decode("ascii"), error) from error
-                self.pause(attempt)
+                self.pause(attempt, network_failure(name, url.netloc.decode("ascii"), error).message)
                 continue
             self._wait_as_told(name, what, response, attempt)
         raise AssertionError  # pragma: no cover - itertools.count() does not end
@@ -422,6 +450,21 @@ class Client:
                 found = []
             self._public = all(addresses.is_public(address) for _, address in found)
         return self._public
+
+
+def _since(begun: float) -> float:
+    return (time.monotonic() - begun) * 1000
+
+
+def _log_retry(failed: str, seconds: float) -> None:
+    """Tells those who watch that something is tried again: displays look at `retry_in` of the record."""
+    # What to do about it comes when it is given up.
+    _log.info("%s; trying again in %.1f s", failed.partition(";")[0], seconds, extra={"retry_in": seconds})
+
+
+def _status_words(name: str, what: str, response: httpx.Response) -> str:
+    host = response.request.url.netloc.decode("ascii")
+    return f"{name}: cannot {what}: {called(name, host)} answered {response.status_code}"
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:

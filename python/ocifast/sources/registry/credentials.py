@@ -62,6 +62,7 @@ class CredentialKeeper:
         self._helper: tuple[str, str] | None = None
         self._looked = False
         self._missing: str | None = None
+        self._stated = False
 
     @property
     def advice(self) -> str:
@@ -69,6 +70,18 @@ class CredentialKeeper:
         if self._missing is not None:
             return f"install {self._missing}, which is configured for it"
         return f"use `ocifast login {self._host}`"
+
+    @property
+    def advice_when_refused(self) -> str | None:
+        """What to do when the credential is not taken; None when there is none. Never what was just done."""
+        credential = self.get()
+        if credential is None:
+            return None
+        if self._stated:
+            return f"check {'the identity token' if credential.identity_token else 'the user name and the password'}"
+        if self._helper is not None:
+            return f"look at what {_program(self._helper[0])} gives for {self._helper[1]}"
+        return f"log in anew with `ocifast login {self._host}`"
 
     def get(self) -> Credential | None:
         """The credential; None when there is none. Looked up once.
@@ -108,6 +121,7 @@ class CredentialKeeper:
             return None
         for host, credential in self._options.credentials.items():
             if normalise_key(host) == self._host:
+                self._stated = True
                 return credential
         keys = keys_for(self._host, self._repository)
         for path in search_paths(self._options):

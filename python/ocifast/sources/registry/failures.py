@@ -22,11 +22,22 @@ from ocifast.errors import (
 from ocifast.sources.registry.pace import Pace, SlowAnswerError
 from ocifast.sources.registry.redaction import redact
 
-__all__ = ["ERROR_LIMIT", "is_final", "network_failure", "read_capped", "said_by", "speaks_no_tls", "status_failure"]
+__all__ = [
+    "ERROR_LIMIT",
+    "called",
+    "is_final",
+    "network_failure",
+    "read_capped",
+    "said_by",
+    "speaks_no_tls",
+    "status_failure",
+]
 
 ERROR_LIMIT = 64 << 10
 """Most bytes of an error's or a token's body that are read."""
 _SHOWN = 300
+_WORDS = ("error_description", "message", "details", "detail", "error")
+"""Fields of error documents that are not the specification's; the first is OAuth 2.0's (RFC 6749, section 5.2)."""
 
 
 def read_capped(response: httpx.Response, limit: int) -> bytes:
@@ -48,16 +59,37 @@ def read_capped(response: httpx.Response, limit: int) -> bytes:
 
 
 def said_by(body: bytes) -> str:
-    """The messages of a registry's error document, or nothing when it is none."""
+    """What the body of an error says to people, or nothing when that is not to be had.
+
+    A registry's error document (distribution-spec, "Error Codes"), the fields that token servers have in its place, or
+    plain text.
+    """
     try:
-        errors = msgspec.json.decode(body)["errors"]
-        said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors[:3]]
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError):
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return _plain_text(body)
+    if not isinstance(document, dict):
         return ""
-    return _one_line("; ".join(filter(None, said)))
+    errors = document.get("errors")
+    if isinstance(errors, list):
+        found = [error for error in errors[:3] if isinstance(error, dict)]
+        said = [f"{error.get('code') or ''}: {error.get('message') or ''}".strip(": ") for error in found]
+        return _one_line("; ".join(filter(None, said)))
+    return _one_line(next((text for key in _WORDS if isinstance(text := document.get(key), str) and text), ""))
 
 
-def status_failure(name: str, what: str, response: httpx.Response, body: bytes) -> OcifastError:
+def _plain_text(body: bytes) -> str:
+    """The first line of a text; nothing of a page or of bytes that are no text."""
+    try:
+        text = body[: 4 * _SHOWN].decode("utf-8", "strict" if len(body) <= 4 * _SHOWN else "ignore").strip()
+    except UnicodeDecodeError:
+        return ""
+    return "" if text.startswith(("<", "{", "[")) else _one_line(text.partition("\n")[0].strip())
+
+
+def status_failure(
+    name: str, what: str, response: httpx.Response, body: bytes, *, refused: str | None = None
+) -> OcifastError:
     """The error for an answer that no request expects.
 
     Args:
@@ -65,33 +97,37 @@ def status_failure(name: str, what: str, response: httpx.Response, body: bytes) 
         what: what was being done: "read the manifest".
         response: the answer; its status decides.
         body: the beginning of its body.
+        refused: what to do when the credential that was sent is not enough; None when none was sent.
     """
     status = response.status_code
-    host = response.request.url.host
+    host = response.request.url.netloc.decode("ascii")
     said = said_by(body)
-    quoted = f": {said}" if said else ""
-    context = {"reference": name, "status": status, "host": host}
+    context = {"reference": name, "status": status, "host": response.request.url.host}
+    message = f"{name}: cannot {what}: {called(name, host)} answered {status}{f': {said}' if said else ''}"
     if status == 401:
-        return AuthenticationError(f"{name}: {host} refuses to {what}{quoted}; log in with `ocifast login`", **context)
+        advice = refused or f"log in with `ocifast login {host}`"
+        return AuthenticationError(f"{message}; {advice}", **context)
     if status == 403:
-        return AuthenticationError(
-            f"{name}: no permission to {what} at {host}{quoted};"
-            " log in as a user who may, or ask the repository's owner",
-            **context,
-        )
+        advice = "ask the repository's owner for permission"
+        if refused is None:
+            advice = f"log in as a user who may (`ocifast login {host}`), or {advice}"
+        return AuthenticationError(f"{message}; {advice}", **context)
     if status == 413:
-        return RegistryError(
-            f"{name}: {host} refuses so large a body{quoted}; raise the limit of the registry or its proxy",
-            **context,
-        )
+        return RegistryError(f"{message}; raise the limit for bodies of the registry or its proxy", **context)
     if status == 429:
-        return RateLimitError(f"{name}: {host} limits the rate of requests{quoted}; try later or log in", **context)
+        advice = "try later" if refused is not None else "try later or log in"
+        return RateLimitError(f"{message}: it limits the rate of requests; {advice}", **context)
     if not said and _is_page(response):
         return RegistryError(
             f"{name}: {host} is no registry: it answers with a page (status {status}); check the host's name and port",
             **context,
         )
-    return RegistryError(f"{name}: cannot {what}: {host} answered {status}{quoted}", **context)
+    return RegistryError(message, **context)
+
+
+def called(name: str, host: str) -> str:
+    """A server in a message that begins with the image's name: by its host, unless that stands in the name."""
+    return "the registry" if name == host or name.startswith(f"{host}/") else host
 
 
 def network_failure(name: str, host: str, error: Exception) -> NetworkError:
@@ -125,7 +161,7 @@ def network_failure(name: str, host: str, error: Exception) -> NetworkError:
         reason = f"it is no registry, or broken: {_one_line(str(error))}; check its name and port"
     else:
         reason = "the connection broke"
-    return NetworkError(f"{name}: cannot reach {host}: {reason}", reference=name, host=host)
+    return NetworkError(f"{name}: cannot reach {called(name, host)}: {reason}", reference=name, host=host)
 
 
 def speaks_no_tls(error: BaseException | None) -> bool:

@@ -33,9 +33,9 @@ class RegistryOptions:
     """Options of all requests to registries. Plain data: it can be pickled and compared.
 
     Attributes:
-        insecure: hosts (`HOST` or `HOST:PORT`, as in references) whose certificates are not checked, and that are spoken
-            to in plain HTTP where they do not speak TLS. Registries on loopback are spoken to in plain HTTP without
-            being named here, unless a folder of certificates is there for them or they speak TLS.
+        insecure: hosts (`HOST` or `HOST:PORT`, as in references) whose certificates are not checked, and that are
+            spoken to in plain HTTP where they do not speak TLS. Registries on loopback are spoken to in plain HTTP
+            without being named here, unless a folder of certificates is there for them or they speak TLS.
         credentials: by host as in references; they win over all files and helpers, and go to that host alone.
         anonymous: use no credentials at all.
         trusted_realms: hosts of token servers that may get a registry's password although they are on another host

@@ -169,9 +169,10 @@ class RegistrySource:
                 break
             except httpx.TransportError as error:
                 origin.client.raise_if_closed(self.name)
+                failure = network_failure(self.name, origin.client.origin.netloc.decode("ascii"), error)
                 if attempt >= origin.client.options.retries or is_final(error):
-                    raise network_failure(self.name, origin.client.origin.netloc.decode("ascii"), error) from error
-                origin.client.pause(attempt)
+                    raise failure from error
+                origin.client.pause(attempt, failure.message)
         if len(raw) > MANIFEST_LIMIT:
             raise DocumentError(f"{self.name}: its manifest is longer than {MANIFEST_LIMIT >> 20} MiB")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None

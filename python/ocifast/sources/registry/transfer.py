@@ -106,7 +106,10 @@ def stream(
         failures = 0 if position - before >= _PROGRESS else failures + 1
         if failures > origin.client.options.retries or (broken is not None and is_final(broken)):
             raise _gave_up(origin, descriptor, position, broken)
-        origin.client.pause(failures)
+        what = (
+            f"{origin.name}: the download of {descriptor.digest} broke off after {position} of {descriptor.size} bytes"
+        )
+        origin.client.pause(failures, what)
 
 
 def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | None) -> Opened:
@@ -119,7 +122,22 @@ def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | No
     headers = {}
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-    response = origin.client.send(
+    response = _ask(origin, descriptor, headers)
+    if response.status_code == 416 and headers:
+        # Some servers refuse ranges that they could give; the whole shows whether it is as long as it should be.
+        response.close()
+        response = _ask(origin, descriptor, {})
+    try:
+        _check_answer(origin, descriptor, response, start)
+    except OcifastError:
+        response.close()
+        raise
+    partial = response.status_code == 206
+    return Opened(response, 0 if partial else start, partial)
+
+
+def _ask(origin: Origin, descriptor: Descriptor, headers: dict[str, str]) -> httpx.Response:
+    return origin.client.send(
         "GET",
         f"/v2/{origin.repository}/blobs/{descriptor.digest}",
         name=origin.name,
@@ -128,13 +146,6 @@ def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | No
         headers=headers,
         expected=(200, 206, 404, 416),
     )
-    try:
-        _check_answer(origin, descriptor, response, start)
-    except OcifastError:
-        response.close()
-        raise
-    partial = response.status_code == 206
-    return Opened(response, 0 if partial else start, partial)
 
 
 def _check_answer(origin: Origin, descriptor: Descriptor, response: httpx.Response, start: int) -> None:
@@ -145,7 +156,11 @@ def _check_answer(origin: Origin, descriptor: Descriptor, response: httpx.Respon
             layer=descriptor.digest,
         )
     if response.status_code == 416:
-        raise _wrong_size(origin, descriptor, f"at most {start}")
+        raise RegistryError(
+            f"{origin.name}: the registry gives no part of {descriptor.digest}, and not the whole (status 416)",
+            reference=origin.name,
+            layer=descriptor.digest,
+        )
     if response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != start:

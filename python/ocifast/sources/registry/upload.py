@@ -121,7 +121,7 @@ class Uploader:
                     attempts = 0 if session.offset > before else attempts + 1
                     if attempts > self.client.options.retries:
                         raise broken.failure from broken
-                    self.client.pause(attempts)
+                    self.client.pause(attempts, broken.failure.message)
                 else:
                     return
         except BaseException:
