@@ -1,18 +1,26 @@
-"""Small answers that break off: errors, lists and what is kept of them."""
+"""Small answers that break off, parts and redirects that are refused: what is asked for anew."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from ocifast.errors import NetworkError, RegistryError
 from ocifast.reference import Reference
-from ocifast.sources.registry import list_tags
+from ocifast.sources.registry import list_tags, transport
 from ocifast.spec import OCI_INDEX
 
-from tests.support.faulty import Answer, Request, serve_faulty
+from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
 from tests.support.images import digest_of
 from tests.support.pulls import QUICK, opened, pull, random_image
+from tests.test_registry_transfer import blobs_asked, cut, fail_blobs
+
+
+@pytest.fixture(name="server")
+def _server() -> Iterator[FaultyRegistry]:
+    with serve_faulty() as running:
+        yield running
 
 
 def broken(status: int) -> Answer:
@@ -57,3 +65,48 @@ def test_a_list_of_referrers_that_breaks_off() -> None:
         server.script = lambda request: broken(200)
         with pytest.raises(NetworkError, match="the connection broke"):
             source.referrers(digest)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_refused_range_is_read_from_the_beginning(
+    server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    monkeypatch.setattr(transport, "DIRECT", 1 if direct else 1 << 60)
+    image = random_image(1_000_000)
+    name = server.put(image, "a:1")
+    fail_blobs(server, [cut(server, 300_000), Answer(416)])
+    assert pull(name) == [image.layers[0].blob]
+    assert blobs_asked(server) == ["-", "bytes=300000-", "-"]
+    server.requests.clear()
+    fail_blobs(server, [cut(server, 300_000), *[Answer(416)] * 2])
+    with pytest.raises(RegistryError, match=r"gives no part of .*, and not the whole"):
+        pull(name)
+
+
+def test_a_redirect_that_has_expired_is_asked_for_anew_once(server: FaultyRegistry) -> None:
+    image = random_image(100_000)
+    name = server.put(image, "a:1")
+    with serve_faulty() as storage:
+        good = 2
+
+        def stored(request: Request) -> Answer:
+            number = int(request.path.rpartition("/")[2])
+            return Answer(200, {}, image.layers[0].blob) if number == good else Answer(403, {}, b"Request has expired")
+
+        storage.script = stored
+        asked = 0
+
+        def moved(request: Request) -> Answer | None:
+            nonlocal asked
+            if "/blobs/" not in request.path:
+                return None
+            asked += 1
+            return Answer(307, {"Location": f"{storage.url}/{asked}"})
+
+        server.script = moved
+        assert pull(name) == [image.layers[0].blob]
+        assert [request.path for request in storage.requests] == ["/1", "/2"]
+        good = 0
+        with pytest.raises(RegistryError, match="answered 403: Request has expired; "):
+            pull(name)
+        assert [request.path for request in storage.requests] == ["/1", "/2", "/3", "/4"]

@@ -55,6 +55,8 @@ class Opened:
     response: httpx.Response
     skip: int
     partial: bool
+    anew: bool = False
+    """Whether it is the whole because the part was refused: where it ends, the blob ends."""
 
 
 def stream(
@@ -103,6 +105,8 @@ def stream(
             broken = error
         if position >= end:
             return
+        if current.anew and broken is None:
+            raise _gave_up(origin, descriptor, position, broken)
         failures = 0 if position - before >= _PROGRESS else failures + 1
         if failures > origin.client.options.retries or (broken is not None and is_final(broken)):
             raise _gave_up(origin, descriptor, position, broken)
@@ -123,7 +127,8 @@ def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | No
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     response = _ask(origin, descriptor, headers)
-    if response.status_code == 416 and headers:
+    anew = response.status_code == 416 and bool(headers)
+    if anew:
         # Some servers refuse ranges that they could give; the whole shows whether it is as long as it should be.
         response.close()
         response = _ask(origin, descriptor, {})
@@ -133,7 +138,7 @@ def open_range(origin: Origin, descriptor: Descriptor, start: int, end: int | No
         response.close()
         raise
     partial = response.status_code == 206
-    return Opened(response, 0 if partial else start, partial)
+    return Opened(response, 0 if partial else start, partial, anew)
 
 
 def _ask(origin: Origin, descriptor: Descriptor, headers: dict[str, str]) -> httpx.Response:
