@@ -11,7 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from ocifast.cli import Stopped, main
+from ocifast.compiler import CompileOptions
+from ocifast.compiler import compile as ocifast_compile
+from ocifast.errors import FileError
 from ocifast.packers import FORMATS, load_format
+from ocifast.workspace import Workspace
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
@@ -76,6 +81,66 @@ def wait_begun(process: subprocess.Popen[bytes], folder: Path, what: str = "") -
         time.sleep(0.0005)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_a_stop_at_the_very_moment_of_a_name(
+    stop_at: int,
+    named: bool,
+    cached: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of three outputs, after or before one gets its name, fresh or from the cache."""
+    image = write_layout(tmp_path / "layout", build_image([TarBuilder().file("f", b"data")]))
+    outs = [tmp_path / name for name in ("a.tar", "b.erofs", "c.cpio")]
+    words = ["compile", f"oci:{image}:app", *map(str, outs), "--quiet"]
+    if cached:
+        ocifast(*words)
+    for out in outs:
+        out.write_bytes(PRECIOUS)
+    capsys.readouterr()
+    # The signals of this process stay its own.
+    monkeypatch.setattr(signal, "signal", lambda _number, _handler: None)
+    publish = Workspace.publish
+    moments: list[Path] = []
+
+    def stopped(self: Workspace, made: Path) -> None:
+        moments.append(made)
+        if len(moments) < stop_at or named:
+            publish(self, made)
+        if len(moments) == stop_at:
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(Workspace, "publish", stopped)
+    assert main([*words, *([] if cached else ["--no-cache"])]) == 143
+    written = [out for out in outs if out.read_bytes() != PRECIOUS]
+    assert written == outs[: stop_at if named else stop_at - 1]
+    rest = {0: "; nothing was written", 3: ""}.get(
+        len(written), f"; written: {', '.join(map(str, written))}, and no other output"
+    )
+    assert capsys.readouterr().err == f"ocifast: terminated{rest}\n"
+    assert not list(tmp_path.glob(".ocifast-*"))
+
+
+def test_a_disk_that_fails_between_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = write_layout(tmp_path / "layout", build_image([TarBuilder().file("f", b"data")]))
+    outs = [tmp_path / "a.tar", tmp_path / "b.erofs"]
+    publish = Workspace.publish
+
+    def full(self: Workspace, made: Path) -> None:
+        if self.destination == outs[1]:
+            raise FileError("cannot write b.erofs: No space left on device")
+        publish(self, made)
+
+    monkeypatch.setattr(Workspace, "publish", full)
+    with pytest.raises(FileError) as caught:
+        ocifast_compile(f"oci:{image}:app", outs, options=CompileOptions(cache=False))
+    assert caught.value.message == f"cannot write b.erofs: No space left on device; only {outs[0]} could be written"
+    assert [out.exists() for out in outs] == [True, False]
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize(("form", "options"), CASES)
@@ -109,11 +174,16 @@ def test_a_kill_at_a_random_moment(
             time.sleep(0.02 * moments.random())
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
-        assert said in (b"", b"ocifast: terminated; nothing was written\n")
         # Killed before it could listen, ended by its own hand, or done before.
-        assert process.returncode in (-number, 128 + number, 0)
+        told = {b"": (-number, 0), b"ocifast: terminated; nothing was written\n": (128 + number,)}
+        told[b"ocifast: terminated\n"] = (128 + number,)
+        assert process.returncode in told[said]
         left = sorted(path.name for path in folder.iterdir() if path.name != "out")
-        assert content(out) in ((before, whole) if process.returncode else (whole,))
+        if process.returncode == 0 or said == b"ocifast: terminated\n":
+            assert content(out) == whole
+        else:
+            # Only who was killed outright cannot say what it has done.
+            assert content(out) == before or (content(out) == whole and process.returncode == -signal.SIGKILL)
         assert all(name.startswith(".ocifast-") for name in left)
         # What is left of a killed run goes with the next one, and its tools went with it.
         deadline = time.monotonic() + 30

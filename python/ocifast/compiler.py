@@ -20,7 +20,7 @@ from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, shown
 from ocifast.edits import Edits, PreparedEdits, prepare
-from ocifast.errors import CancelledError, DocumentError, FileError, LossError, UsageError
+from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.interrupt import interruptible, nothing
@@ -178,10 +178,7 @@ class _Run:
             missing = [output for output in self.outputs if output not in made]
             if missing:
                 made |= self._make(image, missing, keys)
-            self._publish([output for output in self.outputs if output not in missing])
-        # Not called off any more: what was published is never told as cancelled.
-        size = sum(made[output].size or 0 for output in self.outputs) or None
-        self.progress(Event(Phase.COMPLETE, done=size, total=size))
+            self._publish(sum(made[output].size or 0 for output in self.outputs) or None)
         return tuple(made[output] for output in self.outputs)
 
     def _counted(self, progress: Progress) -> Progress:
@@ -295,13 +292,30 @@ class _Run:
             for output in outputs:
                 if output in keys:
                     self._keep(keys[output], image, done[output], output)
-            self._publish(outputs)
             return done
 
-    def _publish(self, outputs: Sequence[PlannedOutput]) -> None:
-        for output in outputs:
-            if output.space is not None and output.made is not None:
-                output.space.publish(output.made)
+    def _publish(self, size: int | None) -> None:
+        """Gives all outputs their names, and tells what has come of it whenever a signal comes.
+
+        Nothing is called off from here on: what was published is never told as cancelled.
+
+        Args:
+            size: bytes of all outputs.
+        """
+        try:
+            for output in self.outputs:
+                output.publish()
+            self.progress(Event(Phase.COMPLETE, done=size, total=size))
+        except BaseException as error:
+            # A signal may have come at any moment, also between the name and the next line of ours.
+            written = tuple(output.shown for output in self.outputs if output.is_published)
+            if isinstance(error, OcifastError) and written:
+                text = f"{error.message}; only {', '.join(written)} could be written"
+                raise type(error)(text, **error.context) from error.__cause__
+            if written:
+                whole = len(written) == len(self.outputs)
+                self.progress(Event(Phase.COMPLETE, written=None if whole else written))
+            raise
 
     def _hidden(self) -> AbstractContextManager[None]:
         return as_named([(output.shown, output.space) for output in self.outputs if output.space is not None])

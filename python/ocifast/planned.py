@@ -64,6 +64,7 @@ class PlannedOutput:
         self.options = options_of(form.options, pack)
         self.space: Workspace | None = None
         self.written = Written(None)
+        self._begins_to_publish = False
 
     def open(self, stack: ExitStack) -> None:
         """Looks at the place, and makes a private folder beside it."""
@@ -74,6 +75,19 @@ class PlannedOutput:
     def made(self) -> Path | None:
         """Where it stands until it is published."""
         return None if self.space is None else self.space.path / "output"
+
+    def publish(self) -> None:
+        """Gives it its name. A stream has been written already. Raises as `Workspace.publish`."""
+        self._begins_to_publish = True
+        if self.space is not None and self.made is not None:
+            self.space.publish(self.made)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it has its name, as the file system says: whoever was interrupted in `publish` cannot know."""
+        if self.made is None:
+            return self.streams
+        return self._begins_to_publish and not os.path.lexists(self.made)
 
     @property
     def is_file(self) -> bool:

@@ -52,6 +52,8 @@ class Event:
         done: compressed bytes of the layer that are fetched (or sent), or while it is extracted read; for PACKING,
             bytes of contents that are packed.
         total: bytes to do, when known: the size of the layer's blob, or of all contents.
+        written: with COMPLETE, when the work was stopped while it gave several outputs their names: those that have
+            them, as they were named. None otherwise: all have.
     """
 
     phase: Phase
@@ -59,6 +61,7 @@ class Event:
     state: LayerState | None = None
     done: int | None = None
     total: int | None = None
+    written: tuple[str, ...] | None = None
 
 
 Progress = Callable[[Event], None]

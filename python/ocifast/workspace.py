@@ -80,7 +80,7 @@ class Workspace:
                 self._private.publish(made.name, self.destination.name)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise UsageError(f"{self._shown} is there and not empty; nothing was written") from None
+                    raise UsageError(f"{self._shown} is there and not empty") from None
                 raise
 
     def _check_destination(self) -> None:

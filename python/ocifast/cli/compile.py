@@ -185,7 +185,8 @@ def command(
 
 def _run(plan: CompilePlan, mode: str, quiet: bool) -> tuple[CompiledImage, ...]:
     try:
-        with progress_display(plan.image, mode=mode, quiet=quiet) as progress:
+        unfinished = "standard output is not complete" if STDOUT in plan.outputs else "nothing was written"
+        with progress_display(plan.image, mode=mode, quiet=quiet, unfinished=unfinished) as progress:
             return plan.run(progress=progress)
     except FileError:
         if STDOUT in plan.outputs and reader_has_gone():

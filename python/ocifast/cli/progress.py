@@ -135,6 +135,9 @@ def _watched(progress: Progress) -> Progress:
     def take(event: Event) -> None:
         if event.phase is Phase.COMPLETE:
             session.pop("unfinished", None)
+        if event.written is not None:
+            session["unfinished"] = f"written: {', '.join(event.written)}, and no other output"
+            return
         progress(event)
 
     return take
