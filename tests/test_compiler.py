@@ -309,7 +309,7 @@ def test_tmp_dir_holds_what_waits(tmp_path: Path) -> None:
 
 def test_too_little_room_is_said_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = small(tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: (100, 90, 10))
     events: list[Event] = []
     with pytest.raises(
         FileError, match=r"no room for the layers of .*: at least 0\.0 MB are needed in .*, and 0\.0 MB"
