@@ -460,7 +460,9 @@ def test_login_to_docker_hub_uses_the_key_of_docker(tmp_path: Path) -> None:
     ("arguments", "stdin", "message"),
     [
         (["login", "r.io"], "", "name the user with --username"),
-        (["login", "r.io", "-u", "u"], "p", "give the password on standard input and say so with --password-stdin"),
+        (["login", "r.io", "-u", "u"], "", "standard input holds no password; write it there, or log in first"),
+        (["login", "r.io", "-u", "u"], "x" * 70_000, "standard input holds no password but something else; log in"),
+        (["login", "r.io", "-u", "u"], "x\0y", "standard input holds no password but something else; log in"),
         (["login", "r.io", "-u", "u", "--password-stdin"], "\n", "standard input holds no password"),
         (["login", "r.io/a/b", "-u", "u", "--password-stdin"], "p", "'r.io/a/b' is not a registry's host"),
         (["login", "no host", "-u", "u", "--password-stdin"], "p", "'no host' is not a registry's host"),

@@ -24,6 +24,7 @@ from ocifast.sources.registry.credentials import CredentialKeeper
 from tests.support.faulty import Answer, Request, serve_faulty
 from tests.support.images import Layer, build_image, build_index, write_layout
 from tests.support.pulls import Authority, quick, random_image
+from tests.support.registry import serve_registry
 from tests.support.run import COMMAND
 from tests.support.tokens import serve_tokens
 
@@ -49,6 +50,7 @@ def tags_of(layout: Path) -> dict[str, str]:
     return {each["annotations"]["org.opencontainers.image.ref.name"]: each["digest"] for each in index["manifests"]}
 
 
+AMD64 = build_image([b"here"], platform="linux/amd64")
 IMAGES = [build_image([Layer(b"", blob=name)], platform=f"linux/{name.decode()}") for name in (b"s390x", b"riscv64")]
 
 
@@ -63,6 +65,22 @@ def test_one_platform_or_all(said: Said, tmp_path: Path, command: str) -> None:
         blobs = [line for line in server.lines if "/blobs/" in line]
         assert sorted(blobs) == sorted(f"GET /v2/a/blobs/{digest}" for digest in index.all_blobs())
     assert tags_of(tmp_path / "out") == {"one": IMAGES[1].digest, "all": index.digest}
+
+
+def test_an_index_is_sent_whole_and_one_image_of_it_fetched(said: Said, tmp_path: Path) -> None:
+    index = build_index([AMD64, *IMAGES])
+    layout = f"oci:{write_layout(tmp_path / 'layout', index)}:app"
+    with serve_faulty() as server:
+        name = f"{server.host}/a:1"
+        assert said("push", layout, name).startswith(f"{index.digest}  6 blobs copied (")
+        told = said("pull", name, f"oci:{tmp_path}/one:app", "--platform", "linux/s390x")
+        assert told.startswith(f"{IMAGES[0].digest}  2 blobs copied (")
+        assert told.endswith("; linux/s390x, one of 3 platforms (--all takes every one)\n")
+        assert said("copy", name, f"oci:{tmp_path}/two:app").startswith(f"{index.digest}  6 blobs")
+        # A Docker archive holds one image.
+        told = said("copy", name, f"docker-archive:{tmp_path}/docker.tar:x:1")
+        assert told.startswith(f"{AMD64.digest}  ")
+        assert told.endswith("; linux/amd64, one of 3 platforms (--all takes every one)\n")
 
 
 def test_all_platforms_are_pushed_and_each_index_after_its_children(said: Said, tmp_path: Path) -> None:
@@ -81,6 +99,8 @@ def test_all_platforms_are_pushed_and_each_index_after_its_children(said: Said, 
             "existing": 0,
             "skipped": 0,
             "bytes": sum(map(len, index.all_blobs().values())),
+            "platform": None,
+            "platforms": 0,
         }
         order = [IMAGES[0].digest, nested.children[0].digest, nested.digest, IMAGES[1].digest, "1"]
         assert server.lines[-5:] == [f"PUT /v2/a/manifests/{each}" for each in order]
@@ -239,3 +259,31 @@ def test_a_password_is_asked_for_on_a_terminal_and_not_shown(tmp_path: Path) -> 
     assert (process.returncode, told) == (0, f"logged in to {server.host} as me; kept in {auth}\n")
     assert shown.decode().split() == ["Password:"]
     assert json.loads(auth.read_text())["auths"][server.host] == {"auth": base64.b64encode(b"me:swordfish").decode()}
+
+
+@pytest.mark.parametrize("stated", [[], ["--password-stdin"]])
+def test_a_password_from_a_pipe(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: list[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("pass word\n"))
+    with serve_registry(tmp_path / "registry", user=("me", "pass word")) as registry:
+        registry.put(random_image(), "a:1")
+        assert said("tags", f"{registry.host}/a", "-u", "me", *stated) == "1\n"
+
+
+def test_login_asks_on_a_terminal(tmp_path: Path) -> None:
+    with serve_registry(tmp_path / "registry", user=("me", "pass word")) as registry:
+        auth = tmp_path / "auth.json"
+        master, terminal = pty.openpty()
+        words = [str(COMMAND), "login", registry.host, "--auth-file", str(auth)]
+        process = subprocess.Popen(words, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+        os.close(terminal)
+        seen = b""
+        for question, answer in ((b"Username: ", b"me\n"), (b"Password: ", b"pass word\n")):
+            while question not in seen:
+                seen += os.read(master, 1000)
+            os.write(master, answer)
+        assert process.wait(60) == 0
+        seen += os.read(master, 1000)
+        os.close(master)
+        assert f"logged in to {registry.host} as me; kept in {auth}".encode() in seen
+        assert b"pass word" not in seen
+        assert registry.host in json.loads(auth.read_bytes())["auths"]

@@ -451,6 +451,8 @@ def test_commands(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixt
         "existing": 0,
         "skipped": 0,
         "bytes": size,
+        "platform": None,
+        "platforms": 0,
     }
     assert said("tags", f"{registry.host}/copy/pushed") == "1\n"
     assert json.loads(said("tags", f"{registry.host}/copy/pushed", "--json"))["tags"] == ["1"]

@@ -7,6 +7,7 @@ is decompressed and nothing is written anew, so that digests stay what they are.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -21,8 +22,12 @@ from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Document, Platform, dec
 
 __all__ = ["CopyResult", "copy"]
 
+_log = logging.getLogger(__name__)
+
 _STEP = 1 << 20
 """Bytes between two progress events of one blob."""
+_SHOWN = 8
+"""Platforms that a message names."""
 _DOCUMENTS = 10_000
 """Most manifests and indexes of one copy; an index of 4 MiB can name more than anybody means."""
 
@@ -39,6 +44,9 @@ class CopyResult:
         existing: number of blobs that the destination had or took from another repository.
         skipped: number of foreign layers that the source does not hold.
         bytes: sum of the sizes of the copied blobs.
+        platform: of the image that was taken of an index (`os/architecture/variant`); None where there was no choice,
+            or the index was copied.
+        platforms: number of platforms that this index names; 0 where `platform` is None.
     """
 
     digest: str
@@ -48,6 +56,8 @@ class CopyResult:
     existing: int
     skipped: int
     bytes: int
+    platform: str | None = None
+    platforms: int = 0
 
 
 def copy(
@@ -55,18 +65,19 @@ def copy(
     destination: Destination,
     *,
     platform: Platform | None = None,
-    all_platforms: bool = False,
+    all_platforms: bool | None = None,
     referrers: bool = False,
     parallel: int = 4,
     progress: Progress = silent,
 ) -> CopyResult:
-    """Copies an image, or with `all_platforms` an index with all that it leads to.
+    """Copies an image, or an index with all that it leads to.
 
     Args:
         source: where it is; the caller closes it (it is closed already when a blob could not be copied).
         destination: a fresh one; it is committed, or aborted when anything fails.
-        platform: which image of an index; None takes this machine's.
-        all_platforms: copy the index itself.
+        platform: which image of an index alone.
+        all_platforms: copy an index whole, or never (then this machine's image, unless `platform` says another). None
+            copies it whole where no platform is named, all of it is there and the destination can hold it.
         referrers: copy the manifests that refer to what is copied, too (signatures, SBOMs); between registries only.
         parallel: blobs at a time.
         progress: gets events; the blobs' states are UPLOADING and UPLOADED towards a registry, else DOWNLOADING and
@@ -96,12 +107,17 @@ class _Copy:
         self._moving = LayerState.UPLOADING if remote else LayerState.DOWNLOADING
         self._moved = LayerState.UPLOADED if remote else LayerState.DOWNLOADED
 
-    def run(self, platform: Platform | None, all_platforms: bool, referrers: bool, parallel: int) -> CopyResult:
+    def run(self, platform: Platform | None, all_platforms: bool | None, referrers: bool, parallel: int) -> CopyResult:
         if platform is not None and all_platforms:
             raise UsageError("one platform and all platforms cannot be copied at once")
         self._progress(Event(Phase.RESOLVING))
         root = self._source.root()
-        if not all_platforms and (root.is_index or platform is not None):
+        taken, count = None, 0
+        if root.is_index and not self._takes_whole(root, platform, all_platforms):
+            index = root
+            root = resolve(self._source, platform).document
+            taken, count = self._platform_of(root, index)
+        elif not root.is_index and platform is not None:
             root = resolve(self._source, platform).document
         self._progress(Event(Phase.RESOLVED))
         self._gather(root, NESTING)
@@ -124,7 +140,34 @@ class _Copy:
             existing=len(existing),
             skipped=len(states) - len(copied) - len(existing),
             bytes=sum(descriptor.size for descriptor in copied),
+            platform=taken,
+            platforms=count,
         )
+
+    def _takes_whole(self, index: Document, platform: Platform | None, all_platforms: bool | None) -> bool:
+        """Whether the index itself is copied."""
+        if platform is not None or all_platforms is False:
+            return False
+        children = decode_index(index, name=self._source.name).manifests
+        there = [child for child in children if self._source.holds(child)]
+        names = ", ".join(platforms.describe(child.platform) for child in there[:_SHOWN]) or "none"
+        part = f"{self._source.name}: of the {len(children)} manifests of its index only those for {names} are there"
+        if len(there) < len(children) and all_platforms:
+            raise BlobNotFoundError(f"{part}; leave out --all to copy one of them", reference=self._source.name)
+        if len(there) < len(children):
+            _log.warning("%s; one image is copied, without the index", part)
+            return False
+        return all_platforms is True or getattr(self._destination, "holds_indexes", True)
+
+    def _platform_of(self, chosen: Document, index: Document) -> tuple[str | None, int]:
+        """What an index says of one of its images, and how many platforms it names.
+
+        Attestations of BuildKit are for the platform "unknown".
+        """
+        children = decode_index(index, name=self._source.name).manifests
+        found = next((child for child in children if child.digest == chosen.digest), None)
+        count = sum(child.platform is not None and child.platform.os != "unknown" for child in children)
+        return platforms.describe(found.platform) if found is not None else None, count
 
     def _gather(self, document: Document, depth: int) -> None:
         """Notes all that a document leads to, children before it."""

@@ -13,11 +13,14 @@ from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
+    from ocifast.copy import CopyResult
     from ocifast.reference import Location
 
 __all__ = ["all_platforms", "command", "parallel", "run_copy"]
 
-all_platforms = click.option("--all", "all_platforms", is_flag=True, help="Copy every platform of an index.")
+all_platforms = click.option(
+    "--all", "all_platforms", is_flag=True, default=None, help="Take every platform of an index."
+)
 parallel = click.option(
     "--parallel",
     metavar="N",
@@ -40,7 +43,7 @@ parallel = click.option(
 @progress
 @as_json
 def command(source: str, destination: str, **options: Any) -> None:
-    """Copy an image from SOURCE to DEST, byte for byte.
+    """Copy an image from SOURCE to DEST, byte for byte, an index whole unless --platform names one image.
 
     SOURCE is {anywhere}.
 
@@ -56,7 +59,7 @@ def run_copy(
     destination: Location,
     *,
     platform: str | None,
-    all_platforms: bool,
+    all_platforms: bool | None,
     parallel: int,
     quiet: bool,
     progress: str,
@@ -88,10 +91,12 @@ def run_copy(
             progress=show,
         )
     data = {"source": str(source), "destination": str(destination), **asdict(result)}
-    text = result.digest if quiet else f"{result.digest}  {_summary(result.copied, result.existing, result.bytes)}"
-    report(data, as_json=as_json, text=text)
+    report(data, as_json=as_json, text=result.digest if quiet else f"{result.digest}  {_summary(result)}")
 
 
-def _summary(copied: int, existing: int, size: int) -> str:
-    there = f", {existing} already there" if existing else ""
-    return f"{copied} {'blob' if copied == 1 else 'blobs'} copied ({format_size(size)}){there}"
+def _summary(result: CopyResult) -> str:
+    blobs = f"{result.copied} {'blob' if result.copied == 1 else 'blobs'} copied ({format_size(result.bytes)})"
+    there = f", {result.existing} already there" if result.existing else ""
+    if result.platform is None or result.platforms < 2:
+        return blobs + there
+    return f"{blobs}{there}; {result.platform}, one of {result.platforms} platforms (--all takes every one)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def command(
 
     checked = registry_host(host)
     if username is None:
-        raise UsageError("name the user with --username")
+        if not sys.stdin.isatty():
+            raise UsageError("name the user with --username")
+        username = str(click.prompt("Username", err=True))
     options = make_options(checked, username=username, auth_file=auth_file, **registry)
     taken = check_login(checked, options)
     place = remember(checked, options.credentials[checked], options)

@@ -23,8 +23,8 @@ __all__ = ["command"]
 @quiet
 @progress
 @as_json
-def command(image: str, destination: str, **options: Any) -> None:
-    """Fetch IMAGE from a registry into DEST.
+def command(image: str, destination: str, *, all_platforms: bool | None, **options: Any) -> None:
+    """Fetch IMAGE from a registry into DEST: one platform of an index, unless --all is given.
 
     IMAGE is {registry}[@DIGEST].
 
@@ -38,4 +38,4 @@ def command(image: str, destination: str, **options: Any) -> None:
         raise UsageError(f"{image}: pull fetches from a registry; for other places use `ocifast copy`")
     if not is_location(destination) or parse_location(destination).is_remote:
         raise UsageError(f"{destination}: pull writes to a place on disk: {syntax(written=True, remote=False)}")
-    run_copy(source, parse_location(destination), **options)
+    run_copy(source, parse_location(destination), all_platforms=bool(all_platforms), **options)

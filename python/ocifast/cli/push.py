@@ -24,7 +24,7 @@ __all__ = ["command"]
 @progress
 @as_json
 def command(source: str, image: str, **options: Any) -> None:
-    """Send the image at SOURCE to a registry as IMAGE.
+    """Send the image at SOURCE to a registry as IMAGE, an index whole unless --platform names one image.
 
     SOURCE is {local}.
 

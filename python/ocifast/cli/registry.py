@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["OPTION_NAMES", "make_options", "read_password", "registry_host", "registry_options"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_LONGEST_PASSWORD = 1 << 16
 OPTION_NAMES = (
     "username",
     "password_stdin",
@@ -66,8 +67,17 @@ _OPTIONS = (
         callback=_show_requests,
         help="Show requests, mirrors and what is tried again, without secrets.",
     ),
-    click.option("-u", "--username", metavar="USER", help="User name; the password is read from standard input."),
-    click.option("--password-stdin", is_flag=True, help="Read the password from standard input; needs --username."),
+    click.option(
+        "-u",
+        "--username",
+        metavar="USER",
+        help="User name; the password is asked for on a terminal, else read from standard input.",
+    ),
+    click.option(
+        "--password-stdin",
+        is_flag=True,
+        help="Read the password from standard input, even a terminal; needs --username.",
+    ),
     click.option(
         "--auth-file",
         metavar="FILE",
@@ -174,19 +184,24 @@ def make_options(
 
 
 def read_password(from_stdin: bool) -> str:
-    """The password, asked for on a terminal, else read from standard input.
+    """The password: asked for on a terminal unless `from_stdin`, else all of standard input.
 
     Raises:
-        UsageError: standard input is no terminal and --password-stdin was not given, or is empty.
+        UsageError: standard input is empty, or holds something else than a password.
     """
-    if not from_stdin:
-        if not sys.stdin.isatty():
-            raise UsageError("give the password on standard input and say so with --password-stdin")
+    if not from_stdin and sys.stdin.isatty():
         return str(click.prompt("Password", hide_input=True, err=True))
+    # Keys of service accounts are some kilobytes of JSON; an archive would not end.
+    try:
+        text = sys.stdin.read(_LONGEST_PASSWORD + 1)
+    except UnicodeDecodeError:
+        text = "\0"
     # A line end belongs to the tool that wrote it, not to the password.
-    password = sys.stdin.read().rstrip("\r\n")
+    password = text.rstrip("\r\n")
     if not password:
-        raise UsageError("standard input holds no password")
+        raise UsageError("standard input holds no password; write it there, or log in first (`ocifast login`)")
+    if len(text) > _LONGEST_PASSWORD or "\0" in text:
+        raise UsageError("standard input holds no password but something else; log in first (`ocifast login`)")
     return password
 
 

@@ -117,7 +117,10 @@ class NamedSource(Source, Protocol):
 
 
 class Destination(Protocol):
-    """The place an image is written to. Safe to use from several threads until `commit` or `abort`."""
+    """The place an image is written to. Safe to use from several threads until `commit` or `abort`.
+
+    One that has `holds_indexes = False` takes one image alone.
+    """
 
     name: str
     """How a user writes it; in messages."""

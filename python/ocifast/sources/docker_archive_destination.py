@@ -46,6 +46,8 @@ class DockerArchiveDestination:
         UsageError: the path is not that of a file.
     """
 
+    holds_indexes = False
+
     def __init__(self, path: Path, *, name: str, reference: Reference | None = None) -> None:
         if reference is not None and reference.digest is not None:
             raise ImageReferenceError(f"{name}: a Docker archive cannot hold a digest; write NAME:TAG")
