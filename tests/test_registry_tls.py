@@ -15,6 +15,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from ocifast.errors import FileError, NetworkError, RegistryError
+from ocifast.sources.registry.options import RegistryOptions
 from ocifast.sources.registry.tls import Certificates, certificate_folder
 from ocifast.sources.registry.transport import proxy_for
 
@@ -132,7 +133,7 @@ def test_ssl_cert_file(authority: Authority, monkeypatch: pytest.MonkeyPatch, na
 
 def test_the_systems_certificates_are_trusted() -> None:
     """Debian's ca-certificates, here; what they are is the system's affair."""
-    context = Certificates().context("registry.example")
+    context = Certificates(RegistryOptions()).context("registry.example")
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert len(context.get_ca_certs()) > 50

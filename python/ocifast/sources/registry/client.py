@@ -36,6 +36,7 @@ from ocifast.sources.registry.failures import (
 from ocifast.sources.registry.limiter import Limiter, limiter_for
 from ocifast.sources.registry.options import RegistryOptions, host_name, is_insecure, is_loopback
 from ocifast.sources.registry.redaction import shown_url
+from ocifast.sources.registry.settings import with_settings
 from ocifast.sources.registry.tls import certificate_folder, speaks_tls
 from ocifast.sources.registry.transport import Transport, proxy_for
 
@@ -80,9 +81,10 @@ class Client:
             options: how to speak.
             registry: host and port of the API where they are not `host` (Docker Hub).
         """
-        self.options = options
         self.host = host
         api = registry or host
+        options = self.options = with_settings(host, options)
+        self._headers = dict(options.headers.get(api, {}))
         self.origin = httpx.URL(f"{'http' if _begins_plain(api, options) else 'https'}://{api}")
         self._may_be_plain = speaks_plain(api, options)
         self._transport = Transport(options)
@@ -375,6 +377,8 @@ class Client:
             limiter.wait(self._closed)
             self.raise_if_closed(self.host)
             content = body() if callable(body) else body
+            if _origin(url) == _origin(self.origin):
+                headers = {**self._headers, **headers}
             sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
             # A registry may look at all of an upload before it answers.
             wait = self.options.upload_timeout if method == "PUT" else self.options.read_timeout

@@ -3,13 +3,12 @@
 Configured in the options, or in files in the format of containers-registries.conf(5), version 2, which podman, buildah
 and skopeo share: `$CONTAINERS_REGISTRIES_CONF`, else the user's, else the system's, with their `.conf.d` folders. What
 is read of each `[[registry]]` is `prefix`, `location`, `insecure`, `blocked`, `mirror-by-digest-only` and its mirrors
-(`location`, `insecure`, `pull-from-mirror`). `insecure` means plain HTTP here.
+(`location`, `insecure`, `pull-from-mirror`). After their mirrors come those that containerd has (see `hosts_file`).
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 from ocifast.errors import FileError, RegistryError
 from ocifast.home import config_folder
 from ocifast.reference import Reference
+from ocifast.sources.registry.hosts_file import Host, HostsFile, hosts_for
 from ocifast.sources.registry.options import RegistryOptions
+from ocifast.sources.registry.toml_file import read_toml
 
 __all__ = ["Endpoint", "pull_endpoints", "push_endpoint"]
-
-_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,50 @@ def pull_endpoints(reference: Reference, options: RegistryOptions) -> list[Endpo
         for mirror in (rule.mirrors if rule else ())
         if rule is not None and mirror.use in ("all", by)
     ]
-    return [*mirrors, own]
+    found = hosts_for(reference.host)
+    if found is None:
+        return [*mirrors, own]
+    needed = {"pull"} if reference.digest is not None else {"pull", "resolve"}
+    others = [
+        _at(host, reference, options)
+        for host in found.hosts
+        if host.host not in (own.host, own.registry) and needed <= host.capabilities
+    ]
+    return [*mirrors, *others, _told_of(own, found)]
 
 
 def push_endpoint(reference: Reference, options: RegistryOptions) -> Endpoint:
     """Where to push an image to: never a mirror. Raises as `pull_endpoints`."""
-    return _locate(reference, _rule_for(reference, options), options)
+    own = _locate(reference, _rule_for(reference, options), options)
+    found = hosts_for(reference.host)
+    return own if found is None else _told_of(own, found)
+
+
+def _at(host: Host, reference: Reference, options: RegistryOptions) -> Endpoint:
+    """A repository at another host."""
+    return Endpoint(host.host, host.prefix + reference.repository, host.host, _as_told(host, options))
+
+
+def _told_of(own: Endpoint, found: HostsFile) -> Endpoint:
+    """The registry itself with what is said of it, or of the server that stands for it."""
+    names = (own.host, own.registry)
+    host = next((each for each in found.hosts if each.host in names), None)
+    if host is None and found.server is not None:
+        host = found.server
+        if host.host not in names:
+            return Endpoint(own.host, host.prefix + own.repository, host.host, _as_told(host, own.options))
+    return own if host is None else replace(own, options=_as_told(host, own.options, own.registry))
+
+
+def _as_told(host: Host, options: RegistryOptions, name: str = "") -> RegistryOptions:
+    api = name or host.host
+    return replace(
+        options,
+        insecure=options.insecure | ({api} if host.insecure else set()),
+        authorities={**options.authorities, api: host.authorities},
+        client_certificates={**options.client_certificates, api: host.client},
+        headers={**options.headers, api: dict(host.headers)},
+    )
 
 
 def _locate(reference: Reference, rule: _Rule | None, options: RegistryOptions) -> Endpoint:
@@ -98,7 +135,7 @@ def _rewritten(reference: Reference, prefix: str, location: str, insecure: bool,
     else:
         full = location + reference.name[len(prefix) :]
     host, slash, repository = full.partition("/")
-    if not slash or not host or not repository:
+    if not slash or not host or not (repository or not reference.repository):
         raise RegistryError(f"{reference}: the configuration of this machine leads to {full!r}, which is no repository")
     if insecure:
         options = replace(options, insecure=options.insecure | {host})
@@ -144,22 +181,10 @@ def _files(options: RegistryOptions) -> list[Path]:
 
 
 def _read(path: Path) -> list[_Rule]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LIMIT)
-        # Most such files hold other things only, and a TOML parser takes its time.
-        if b"[[registry" not in raw:
-            return []
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-        tables = tomllib.loads(raw.decode("utf-8")).get("registry", [])
-        return [_parse(table) for table in tables]
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise FileError(f"{path} does not configure registries: {error}", path=str(path)) from None
+    def rules(tables: dict[str, Any]) -> list[_Rule]:
+        return [_parse(table) for table in tables.get("registry", [])]
+
+    return read_toml(path, b"[[registry", rules, what="configure registries")
 
 
 def _parse(table: dict[str, Any]) -> _Rule:

@@ -46,6 +46,9 @@ class RegistryOptions:
         registries_file: a file in the format of containers-registries.conf(5), for mirrors and plain-HTTP hosts,
             instead of the places that are searched.
         certificates: folders like `/etc/docker/certs.d`, looked at before the system's.
+        authorities: by host, files of certificates that are trusted besides the system's.
+        client_certificates: by host, files of our own certificates and their keys.
+        headers: by host, what each request to it gets besides.
         connect_timeout: seconds for name, connection and TLS.
         read_timeout: seconds without any byte of an answer, and to the end of its head; for a small document (a
             manifest, a token, an error) also the window in which `min_rate` is looked at.
@@ -70,6 +73,9 @@ class RegistryOptions:
     mirrors: Mapping[str, tuple[str, ...]] = keeps_bytes(default_factory=dict, hash=False)
     registries_file: Path | None = keeps_bytes(default=None)
     certificates: tuple[Path, ...] = keeps_bytes(default=())
+    authorities: Mapping[str, tuple[Path, ...]] = keeps_bytes(default_factory=dict, hash=False)
+    client_certificates: Mapping[str, tuple[tuple[Path, Path], ...]] = keeps_bytes(default_factory=dict, hash=False)
+    headers: Mapping[str, Mapping[str, str]] = keeps_bytes(default_factory=dict, hash=False, repr=False)
     connect_timeout: float = keeps_bytes(default=15.0)
     read_timeout: float = keeps_bytes(default=60.0)
     upload_timeout: float = keeps_bytes(default=900.0)

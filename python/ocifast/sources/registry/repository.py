@@ -8,6 +8,7 @@ import msgspec
 from ocifast.errors import ImageNotFoundError, RegistryError, UsageError
 from ocifast.reference import Reference
 from ocifast.sources.registry.client import Client
+from ocifast.sources.registry.hosts import push_endpoint
 from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["check_login", "delete_manifest", "list_tags"]
@@ -33,10 +34,10 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
         ImageNotFoundError: no such repository.
         RegistryError and its kinds.
     """
-    client = _client(reference, options)
+    client, repository = _client(reference, options)
     try:
         tags: dict[str, None] = {}
-        target: str | httpx.URL = f"/v2/{reference.repository}/tags/list?n=1000"
+        target: str | httpx.URL = f"/v2/{repository}/tags/list?n=1000"
         seen: set[str] = set()
         total = 0
         for _ in range(_PAGES):
@@ -45,7 +46,7 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
                 limit=_PAGE_LIMIT + 1,
                 name=reference.name,
                 what="list tags",
-                scopes=(f"repository:{reference.repository}:pull",),
+                scopes=(f"repository:{repository}:pull",),
                 expected=(200, 404),
             )
             if response.status_code == 404:
@@ -89,14 +90,14 @@ def delete_manifest(reference: Reference, options: RegistryOptions | None = None
     if reference.digest is None:
         raise UsageError(f"{reference}: only a digest can be deleted; write {reference.name}@sha256:…")
     name = str(reference)
-    client = _client(reference, options)
+    client, repository = _client(reference, options)
     try:
         response = client.send(
             "DELETE",
-            f"/v2/{reference.repository}/manifests/{reference.digest}",
+            f"/v2/{repository}/manifests/{reference.digest}",
             name=name,
             what="delete the manifest",
-            scopes=(f"repository:{reference.repository}:delete,pull",),
+            scopes=(f"repository:{repository}:delete,pull",),
             expected=(200, 202, 204, 404, 405),
         )
         response.close()
@@ -118,7 +119,7 @@ def check_login(host: str, options: RegistryOptions) -> bool:
         AuthenticationError: the credential is refused.
         RegistryError: it is no registry.
     """
-    client = _client(Reference(host, ""), options)
+    client, _ = _client(Reference(host, ""), options)
     try:
         response = client.send("GET", "/v2/", name=host, what="log in", expected=(200,))
         media_type = response.headers.get("Content-Type", "")
@@ -130,13 +131,11 @@ def check_login(host: str, options: RegistryOptions) -> bool:
         client.close()
 
 
-def _client(reference: Reference, options: RegistryOptions | None) -> Client:
-    return Client(
-        reference.host,
-        reference.repository or None,
-        options if options is not None else RegistryOptions(),
-        registry=reference.registry,
-    )
+def _client(reference: Reference, options: RegistryOptions | None) -> tuple[Client, str]:
+    """A client of the registry itself, whatever mirrors there are, and the repository's path there."""
+    endpoint = push_endpoint(reference, options if options is not None else RegistryOptions())
+    client = Client(endpoint.host, endpoint.repository or None, endpoint.options, registry=endpoint.registry)
+    return client, endpoint.repository
 
 
 def _decode(name: str, body: bytes) -> list[str]:

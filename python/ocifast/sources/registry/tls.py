@@ -12,6 +12,7 @@ from pathlib import Path
 from ocifast.errors import FileError
 from ocifast.home import config_folder
 from ocifast.sources.registry import addresses
+from ocifast.sources.registry.options import RegistryOptions, is_unchecked
 
 __all__ = ["Certificates", "certificate_folder", "speaks_tls"]
 
@@ -59,30 +60,35 @@ def speaks_tls(host: str, port: int, timeout: float) -> bool:
 
 
 class Certificates:
-    """TLS contexts by host; each is made once."""
+    """TLS contexts by host, as the options of a client have them; each is made once."""
 
-    def __init__(self, folders: Iterable[Path] = ()) -> None:
-        self._folders = tuple(folders)
-        self._contexts: dict[tuple[Path | None, bool], ssl.SSLContext] = {}
+    def __init__(self, options: RegistryOptions) -> None:
+        self._options = options
+        self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
 
-    def context(self, host: str, *, unchecked: bool = False) -> ssl.SSLContext:
-        """The context for `HOST[:PORT]`; `unchecked` takes whatever certificate it has.
+    def context(self, host: str) -> ssl.SSLContext:
+        """The context for `HOST[:PORT]`.
 
         Raises:
             FileError: a certificate or key cannot be read, or `SSL_CERT_FILE` names no file.
         """
-        folder = certificate_folder(host, self._folders)
         with self._lock:
-            context = self._contexts.get((folder, unchecked))
+            context = self._contexts.get(host)
             if context is None:
-                context = _system_context()
-                if folder is not None:
-                    _add_folder(context, folder)
-                if unchecked:
-                    _check_nothing(context)
-                self._contexts[folder, unchecked] = context
+                context = self._contexts[host] = self._new_context(host)
             return context
+
+    def _new_context(self, host: str) -> ssl.SSLContext:
+        context, options = _system_context(), self._options
+        folder = certificate_folder(host, options.certificates)
+        if folder is not None:
+            _add_folder(context, folder)
+        _add_authorities(context, options.authorities.get(host, ()))
+        _add_pairs(context, options.client_certificates.get(host, ()))
+        if is_unchecked(host, options):
+            _check_nothing(context)
+        return context
 
 
 def _check_nothing(context: ssl.SSLContext) -> None:
@@ -110,13 +116,20 @@ def _default_folder_is_filled() -> bool:
 
 
 def _add_folder(context: ssl.SSLContext, folder: Path) -> None:
-    for authority in sorted(folder.glob("*.crt")):
+    _add_authorities(context, sorted(folder.glob("*.crt")))
+    _add_pairs(context, [(each, each.with_suffix(".key")) for each in sorted(folder.glob("*.cert"))])
+
+
+def _add_authorities(context: ssl.SSLContext, files: Iterable[Path]) -> None:
+    for authority in files:
         try:
             context.load_verify_locations(authority)
         except (OSError, ssl.SSLError) as error:
             raise FileError(f"cannot read the certificates in {authority}: {_reason(error)}") from error
-    for certificate in sorted(folder.glob("*.cert")):
-        key = certificate.with_suffix(".key")
+
+
+def _add_pairs(context: ssl.SSLContext, pairs: Iterable[tuple[Path, Path]]) -> None:
+    for certificate, key in pairs:
         try:
             context.load_cert_chain(certificate, key, password=_refuse_password)
         except (OSError, ssl.SSLError, ValueError) as error:

@@ -22,7 +22,7 @@ import httpx
 
 from ocifast.errors import NetworkError
 from ocifast.sources.registry import addresses
-from ocifast.sources.registry.options import RegistryOptions, is_loopback, is_unchecked
+from ocifast.sources.registry.options import RegistryOptions, is_loopback
 from ocifast.sources.registry.pace import Pace, SlowAnswerError, TooSlowError
 from ocifast.sources.registry.stream import OpenStreams, Stream
 from ocifast.sources.registry.tls import Certificates
@@ -154,7 +154,7 @@ class Transport(httpx.BaseTransport):
 
     def __init__(self, options: RegistryOptions) -> None:
         self._options = options
-        self._certificates = Certificates(options.certificates)
+        self._certificates = Certificates(options)
         self._pools: dict[tuple[str, bool, str | None], httpcore.ConnectionPool] = {}
         self._open_streams = OpenStreams()
         self._lock = threading.Lock()
@@ -210,9 +210,7 @@ class Transport(httpx.BaseTransport):
             return pool
 
     def _new_pool(self, url: httpx.URL, public_only: bool, proxy: str | None) -> httpcore.ConnectionPool:
-        host, context = url.netloc.decode("ascii"), None
-        if url.scheme == "https":
-            context = self._certificates.context(host, unchecked=is_unchecked(host, self._options))
+        context = self._certificates.context(url.netloc.decode("ascii")) if url.scheme == "https" else None
         # The limiter bounds what is sent at a time; the pool must never make a request wait.
         settings: dict[str, Any] = {
             "ssl_context": context,
