@@ -230,6 +230,10 @@ class Tree:
         """
     def stat(self, path: bytes, *, follow: bool = True) -> tuple[bytes, str, int, int, int, int, int, bytes, int, int]:
         """One entry; links are followed inside the root. Raises PathNotFoundError."""
+    def resolve(self, path: bytes, *, follow: bool = True) -> bytes:
+        """The path, without a leading slash, that leads to the same through no link. Raises PathNotFoundError."""
+    def children(self, path: bytes, /) -> list[tuple[bytes, str, int, int, int, int, int, bytes, int, int]]:
+        """What is in a directory, in the order of the names' bytes. Links to it are followed; PathNotFoundError."""
     def xattrs(self, path: bytes, /) -> dict[bytes, bytes]: ...
     def read(self, path: bytes, offset: int, length: int, /) -> bytes:
         """Bytes of a file's content (links are followed inside the root), at most 16 MiB; empty only at its end."""

@@ -151,7 +151,9 @@ class _Copy:
         children = decode_index(index, name=self._source.name).manifests
         there = [child for child in children if self._source.holds(child)]
         names = ", ".join(platforms.describe(child.platform) for child in there[:_SHOWN]) or "none"
-        part = f"{self._source.name}: of the {len(children)} manifests of its index only those for {names} are there"
+        part = (
+            f"{self._source.name}: of the {len(children)} manifests of its index all but those for {names} are missing"
+        )
         if len(there) < len(children) and all_platforms:
             raise BlobNotFoundError(f"{part}; leave out --all to copy one of them", reference=self._source.name)
         if len(there) < len(children):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ocifast import _core
 from ocifast.atomic import NewFile, sweep_folder
@@ -36,6 +37,8 @@ from ocifast.workspace import Workspace
 __all__ = ["Rootfs", "RootfsEntry"]
 
 _BATCH = 4096
+_PIECE = 1 << 18
+"""Bytes that an open file reads ahead."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,51 @@ def _entry(row: tuple[bytes, str, int, int, int, int, int, bytes, int, int]) -> 
 
 def _key(path: str | bytes) -> bytes:
     return os.fsencode(path).strip(b"/")
+
+
+class _OpenFile(io.RawIOBase):
+    """A regular file of a tree, without a buffer."""
+
+    def __init__(self, rootfs: Rootfs, path: str | bytes) -> None:
+        super().__init__()
+        entry = rootfs.stat(path)
+        if entry.type != "file":
+            raise PathNotFoundError(f"not a regular file: {rootfs.resolve(path)}")
+        self._rootfs, self._key, self._size, self._at = rootfs, _key(path), entry.size, 0
+
+    @property
+    def name(self) -> str:
+        """The path in the tree."""
+        return "/" + os.fsdecode(self._key)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if self.closed:
+            raise ValueError("the file is closed")
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence)
+        if base is None or base + offset < 0:
+            raise ValueError(f"no place in a file: {offset} from {whence}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self.closed:
+            raise ValueError("the file is closed")
+        room = memoryview(buffer).cast("B")
+        if self._at >= self._size:
+            return 0
+        data = self._rootfs.tree.read(self._key, self._at, len(room))
+        room[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class Rootfs:
@@ -138,6 +186,41 @@ class Rootfs:
     def stat(self, path: str | bytes, *, follow: bool = True) -> RootfsEntry:
         """One entry; a link is followed inside the tree. Raises PathNotFoundError."""
         return _entry(self.tree.stat(_key(path), follow=follow))
+
+    def resolve(self, path: str | bytes, *, follow: bool = True) -> str:
+        """The absolute path that leads to the same without a link on the way, as `os.path.realpath` has it.
+
+        Args:
+            path: links on its way are followed inside the tree, and never leave it.
+            follow: a link at its end as well.
+
+        Raises:
+            PathNotFoundError: nothing is there.
+        """
+        return "/" + os.fsdecode(self.tree.resolve(_key(path), follow=follow))
+
+    def scandir(self, path: str | bytes = "/") -> list[RootfsEntry]:
+        """What is in a directory, by the bytes of the names, as `os.scandir`. Links to it are followed.
+
+        Raises:
+            PathNotFoundError: nothing is there, or no directory.
+        """
+        return list(map(_entry, self.tree.children(_key(path))))
+
+    def listdir(self, path: str | bytes = "/") -> list[str]:
+        """The names in a directory, as `scandir` has them. Raises what it does."""
+        return [entry.path.rpartition("/")[2] for entry in self.scandir(path)]
+
+    def open(self, path: str | bytes) -> io.BufferedReader:
+        """A regular file to read from and seek in; links are followed inside the tree.
+
+        What is read comes from where contents wait, a piece at a time; holes are zeros. After `close` of the tree
+        reading raises UsageError.
+
+        Raises:
+            PathNotFoundError: nothing is there, or no regular file.
+        """
+        return io.BufferedReader(_OpenFile(self, path), _PIECE)
 
     def xattrs(self, path: str | bytes) -> dict[bytes, bytes]:
         """Extended attributes of an entry. Raises PathNotFoundError."""

@@ -245,6 +245,31 @@ impl Tree {
         })
     }
 
+    /// The inode at a path of the user's, and the path that leads there without a link or `..` on the way. The last
+    /// component's link is followed when `follow` says so.
+    ///
+    /// # Errors
+    /// As [`Tree::lookup`].
+    pub fn resolve_path(&self, path: &[u8], follow: bool) -> Result<(InodeId, Vec<u8>)> {
+        let found = self.lookup(path, follow)?;
+        let trimmed: &[u8] = if path.is_empty() { b"/" } else { path };
+        let components = crate::path::clean(trimmed, &crate::limits::Limits::default())?;
+        let mut walk = Resolution::new(&components);
+        // The names of the directories that the walk stands in, the root's left out.
+        let mut names: Vec<&[u8]> = Vec::new();
+        while let Some((name, last)) = walk.next(&self.inodes) {
+            names.truncate(walk.depth() - 1);
+            let Some(child) = self.child(walk.directory(), name) else { break };
+            walk.enter(self.inode(child), child, name.len(), last, follow)?;
+            names.truncate(walk.depth() - 1);
+            if names.len() + 1 < walk.depth() {
+                names.push(name);
+            }
+        }
+        names.truncate(walk.depth() - 1);
+        Ok((found, names.join(&b'/')))
+    }
+
     /// All names, parents before children, siblings in the order of their bytes.
     pub fn walk(&self) -> Walk<'_> {
         self.walk_from(ROOT, Vec::new())

@@ -15,6 +15,8 @@ from ocifast.cli.rootfs import open_rootfs
 
 __all__ = ["command"]
 
+_PIECE = 1 << 20
+
 
 @click.command(short_help="Write a file of an image to standard output.")
 @options.image_argument
@@ -40,8 +42,9 @@ def command(
         image, platform, seeds, cache=not no_cache, quiet=quiet, progress=progress, registry=registry
     ) as rootfs:
         out = sys.stdout.buffer
-        for chunk in rootfs.chunks(path):
-            with standard_output():
-                out.write(chunk)
+        with rootfs.open(path) as file:
+            while chunk := file.read(_PIECE):
+                with standard_output():
+                    out.write(chunk)
         with standard_output():
             out.flush()

@@ -69,15 +69,9 @@ def command(
 
 
 def _chosen(rootfs: Rootfs, path: str, recursive: bool) -> list[RootfsEntry]:
-    start = rootfs.stat(path)
-    if start.type != "directory":
+    if rootfs.stat(path).type != "directory":
         return [rootfs.stat(path, follow=False)]
-    # The way to it may have led through links: a directory has one name of its own, which its inode tells.
-    start = next(entry for entry in rootfs if entry.inode == start.inode)
-    if recursive:
-        return list(rootfs.walk(start.path))
-    depth = start.path.rstrip("/").count("/") + 1
-    return [entry for entry in rootfs.walk(start.path) if entry.path != start.path and entry.path.count("/") == depth]
+    return list(rootfs.walk(rootfs.resolve(path))) if recursive else rootfs.scandir(path)
 
 
 def _line(entry: RootfsEntry) -> str:

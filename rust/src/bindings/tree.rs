@@ -210,6 +210,25 @@ impl Tree {
         Ok(self.row(py, path, inode))
     }
 
+    #[pyo3(signature = (path, *, follow = true))]
+    fn resolve(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<Py<PyBytes>> {
+        let (_, path) = self.tree.resolve_path(path, follow)?;
+        Ok(PyBytes::new(py, &path).unbind())
+    }
+
+    #[pyo3(signature = (path, /))]
+    fn children(&self, py: Python<'_>, path: &[u8]) -> PyResult<Vec<Row>> {
+        let (directory, mut at) = self.tree.resolve_path(path, true)?;
+        let Some(children) = self.tree.inode(directory).children() else {
+            let message = format!("not a directory: /{}", path.escape_ascii());
+            return Err(Error::new(Code::PathNotFound, message).into());
+        };
+        if !at.is_empty() {
+            at.push(b'/');
+        }
+        Ok(children.iter().map(|(name, &inode)| self.row(py, &[&at[..], name].concat(), inode)).collect())
+    }
+
     #[pyo3(signature = (path, /))]
     fn xattrs<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyDict>> {
         let inode = self.tree.lookup(path, false)?;
