@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ocifast import CompileOptions, PackOptions
 from ocifast.cache import Cache
-from ocifast.cache.trust import Recorded, is_trusted
+from ocifast.cache.kept import KeptFile, open_kept
 from ocifast.compiler import compile as compile_image
 from ocifast.errors import DiffIdMismatchError, LayerError, UsageError
 
@@ -200,10 +200,14 @@ def test_who_hashes_always_finds_what_no_recorded_number_shows(
     cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path
 ) -> None:
     made(layout, tmp_path, "tar", cache)
-    status = place(cache, image, 0).stat()
-    recorded = Recorded.of(status, "sha256:right")
-    assert is_trusted(recorded, status, lambda: pytest.fail("hashed without need"))
-    assert not is_trusted(recorded, status, lambda: "sha256:wrong", always_hash=True)
+    path = place(cache, image, 0)
+    with path.open("rb") as file:
+        kept = KeptFile.of(file.fileno(), "sha256:right")
+    fd, now = open_kept(path, kept, digest=lambda _: pytest.fail("hashed without need"))
+    os.close(fd)
+    assert now == kept
+    with pytest.raises(ValueError, match="should be sha256:right, but is sha256:wrong"):
+        open_kept(path, kept, digest=lambda _: "sha256:wrong", always=True)
 
 
 def test_nothing_wrong_is_kept(cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (
-        ("_core", "errors", "home", "lazy", "marks", "progress", "refusals"),
+        ("_core", "errors", "home", "lazy", "marks", "progress", "refusals", "sizes"),
         ("spec", "clock"),
         ("reference", "platforms", "elf"),
     ),

@@ -30,10 +30,11 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 def described(command: str) -> dict[str, tuple[type, ...]]:
     """The fields of a command with what they may be."""
-    rows = re.findall(r"^\| (.*?) \| `(.*?)` \| (.*?) \| .* \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| (.*?) \| (`.*?`) \| (.*?) \| .* \|$", PAGE, re.MULTILINE)
     return {
         field: tuple(kind for word in told.split(" or ") for kind in TYPES[word.split()[0]])
-        for commands, field, told in rows
+        for commands, fields, told in rows
+        for field in re.findall("`(.*?)`", fields)
         if f"`{command}`" in commands
     }
 
@@ -75,10 +76,15 @@ def places(registry: Registry, tmp_path: Path) -> dict[str, str]:
         "inspect {layout}",
         "ls {layout}",
         "tags {repository}",
+        "cache info",
+        "cache ls",
+        "cache prune",
+        "cache clear",
+        "cache verify",
     ],
 )
 def test_every_field_is_described_and_every_described_field_is_there(places: dict[str, str], words: str) -> None:
-    command = words.split()[0]
+    command = " ".join(words.split()[: 2 if words.startswith("cache ") else 1])
     told = json.loads(ocifast(*words.format(**places).split(), "--json"))
     expected = described(command)
     assert sorted(told) == sorted(expected)

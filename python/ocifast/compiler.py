@@ -20,7 +20,16 @@ from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, shown
 from ocifast.edits import Edits, PreparedEdits, prepare
-from ocifast.errors import CancelledError, DocumentError, FileError, LossError, OcifastError, UsageError
+from ocifast.errors import (
+    CancelledError,
+    DocumentError,
+    FileError,
+    LayerError,
+    LossError,
+    OcifastError,
+    UsageError,
+    VerificationError,
+)
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.interrupt import interruptible, nothing
@@ -144,6 +153,10 @@ def compile(  # noqa: A001 - the verb of this project
     return done[0] if single else list(done)
 
 
+class _DamagedCacheError(OcifastError):
+    """A blob of the cache was not what it should be, and has been removed."""
+
+
 class _Run:
     """One compilation on its way."""
 
@@ -158,11 +171,23 @@ class _Run:
         self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack)
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
-        self.cache = Cache.usable(self.options.cache_folder) if self.options.cache else None
+        self.cache: Cache | None = None
+        if self.options.cache:
+            self.cache = Cache.usable(self.options.cache_folder, always_hash=self.options.verify_cache)
         self.layers: BlobStore | None = None
         self.edits: PreparedEdits | None = None
 
     def run(self) -> tuple[CompiledImage, ...]:
+        try:
+            done = self._attempt()
+        except _DamagedCacheError:
+            # What was damaged is removed by now; nothing was written but into folders that are gone.
+            done = self._attempt()
+        if self.cache is not None:
+            self.cache.keep_to_bound()
+        return done
+
+    def _attempt(self) -> tuple[CompiledImage, ...]:
         with ExitStack() as stack:
             for output in self.outputs:
                 output.open(stack)
@@ -250,7 +275,8 @@ class _Run:
         self._refuse_missing(facts["config"])
         self._refuse_losses(output, facts["losses"])
         assert output.made is not None
-        found.place(output.made, mode=0o600)
+        if not found.place(output.made, mode=0o600):
+            return None
         return self._result(image, output, size=found.size, from_cache=True, **facts)
 
     def _make(
@@ -323,12 +349,11 @@ class _Run:
     def _keep(self, key: str, image: Image, done: CompiledImage, output: PlannedOutput) -> None:
         if self.cache is None or output.made is None:
             return
-        try:
-            self.cache.outputs.put(
-                key, output.made, manifest=image.document.raw, config=image.config_raw, facts=done.facts()
-            )
-        except FileError as error:
-            _log.warning("%s is not cached: %s", done.path, error)
+        if self.cache.max_bytes is not None and data_bytes(output.made) > self.cache.max_bytes:
+            _log.info("%s is not cached: it is larger than the cache may become", done.path)
+            return
+        facts = {**done.facts(), "reference": done.reference, "format": done.format}
+        self.cache.outputs.put(key, output.made, manifest=image.document.raw, config=image.config_raw, facts=facts)
 
     def _waiting_folder(self, store: Store, beside: PlannedOutput, stack: ExitStack) -> Path:
         elsewhere = self.options.tmp_dir
@@ -358,15 +383,22 @@ class _Run:
             layers=None if self.cache is None else self.cache.decoded,
             keep_layers=keep_layers(self.options.keep_layers),
         )
-        return flatten(
-            image,
-            store=store.value,
-            folder=folder,
-            options=options,
-            progress=self.progress,
-            cancelled=self.cancelled,
-            edits=self.edits,
-        )
+
+        try:
+            return flatten(
+                image,
+                store=store.value,
+                folder=folder,
+                options=options,
+                progress=self.progress,
+                cancelled=self.cancelled,
+                edits=self.edits,
+            )
+        except (FileError, LayerError, VerificationError) as error:
+            # Blobs of the cache are hashed while they are read; what was wrong in one is no fault of the image.
+            if self.layers is not None and self.layers.mend():
+                raise _DamagedCacheError(error.message, **error.context) from error
+            raise
 
     def _write(
         self,

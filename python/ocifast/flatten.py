@@ -25,7 +25,6 @@ from ocifast.spec import Descriptor
 
 __all__ = ["FlattenOptions", "flatten"]
 
-_EVENT_BYTES = 1 << 20
 _POLL_SECONDS = 0.1
 
 
@@ -299,12 +298,7 @@ class _Flattening:
 
     def kept(self, writer: BlobWriter | None, offset: int) -> Iterator[bytes]:
         """The bytes that an earlier try has fetched."""
-        if writer is None or offset == 0:
-            return
-        with writer.path.open("rb") as file:
-            while offset > 0 and (chunk := file.read(min(offset, _EVENT_BYTES))):
-                offset -= len(chunk)
-                yield chunk
+        return iter(()) if writer is None or offset == 0 else writer.beginning()
 
     def write(self, indexes: Sequence[int], chunk: bytes) -> None:
         for index in indexes:

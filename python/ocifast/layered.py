@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -66,10 +66,12 @@ class Layered(Protocol):
 class BlobWriter(Protocol):
     """A blob on its way into a store; leaving it without `commit` keeps what is there for another try."""
 
-    path: Path
-    """Where the bytes are while they come."""
     resume_offset: int
-    """Bytes that an earlier try left at `path`."""
+    """Bytes that an earlier try left."""
+
+    def beginning(self) -> Iterator[bytes]:
+        """The bytes that an earlier try left."""
+        ...
 
     def write(self, chunk: bytes, /) -> object:
         """Takes the next bytes."""

@@ -22,11 +22,13 @@ class CompileOptions:
         pack: what may be chosen about the output.
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
-        cache: whether blobs and outputs are looked up and kept.
+        cache: whether blobs and outputs are looked up and kept; a cache that cannot be used is a warning.
         keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1,
             0, or auto: those that whole blocks do not more than double), and without it keeps none. What is kept is
             used either way.
         cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
+        verify_cache: whether layers and outputs of the cache are hashed before they are used, even when nobody has
+            written to them; damage below the file system is found by nothing else.
         tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
         threads: that decode and pack; None for one per processor. Changes nothing in the output.
         downloads: layers fetched at the same time.
@@ -49,6 +51,7 @@ class CompileOptions:
     cache: bool = keeps_bytes(default=True)
     keep_layers: bool | None = keeps_bytes(default=None)
     cache_folder: str | None = keeps_bytes(default=None)
+    verify_cache: bool = keeps_bytes(default=False)
     tmp_dir: str | None = keeps_bytes(default=None)
     threads: int | None = keeps_bytes(default=None)
     downloads: int = keeps_bytes(default=4)

@@ -8,10 +8,12 @@ the folder that was left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
+from pathlib import Path
 
-__all__ = ["empty_folder", "remove_folder"]
+__all__ = ["empty_folder", "remove_entry", "remove_folder"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,6 +40,43 @@ def remove_folder(name: str, parent: int, folder: int) -> bool:
     except OSError:
         return False
     return emptied
+
+
+def remove_entry(path: Path) -> None:
+    """Removes what stands at a path, a folder with all that is in it; nothing there is fine.
+
+    The folders above it must be ours.
+
+    Raises:
+        OSError: not all of it could be removed.
+    """
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        folder = _open_folder(path.name, parent)
+        if folder is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=parent)
+            return
+        try:
+            if not remove_folder(path.name, parent, folder):
+                raise OSError(errno.EBUSY, "not all of it could be removed")
+        finally:
+            os.close(folder)
+    finally:
+        os.close(parent)
+
+
+def _open_folder(name: str, parent: int) -> int | None:
+    """Opens a folder; None for what is none."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
+            return None
+        raise
 
 
 def empty_folder(folder: int) -> bool:

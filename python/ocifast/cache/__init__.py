@@ -1,4 +1,4 @@
-"""The cache: verified blobs by digest, compiled outputs by key, in one folder of one user.
+"""The cache: verified blobs by digest, compiled outputs by key, in one folder of one user (docs/caching.md).
 
     CACHEDIR.TAG              says to backup programs, and to us, what the folder is
     blobs/sha256/HEX          a blob whose digest was compared before it got this name
@@ -6,10 +6,11 @@
     outputs/KEY/              output, manifest.json, config.json, entry.json
     layers/sha256/XX/HEX.*    decoded layers by diff ID (`ocifast.cache.layers`)
     locks/KEY.lock            held while an output is made, so that callers who want the same share one run
-    tmp/                      what is being written
+    tmp/                      what is being written, locked by who writes it
+    use.json                  how much is there (`ocifast.cache.bound`)
 
 Everything is written beside its place and renamed. What is damaged counts as missing, with a line in the log. A folder
-of another user, or one that others may write to, is refused: who writes there could put files into our images.
+of another user, or one that others may write to, is not used: who writes there could put files into our images.
 """
 
 from __future__ import annotations
@@ -17,29 +18,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.cache.bound import Use, default_bound
+from ocifast.cache.contents import CacheEntry, Contents
+from ocifast.cache.folder import CacheFolder
 from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import CachedOutput, OutputStore, output_key
 from ocifast.cache.source import CachedSource
 from ocifast.errors import FileError
+from ocifast.file_data import share_blocks
 from ocifast.home import cache_folder
+from ocifast.refusals import Lock, take_lock
 
-__all__ = ["BlobStore", "BlobWriter", "Cache", "CacheInfo", "CachedOutput", "CachedSource", "OutputStore", "output_key"]
+__all__ = [
+    "BlobStore",
+    "BlobWriter",
+    "Cache",
+    "CacheEntry",
+    "CacheInfo",
+    "CachedOutput",
+    "CachedSource",
+    "OutputStore",
+    "output_key",
+]
 
 _log = logging.getLogger(__name__)
 
-_TAG = (
-    b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is ocifast's cache; it may be removed at any time.\n"
-)
-_ABANDONED = 24 * 3600
-"""Seconds after which what stands in `tmp` belongs to a run that is gone."""
+_ROOM = 10
+"""Per cent of its bound that are made free when it is passed, lest every run passes it again."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class CacheInfo:
         partial: number of blobs that have begun to arrive, and `partial_bytes`.
         outputs: number of compiled outputs, and `output_bytes`.
         layers: number of decoded layers, and `layer_bytes`.
+        max_bytes: how much it may take; None for all that there is.
+        shares_extents: whether files in it can share extents, so that a copy takes no room; None when it is not there.
     """
 
     folder: Path
@@ -63,6 +77,8 @@ class CacheInfo:
     output_bytes: int
     layers: int = 0
     layer_bytes: int = 0
+    max_bytes: int | None = None
+    shares_extents: bool | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -83,14 +99,21 @@ def _default_folder() -> Path:
 class Cache:
     """The cache in a folder. Nothing is made or looked at before it is needed. Safe to use from several threads.
 
+    What is kept is lent to work that can do without: its stores raise nothing when the folder fails, but warn once.
+
     Args:
         folder: None takes `OCIFAST_CACHE_DIR`, or else `ocifast` in the user's cache folder.
+        max_bytes: how much it may take; None takes `OCIFAST_CACHE_SIZE`, or else 10 % of the file system, at most
+            16 GiB.
+        always_hash: hashes layers and outputs whenever they are used, whatever was recorded of them.
 
     Raises:
         FileError: none of these says where, because the user has no home.
+        UsageError: `OCIFAST_CACHE_SIZE` is no size.
 
     Attributes:
         folder: where it is.
+        max_bytes: how much it may take; None for all that there is.
         blobs: blobs by digest.
         layers: the same blobs, for who compares their digests before `BlobWriter.commit` (flattening does): they are
             not hashed a second time.
@@ -98,33 +121,41 @@ class Cache:
         decoded: decoded layers by diff ID.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        max_bytes: int | None = None,
+        always_hash: bool = False,
+    ) -> None:
         self.folder = Path(folder or os.environ.get("OCIFAST_CACHE_DIR") or _default_folder()).absolute()
-        self.blobs = BlobStore(self.folder, self.prepare)
-        self.layers = BlobStore(self.folder, self.prepare, hashes=False)
-        self.outputs = OutputStore(self.folder, self.prepare)
-        self.decoded = LayerStore(self.folder, self.prepare)
+        self.max_bytes = default_bound(self.folder) if max_bytes is None else max_bytes
+        self._place = CacheFolder(self.folder)
+        self.blobs = BlobStore(self._place)
+        self.layers = BlobStore(self._place, hashes=False)
+        self.outputs = OutputStore(self._place, always_hash=always_hash)
+        self.decoded = LayerStore(self._place, always_hash=always_hash)
+        self._contents = Contents(self._place, self.blobs, self.decoded, self.outputs)
 
     @classmethod
-    def usable(cls, folder: str | os.PathLike[str] | None = None) -> Cache | None:
-        """The cache, made; None, with a line in the log, when it cannot be made where it is by default.
+    def usable(cls, folder: str | os.PathLike[str] | None = None, *, always_hash: bool = False) -> Cache | None:
+        """The cache, made; None, with a warning that names it and says what to do, when it cannot be used.
 
-        Work can do without a cache that nobody asked for: there is no home, or one to read only.
+        So it is when the folder is another user's, cannot be made, written or locked, or when there is no home.
 
         Args:
             folder: as of `Cache`.
+            always_hash: as of `Cache`.
 
         Raises:
-            FileError: one that was named cannot be made.
+            UsageError: as `Cache`.
         """
         try:
-            cache = cls(folder)
-            if folder is None and not os.environ.get("OCIFAST_CACHE_DIR") and not cache.folder.exists():
-                cache.prepare()
-        except (FileError, OSError) as error:
+            cache = cls(folder, always_hash=always_hash)
+        except FileError as error:
             _log.warning("nothing is cached: %s", error)
             return None
-        return cache
+        return cache if cache._place.try_out() else None
 
     def prepare(self) -> None:
         """Makes the folder, 0700, or checks the one that is there.
@@ -133,127 +164,128 @@ class Cache:
             FileError: it belongs to another user, others may write to it, it holds something else, or it cannot be
                 made.
         """
-        try:
-            if self._check():
-                return
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), (self.folder / "CACHEDIR.TAG").open("xb") as tag:
-                tag.write(_TAG)
-        except OSError as error:
-            raise FileError(f"cannot make the cache folder {self.folder}: {error.strerror}") from error
+        self._place.prepare()
 
     def info(self) -> CacheInfo:
         """Counts what is there. Raises FileError as `prepare`."""
-        blobs = [item for item in self._items() if item.kind == "blob"]
-        partial = [item for item in self._items() if item.kind == "partial"]
-        outputs = [item for item in self._items() if item.kind == "output"]
-        layers = [item for item in self._items() if item.kind == "layer"]
+        entries = list(self.entries())
+        numbers = {
+            kind: sum(entry.kind == kind for entry in entries) for kind in ("blob", "partial", "output", "layer")
+        }
+        sizes = {kind: sum(entry.size for entry in entries if entry.kind == kind) for kind in numbers}
         return CacheInfo(
             self.folder,
-            len(blobs),
-            sum(item.size for item in blobs),
-            len(partial),
-            sum(item.size for item in partial),
-            len(outputs),
-            sum(item.size for item in outputs),
-            len(layers),
-            sum(item.size for item in layers),
+            numbers["blob"],
+            sizes["blob"],
+            numbers["partial"],
+            sizes["partial"],
+            numbers["output"],
+            sizes["output"],
+            numbers["layer"],
+            sizes["layer"],
+            self.max_bytes,
+            self._shares_extents(),
         )
 
+    def entries(self) -> list[CacheEntry]:
+        """All that is there, what was used last first. Raises FileError as `prepare`."""
+        if not self._is_there():
+            return []
+        return sorted(self._contents.entries(described=True), key=lambda entry: entry.used, reverse=True)
+
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> int:
-        """Removes what was used longest ago; what is being written, or waited for, stays.
+        """Removes what was used longest ago; what is being written, read or waited for stays.
 
         Args:
-            max_bytes: how much may stay.
+            max_bytes: how much may stay; None for the cache's own bound when `older_than` is not given either.
             older_than: seconds; what was used since stays, everything else goes.
 
         Returns:
             The number of bytes that were freed.
+
+        Raises:
+            FileError: as `prepare`.
         """
+        if not self._is_there():
+            return 0
+        if max_bytes is None and older_than is None:
+            max_bytes = self.max_bytes
         now = time.time()
-        items = sorted(self._items(), key=lambda item: item.used)
-        total = sum(item.size for item in items)
+        entries = sorted(self._contents.entries(), key=lambda entry: entry.used)
+        total = sum(entry.size for entry in entries)
         freed = 0
-        for item in items:
-            too_old = older_than is not None and item.used < now - older_than
+        for entry in entries:
+            too_old = older_than is not None and entry.used < now - older_than
             too_much = max_bytes is not None and total - freed > max_bytes
-            if (too_old or too_much) and self._remove(item):
-                freed += item.size
-        self._sweep(now)
+            if (too_old or too_much) and self._contents.remove(entry):
+                freed += entry.size
+        with contextlib.suppress(OSError):
+            self._contents.sweep()
+            Use(self.folder).set(total - freed)
         return freed
+
+    def keep_to_bound(self) -> None:
+        """Notes what this run has kept, and when the bound is passed, makes room below it.
+
+        It costs a small file that is read and written; all is looked at only past the bound, and once a day.
+        """
+        growth = self._place.take_growth()
+        if self.max_bytes is None or not self._place.is_readable():
+            return
+        try:
+            size = Use(self.folder).add(growth)
+            if size is None or size > self.max_bytes:
+                self._make_room(self.max_bytes)
+        except (FileError, OSError) as error:
+            self._place.failed("how much is there", error)
 
     def clear(self) -> int:
         """Removes everything that is not being written or waited for; returns the number of bytes that were freed."""
         return self.prune(max_bytes=0)
 
-    def _check(self) -> bool:
-        """Whether the folder is there and ours."""
+    def verify(self) -> Iterator[tuple[CacheEntry, bool]]:
+        """Hashes all that is there, and says of each thing whether it is whole; what is damaged is removed.
+
+        Beginnings of blobs have no digest yet, and are left out. Raises FileError as `prepare`.
+        """
+        for entry in self.entries():
+            if entry.kind != "partial":
+                yield entry, self._contents.is_whole(entry)
+
+    def _make_room(self, most: int) -> None:
+        """Prunes, unless another process does."""
+        locks = self.folder / "locks"
+        locks.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(locks / "prune.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            found = self.folder.stat()
-        except FileNotFoundError:
-            return False
-        advice = "name another one in OCIFAST_CACHE_DIR, or do without (--no-cache)"
-        if not stat.S_ISDIR(found.st_mode):
-            raise FileError(f"the cache folder {self.folder} is not a folder; {advice}")
-        if found.st_uid != os.geteuid():
-            raise FileError(f"the cache folder {self.folder} belongs to another user; {advice}")
-        if found.st_mode & 0o022:
-            raise FileError(f"others may write to the cache folder {self.folder}; chmod 700 it, or {advice}")
-        names = os.listdir(self.folder)  # noqa: PTH208 - names alone, seen at one moment
-        if "CACHEDIR.TAG" in names:
-            return True
-        if names:
-            raise FileError(f"the cache folder {self.folder} holds something else; {advice}")
-        return False
+            if take_lock(fd, wait=False) is not Lock.HELD:
+                return
+            total = sum(entry.size for entry in self._contents.entries())
+            if total > most:
+                self.prune(max_bytes=most * (100 - _ROOM) // 100)
+            else:
+                Use(self.folder).set(total)
+        finally:
+            os.close(fd)
 
-    def _items(self) -> Iterator[_Item]:
-        if not self._check():
-            return
-        for path in (self.folder / "blobs").glob("*/*"):
-            if path.suffix == ".tmp":
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                status = path.lstat()
-                kind = "partial" if path.suffix == ".part" else "blob"
-                yield _Item(kind, path, status.st_blocks * 512, status.st_mtime)
-        for path in (self.folder / "outputs").glob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                size = sum(inner.lstat().st_blocks * 512 for inner in path.iterdir())
-                yield _Item("output", path, size, path.lstat().st_mtime)
-
-        for path, size, used in self.decoded.items():
-            yield _Item("layer", path, size, used)
-
-    def _remove(self, item: _Item) -> bool:
+    def _is_there(self) -> bool:
         try:
-            if item.kind == "partial":
-                return self.blobs.remove_partial(item.path)
-            if item.kind == "layer":
-                return self.decoded.remove(item.path)
-            if item.kind == "output":
-                return self.outputs.remove(item.path.name)
-            item.path.unlink()
-        except FileNotFoundError:
-            return False
+            return self._place.check()
+        except FileError:
+            raise
         except OSError as error:
-            raise FileError(f"cannot remove {item.path} from the cache: {error.strerror}") from error
-        return True
+            raise FileError(f"cannot read the cache folder {self.folder}: {error.strerror}") from error
 
-    def _sweep(self, now: float) -> None:
-        self.decoded.sweep(now - _ABANDONED)
-        for path in (*(self.folder / "tmp").glob("*"), *(self.folder / "blobs").glob("*/.*.tmp")):
-            with contextlib.suppress(OSError):
-                if path.lstat().st_mtime < now - _ABANDONED:
-                    _log.info("removing %s, which an interrupted run has left", path)
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink()
-
-
-@dataclass(frozen=True)
-class _Item:
-    kind: str
-    path: Path
-    size: int
-    used: float
+    def _shares_extents(self) -> bool | None:
+        if not self._is_there():
+            return None
+        try:
+            with (
+                tempfile.TemporaryFile(dir=self.folder) as one,
+                tempfile.TemporaryFile(dir=self.folder) as other,
+            ):
+                one.write(bytes(4096))
+                one.flush()
+                return share_blocks(one.fileno(), other.fileno())
+        except OSError:
+            return None

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from ocifast import _core
 from ocifast.atomic import publish_file, reported
+from ocifast.cache.folder import CacheFolder
+from ocifast.cache.kept import open_regular
 from ocifast.errors import DigestMismatchError, FileError, LayerError, SizeMismatchError, VerificationError
 from ocifast.file_data import write_all
+from ocifast.leftovers import hold, private_name
 from ocifast.refusals import Lock, flush_folder, take_lock
+from ocifast.removal import remove_entry
 from ocifast.sources import CHUNK, FileSlice
 from ocifast.spec import Descriptor
 
@@ -28,57 +31,75 @@ class BlobStore:
 
     Args:
         folder: the cache's folder.
-        prepare: makes or checks it; called before anything is read or written.
         hashes: whether writers compare the digest. False is for callers who hash the bytes anyway, as flattening does,
             and call `BlobWriter.commit` only when they were right.
     """
 
-    def __init__(self, folder: Path, prepare: Callable[[], None], *, hashes: bool = True) -> None:
+    def __init__(self, folder: CacheFolder, *, hashes: bool = True) -> None:
         self._folder = folder
-        self._prepare = prepare
         self._hashes = hashes
+        self._lent: dict[str, Descriptor] = {}
 
     def get(self, descriptor: Descriptor) -> FileSlice | None:
-        """Where the blob stands, or None. Its size is compared each time; see `verify` for its digest.
+        """Where the blob stands, or None. That it can be read, and its size, is looked at each time.
 
-        Raises:
-            FileError: the cache is not to be trusted (see `Cache.prepare`).
+        Its digest is compared by who reads it; see `verify`.
         """
-        self._prepare()
+        if not self._folder.is_readable():
+            return None
         path = self._path(descriptor.digest)
         try:
-            status = path.lstat()
-        except OSError:
+            fd = open_regular(path)
+        except FileNotFoundError:
             return None
-        if not stat.S_ISREG(status.st_mode) or status.st_size != descriptor.size:
-            _log.warning("cached blob %s is damaged: %d bytes of %d", path, status.st_size, descriptor.size)
+        except (OSError, ValueError) as error:
+            self._drop(path, error)
+            return None
+        try:
+            size = os.fstat(fd).st_size
+            if size != descriptor.size:
+                self._drop(path, f"{size} bytes of {descriptor.size}")
+                return None
             with contextlib.suppress(OSError):
-                path.unlink()
+                os.utime(fd)
+        finally:
+            os.close(fd)
+        self._lent[descriptor.digest] = descriptor
+        return FileSlice(path, 0, descriptor.size)
+
+    def mend(self) -> bool:
+        """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew."""
+        lent, self._lent = self._lent, {}
+        whole = [self.verify(descriptor) for descriptor in lent.values()]
+        return not all(whole)
+
+    def is_empty(self) -> bool:
+        """Whether there is no blob that may be used."""
+        return not self._folder.is_readable() or not any((self._folder.path / "blobs").glob("*/*"))
+
+    def find(self, digest: str, limit: int) -> bytes | None:
+        """The bytes of a small blob whose size is not known, verified, or None."""
+        if not self._folder.is_readable():
+            return None
+        path = self._path(digest)
+        try:
+            with os.fdopen(open_regular(path), "rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self._drop(path, error)
+            return None
+        if len(data) > limit:
+            return None
+        hasher = _core.Hasher(digest.partition(":")[0])
+        hasher.update(data)
+        if hasher.digest() != digest:
+            self._drop(path, f"its digest is {hasher.digest()}")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        return FileSlice(path, 0, descriptor.size)
-
-    def is_empty(self) -> bool:
-        """Whether there is no blob. Raises FileError: the cache is not to be trusted."""
-        self._prepare()
-        return not any((self._folder / "blobs").glob("*/*"))
-
-    def find(self, digest: str, limit: int) -> bytes | None:
-        """The bytes of a small blob whose size is not known, verified, or None.
-
-        Raises:
-            FileError: the cache is not to be trusted (see `Cache.prepare`).
-        """
-        self._prepare()
-        try:
-            size = self._path(digest).lstat().st_size
-        except OSError:
-            return None
-        descriptor = Descriptor("", digest, size)
-        if size > limit or not self.verify(descriptor):
-            return None
-        return self._path(digest).read_bytes()
+        return data
 
     def verify(self, descriptor: Descriptor) -> bool:
         """Hashes the cached blob again; one that is damaged is removed. False when there is none, or no more."""
@@ -86,13 +107,16 @@ class BlobStore:
         if found is None:
             return False
         hasher = _core.Hasher(descriptor.digest.partition(":")[0])
-        with reported(found.path), found.path.open("rb", buffering=0) as file:
-            while chunk := file.read(CHUNK):
-                hasher.update(chunk)
+        try:
+            with os.fdopen(open_regular(found.path), "rb", buffering=0) as file:
+                while chunk := file.read(CHUNK):
+                    hasher.update(chunk)
+        except (OSError, ValueError) as error:
+            self._drop(found.path, error)
+            return False
         if hasher.digest() == descriptor.digest:
             return True
-        _log.warning("cached blob %s is damaged: its digest is %s", found.path, hasher.digest())
-        found.path.unlink(missing_ok=True)
+        self._drop(found.path, f"its digest is {hasher.digest()}")
         return False
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
@@ -105,18 +129,17 @@ class BlobStore:
         """Begins to write a blob, or goes on where an earlier run ended.
 
         Raises:
-            FileError: it cannot be written, or the cache is not to be trusted.
+            FileError: it cannot be written; not from a store that does not hash (see `BlobWriter`).
         """
-        self._prepare()
-        path = self._path(descriptor.digest)
-        with reported(path):
-            for folder in (path.parent.parent, path.parent):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            return BlobWriter(path, descriptor, resume=resume, hashes=self._hashes)
+        place = self._path(descriptor.digest)
+        writer = BlobWriter(self._folder, place, descriptor, resume=resume, hashes=self._hashes)
+        if writer.resume_offset:
+            self._lent[descriptor.digest] = descriptor
+        return writer
 
     def remove_partial(self, path: Path) -> bool:
         """Removes the beginning of a blob, unless somebody writes to it right now."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if take_lock(descriptor, wait=False) is Lock.BUSY:
                 return False
@@ -125,9 +148,15 @@ class BlobStore:
             os.close(descriptor)
         return True
 
+    def _drop(self, path: Path, why: str | Exception) -> None:
+        text = why.strerror if isinstance(why, OSError) else why
+        _log.warning("cached blob %s is damaged: %s", path, text)
+        with contextlib.suppress(OSError):
+            remove_entry(path)
+
     def _path(self, digest: str) -> Path:
         algorithm, _, encoded = digest.partition(":")
-        return self._folder / "blobs" / algorithm / encoded
+        return self._folder.path / "blobs" / algorithm / encoded
 
 
 class BlobWriter:
@@ -145,7 +174,8 @@ class BlobWriter:
         resume_offset: bytes that were there when the writer was opened; read them with `beginning`.
     """
 
-    def __init__(self, place: Path, descriptor: Descriptor, *, resume: bool, hashes: bool) -> None:
+    def __init__(self, folder: CacheFolder, place: Path, descriptor: Descriptor, *, resume: bool, hashes: bool) -> None:
+        self._folder = folder
         self._place = place
         self._descriptor = descriptor
         self._hasher = _core.Hasher(descriptor.digest.partition(":")[0]) if hashes else None
@@ -153,7 +183,9 @@ class BlobWriter:
         self.resume_offset = 0
         self.path, self._file = place, -1
         self._shared = False
-        with self._forgiven():
+        if not hashes and not folder.is_writable():
+            return
+        with self._forgiven(), reported(place):
             self.path, self._file = self._open(resume)
             self._shared = self.path.suffix == ".part"
             try:
@@ -214,6 +246,7 @@ class BlobWriter:
             with self._forgiven(), reported(self._place):
                 publish_file(self._file, self.path, self._place)
                 flush_folder(self._place.parent)
+                self._folder.grew(os.fstat(self._file).st_blocks * 512)
                 self._release()
 
     def close(self) -> None:
@@ -243,10 +276,13 @@ class BlobWriter:
         except (FileError, OSError) as error:
             if self._hasher is not None:
                 raise
-            _log.warning("%s is not cached: %s", self._descriptor.digest, error)
+            self._folder.failed(self._descriptor.digest, error)
             self.drop()
 
     def _open(self, resume: bool) -> tuple[Path, int]:
+        self._folder.prepare()
+        for folder in (self._place.parent.parent, self._place.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
         if resume:
             part = self._place.with_name(self._place.name + ".part")
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -262,8 +298,13 @@ class BlobWriter:
             except FileNotFoundError:
                 pass
             os.close(file)
-        own = self._place.with_name(f".{self._place.name}.{os.urandom(8).hex()}.tmp")
-        return own, os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while True:
+            own = self._place.with_name(private_name(".tmp"))
+            file = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            # Until it is locked, another run may take it for a leftover.
+            if hold(file, own):
+                return own, file
+            os.close(file)
 
     def _take_beginning(self) -> None:
         length = os.fstat(self._file).st_size

@@ -13,9 +13,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +21,11 @@ from types import TracebackType
 import msgspec
 
 from ocifast import _core
-from ocifast.cache.trust import Recorded, is_trusted
+from ocifast.atomic import NewFile, publish_file
+from ocifast.cache.folder import CacheFolder
+from ocifast.cache.kept import KeptFile, open_kept, open_regular, seal
 from ocifast.errors import FileError, OcifastError, UsageError
-from ocifast.refusals import Lock, flush, flush_folder, take_lock
+from ocifast.refusals import Lock, flush_folder, take_lock
 
 __all__ = ["DecodedLayer", "LayerStore", "LayerWriter", "keep_layers"]
 
@@ -63,22 +63,22 @@ class LayerStore:
 
     Args:
         folder: the cache's folder.
-        prepare: makes or checks it; called before anything is read or written.
         always_hash: hashes what is read, whatever was recorded of it.
     """
 
-    def __init__(self, folder: Path, prepare: Callable[[], None], *, always_hash: bool = False) -> None:
+    def __init__(self, folder: CacheFolder, *, always_hash: bool = False) -> None:
         self._folder = folder
-        self._prepare = prepare
         self._always_hash = always_hash
 
-    def get(self, diff_id: str) -> DecodedLayer | None:
+    def get(self, diff_id: str, *, always: bool = False) -> DecodedLayer | None:
         """The decoded layer, or None; one that is damaged counts as missing, with a line in the log.
 
-        Raises:
-            FileError: the cache is not to be trusted (see `Cache.prepare`).
+        Args:
+            diff_id: whose it is.
+            always: hashes it even when nobody has written to it.
         """
-        self._prepare()
+        if not self._folder.is_readable():
+            return None
         entries, image = self._places(diff_id)
         with contextlib.ExitStack() as held:
             try:
@@ -88,14 +88,9 @@ class LayerStore:
                 table = _core.LayerTable(table_fd)
                 if table.diff_id != diff_id:
                     raise ValueError(f"it is {table.diff_id}")
-                data = _opened(image, held)
-                status = os.fstat(data)
-                recorded = msgspec.json.decode(table.note, type=Recorded)
-                whole = stat.S_ISREG(status.st_mode) and is_trusted(
-                    recorded, status, lambda: _core.layer_digest(data), always_hash=self._always_hash
-                )
-                if not whole:
-                    raise ValueError("its data have changed")
+                kept = msgspec.json.decode(table.note, type=KeptFile)
+                data, _ = open_kept(image, kept, always=always or self._always_hash, digest=_core.layer_digest)
+                held.callback(os.close, data)
                 with contextlib.suppress(OSError):
                     os.utime(table_fd)
             except (FileNotFoundError, BlockingIOError):
@@ -107,25 +102,28 @@ class LayerStore:
 
     def writer(self, diff_id: str) -> LayerWriter | None:
         """Begins to keep a layer; None, with a line in the log, where nothing can be written."""
+        if not self._folder.is_writable():
+            return None
         try:
-            self._prepare()
-            return LayerWriter(self, diff_id)
+            return LayerWriter(self, self._folder, diff_id)
         except (FileError, OSError) as error:
-            _log.warning("layer %s is not kept: %s", diff_id, error)
+            self._folder.failed(f"layer {diff_id}", error)
             return None
 
     def items(self) -> Iterator[tuple[Path, int, float]]:
         """The table of every layer, the bytes on disk of both files, and when it was used last."""
-        for path in self._folder.glob("layers/*/*/*.entries"):
-            with contextlib.suppress(FileNotFoundError):
+        for path in self._folder.path.glob("layers/*/*/*.entries"):
+            with contextlib.suppress(OSError):
                 status = path.lstat()
-                data = path.with_suffix(".erofs").lstat()
-                yield path, (status.st_blocks + data.st_blocks) * 512, status.st_mtime
+                size = status.st_blocks * 512
+                with contextlib.suppress(FileNotFoundError):
+                    size += path.with_suffix(".erofs").lstat().st_blocks * 512
+                yield path, size, status.st_mtime
 
     def remove(self, entries: Path) -> bool:
         """Removes a layer by its table, unless somebody reads it."""
         with self.lock():
-            descriptor = os.open(entries, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(entries, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if take_lock(descriptor, wait=False) is not Lock.HELD:
                     return False
@@ -135,56 +133,49 @@ class LayerStore:
                 os.close(descriptor)
         return True
 
-    def sweep(self, before: float) -> None:
-        """Removes data whose table never came, or was removed, and that nobody has touched since `before`."""
-        for path in self._folder.glob("layers/*/*/*.erofs"):
-            with self.lock(), contextlib.suppress(OSError):
-                if not path.with_suffix(".entries").exists() and path.lstat().st_ctime < before:
-                    path.unlink()
+    def sweep(self) -> None:
+        """Removes data whose table never came, or was removed: both change under the lock of all names."""
+        if not any(self._folder.path.glob("layers/*/*/*.erofs")):
+            return
+        with self.lock() as taken:
+            if taken is not Lock.HELD:
+                return
+            for path in self._folder.path.glob("layers/*/*/*.erofs"):
+                if not path.with_suffix(".entries").exists():
+                    path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[Lock]:
         """Holds all names of layers for the moment of a change. Without locks, renames alone keep each layer whole."""
-        folder = self._folder / "locks"
+        folder = self._folder.path / "locks"
         folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder / "layers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            take_lock(descriptor, wait=True)
-            yield
+            yield take_lock(descriptor, wait=True)
         finally:
             os.close(descriptor)
 
     def _places(self, diff_id: str) -> tuple[Path, Path]:
         algorithm, _, encoded = diff_id.partition(":")
-        place = self._folder / "layers" / algorithm / encoded[:2]
+        place = self._folder.path / "layers" / algorithm / encoded[:2]
         return place / f"{encoded}.entries", place / f"{encoded}.erofs"
 
-    def _new_folder(self) -> Path:
-        beside = self._folder / "tmp" / f"layer.{os.urandom(8).hex()}"
-        beside.mkdir(mode=0o700, parents=True)
-        return beside
-
-    def _publish(self, diff_id: str, beside: Path, data: int, kept: _core.KeptLayer) -> None:
+    def _publish(self, diff_id: str, table: NewFile, data: NewFile, kept: _core.KeptLayer) -> None:
         size, digest, _ = kept.complete()
-        os.fchmod(data, 0o400)
-        flush(data)
+        seal(data.descriptor)
         entries, image = self._places(diff_id)
         for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
         with self.lock():
             # A reader who opens the old table and the new data finds another file than was recorded, and decodes.
-            (beside / "erofs").rename(image)
-            recorded = Recorded.of(os.fstat(data), digest)
+            data.path.rename(image)
+            recorded = KeptFile.of(data.descriptor, digest)
             if recorded.size != size:
                 raise FileError(f"{image} has {recorded.size} bytes of {size}")
             kept.seal(msgspec.json.encode(recorded))
-            descriptor = os.open(beside / "entries", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                flush(descriptor)
-            finally:
-                os.close(descriptor)
-            (beside / "entries").rename(entries)
+            publish_file(table.descriptor, table.path, entries)
         flush_folder(entries.parent)
+        self._folder.grew((os.fstat(table.descriptor).st_blocks + os.fstat(data.descriptor).st_blocks) * 512)
 
 
 class LayerWriter:
@@ -195,33 +186,31 @@ class LayerWriter:
         data: one for the data.
     """
 
-    def __init__(self, store: LayerStore, diff_id: str) -> None:
+    def __init__(self, store: LayerStore, folder: CacheFolder, diff_id: str) -> None:
         self._store = store
+        self._folder = folder
         self._diff_id = diff_id
-        self._beside = store._new_folder()
-        self.table = self.data = -1
+        beside = folder.beside()
+        self._table = NewFile(beside, mode=0o600)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self.table = os.open(self._beside / "entries", flags, 0o600)
-            self.data = os.open(self._beside / "erofs", flags, 0o600)
+            self._data = NewFile(beside, mode=0o600)
         except BaseException:
-            self.close()
+            self._table.discard()
             raise
+        self.table, self.data = self._table.descriptor, self._data.descriptor
 
     def publish(self, kept: _core.KeptLayer) -> None:
         """Completes the files and gives them their names. A failure is a line in the log: nobody waits for them."""
         try:
-            self._store._publish(self._diff_id, self._beside, self.data, kept)
+            self._store._publish(self._diff_id, self._table, self._data, kept)
         except (OcifastError, OSError) as error:
-            _log.warning("layer %s is not kept: %s", self._diff_id, error)
+            self._folder.failed(f"layer {self._diff_id}", error)
 
     def close(self) -> None:
         """Removes what was not published."""
-        for descriptor in (self.table, self.data):
-            if descriptor >= 0:
-                os.close(descriptor)
         self.table = self.data = -1
-        shutil.rmtree(self._beside, ignore_errors=True)
+        self._table.discard()
+        self._data.discard()
 
 
 def keep_layers(wanted: bool | None) -> bool | None:
@@ -245,7 +234,7 @@ def keep_layers(wanted: bool | None) -> bool | None:
 
 
 def _opened(path: Path, held: contextlib.ExitStack) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = open_regular(path)
     held.callback(os.close, descriptor)
     return descriptor
 

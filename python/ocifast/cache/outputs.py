@@ -7,13 +7,12 @@ not have its owners without root, and takes as long as making it again from cach
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from typing import Any
 import msgspec
 
 from ocifast import _core
-from ocifast.atomic import NewFile, reported
-from ocifast.cache.kept import KeptFile, open_kept, seal
+from ocifast.atomic import NewFile, PrivateFolder, reported
+from ocifast.cache.folder import CacheFolder
+from ocifast.cache.kept import KeptFile, file_digest, open_kept, open_regular, seal
 from ocifast.errors import FileError
 from ocifast.file_data import clone_file, write_all
 from ocifast.refusals import Lock, flush, flush_folder, take_lock
+from ocifast.removal import remove_entry
 from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
 
 __all__ = ["CachedOutput", "OutputStore", "output_key"]
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 _FORM = 2
 """Version of how an entry is laid out; part of every key."""
+_ENTRY_LIMIT = 64 << 20
+"""Bytes of `entry.json` that are read: what we write has a sample of paths for each loss, and is far shorter."""
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -68,30 +71,35 @@ class CachedOutput:
         """Its length in bytes."""
         return self.kept.size
 
-    def place(self, destination: Path, *, mode: int = 0o666) -> None:
+    def place(self, destination: Path, *, mode: int = 0o666) -> bool:
         """Makes a copy at `destination`, whole or not at all, in place of a file that is there.
 
         Args:
             destination: its folder must exist.
             mode: permissions before the umask.
 
+        Returns:
+            False, with a line in the log, when the cached file cannot be read any more or has changed: make it anew.
+
         Raises:
             FileError: it could not be written.
         """
-        with reported(destination), NewFile(destination.parent, mode=mode) as file:
-            try:
-                fd, now = open_kept(self.path, self.kept)
-            except ValueError as error:
-                raise FileError(f"{self.path} changed meanwhile: {error}; run this again") from None
-            try:
+        try:
+            fd, now = open_kept(self.path, self.kept)
+        except (OSError, ValueError) as error:
+            _log.warning("cached output %s is damaged: %s", self.path.parent, error)
+            return False
+        try:
+            with reported(destination), NewFile(destination.parent, mode=mode) as file:
                 clone_file(fd, file.descriptor)
-                status = os.fstat(fd)
-            finally:
-                os.close(fd)
-            if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (now.size, now.mtime, now.ctime):
-                raise FileError(f"{self.path} changed while it was copied; run this again")
-            file.publish(destination)
-            flush_folder(destination.parent)
+                if KeptFile.of(fd, now.digest) != now:
+                    _log.warning("cached output %s changed while it was copied, and is made again", self.path.parent)
+                    return False
+                file.publish(destination)
+                flush_folder(destination.parent)
+        finally:
+            os.close(fd)
+        return True
 
 
 def output_key(
@@ -131,28 +139,30 @@ class OutputStore:
 
     Args:
         folder: the cache's folder.
-        prepare: makes or checks it; called before anything is read or written.
+        always_hash: hashes what is read, whatever was recorded of it.
     """
 
-    def __init__(self, folder: Path, prepare: Callable[[], None]) -> None:
+    def __init__(self, folder: CacheFolder, *, always_hash: bool = False) -> None:
         self._folder = folder
-        self._prepare = prepare
+        self._always_hash = always_hash
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Holds the key, among threads and processes: who waited finds what the other one has made.
 
-        Raises:
-            FileError: the lock cannot be made.
+        Where it cannot be had, with a warning, the block runs without: two runs may make the same output, each whole.
         """
-        self._prepare()
-        with reported(self._folder):
-            held = self._locked(key, wait=True)
-        assert held is not None
+        held = None
+        if self._folder.is_readable():
+            try:
+                held = self._locked(key, wait=True)
+            except OSError as error:
+                self._folder.failed(f"output {key}", error)
         try:
             yield
         finally:
-            os.close(held)
+            if held is not None:
+                os.close(held)
 
     def get(self, key: str, *, always: bool = False) -> CachedOutput | None:
         """The output of a key, or None; one that is damaged is removed.
@@ -160,31 +170,30 @@ class OutputStore:
         Args:
             key: from `output_key`.
             always: hashes it even when nobody has written to it.
-
-        Raises:
-            FileError: the cache is not to be trusted (see `Cache.prepare`).
         """
-        self._prepare()
-        folder = self._place(key)
-        if not folder.is_dir():
+        if not self._folder.is_readable():
             return None
+        folder = self._place(key)
         try:
-            entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=_Entry)
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise ValueError("it is no folder")
+            entry = _entry(folder)
             manifest = _read(folder / "manifest.json", entry.manifest, MANIFEST_LIMIT)
             config = _read(folder / "config.json", entry.config, CONFIG_LIMIT)
             output = folder / "output"
-            fd, kept = open_kept(output, entry.output, always=always)
+            fd, kept = open_kept(output, entry.output, always=always or self._always_hash)
             os.close(fd)
-            if kept != entry.output:
-                # Copied or restored, and the same: what is true of it now is written down.
-                with NewFile(folder, mode=0o600) as file:
-                    write_all(file.descriptor, msgspec.json.encode(msgspec.structs.replace(entry, output=kept)))
-                    file.publish(folder / "entry.json")
-            os.utime(folder)
-        except (OSError, ValueError, RecursionError, FileError) as error:
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
+                return None
             _log.warning("cached output %s is damaged: %s", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._clear(key)
             return None
+        if kept != entry.output:
+            self._record(folder, msgspec.structs.replace(entry, output=kept))
+        with contextlib.suppress(OSError):
+            os.utime(folder)
         return CachedOutput(output, kept, manifest, config, entry.facts)
 
     def put(
@@ -192,46 +201,24 @@ class OutputStore:
     ) -> None:
         """Keeps a copy of an output; blocks are shared with it where the file system can do that.
 
+        What cannot be kept is a warning.
+
         Args:
             key: from `output_key`; the caller holds its lock.
             output: a finished file.
             manifest: bytes of the image's manifest.
             config: bytes of the image's config.
             facts: what `get` shall give back, as JSON can hold it.
-
-        Raises:
-            FileError: there is no room, or it cannot be written.
         """
-        self._prepare()
-        place = self._place(key)
-        beside = self._folder / "tmp" / f"{key}.{os.urandom(8).hex()}"
-        with reported(self._folder):
-            place.parent.mkdir(mode=0o700, exist_ok=True)
-            beside.mkdir(mode=0o700, parents=True)
-            try:
-                with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
-                    clone_file(source.fileno(), copy.fileno())
-                    kept = seal(copy.fileno())
-                entry = _Entry(kept, _core.digest(manifest), _core.digest(config), dict(facts or {}))
-                for name, data in (
-                    ("manifest.json", manifest),
-                    ("config.json", config),
-                    ("entry.json", msgspec.json.encode(entry)),
-                ):
-                    with (beside / name).open("xb") as file:
-                        file.write(data)
-                        file.flush()
-                        flush(file.fileno())
-                flush_folder(beside)
-                if place.exists():
-                    shutil.rmtree(place)
-                beside.rename(place)
-                flush_folder(place.parent)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+        if not self._folder.is_writable():
+            return
+        try:
+            self._put(key, output, manifest, config, facts)
+        except (OSError, FileError) as error:
+            self._folder.failed(f"output {output.name}" if output.name != "output" else "the output", error)
 
     def remove(self, key: str) -> bool:
-        """Removes an entry, unless somebody holds its lock."""
+        """Removes an entry, unless somebody holds its lock. Raises OSError."""
         held = self._locked(key, wait=False)
         if held is None:
             return False
@@ -243,20 +230,52 @@ class OutputStore:
             os.close(held)
         return True
 
-    def _clear(self, key: str) -> None:
-        place = self._place(key)
-        gone = self._folder / "tmp" / f"{key}.{os.urandom(8).hex()}"
-        gone.parent.mkdir(mode=0o700, exist_ok=True)
+    def facts(self, key: str) -> Mapping[str, Any]:
+        """What was said of an output when it was kept; nothing of one that is damaged."""
         try:
-            # Renamed first: an entry is there as a whole or not at all.
-            place.rename(gone)
-        except OSError as error:
-            # A folder of a lower layer of overlayfs cannot be renamed. Without this file it counts as missing.
-            if error.errno != errno.EXDEV:
-                raise
-            (place / "entry.json").unlink(missing_ok=True)
-            gone = place
-        shutil.rmtree(gone)
+            return _entry(self._place(key)).facts
+        except (OSError, ValueError, RecursionError):
+            return {}
+
+    def _put(self, key: str, output: Path, manifest: bytes, config: bytes, facts: Mapping[str, Any] | None) -> None:
+        place = self._place(key)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        with PrivateFolder(self._folder.beside()) as private:
+            beside = private.subfolder("entry")
+            with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
+                clone_file(source.fileno(), copy.fileno())
+                seal(copy.fileno())
+                kept = KeptFile.of(copy.fileno(), file_digest(copy.fileno()))
+                size = os.fstat(copy.fileno()).st_blocks * 512
+            entry = _Entry(kept, _core.digest(manifest), _core.digest(config), dict(facts or {}))
+            for name, data in (
+                ("manifest.json", manifest),
+                ("config.json", config),
+                ("entry.json", msgspec.json.encode(entry)),
+            ):
+                with (beside / name).open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    flush(file.fileno())
+            flush_folder(beside)
+            self._clear(key)
+            beside.rename(place)
+            flush_folder(place.parent)
+        self._folder.grew(size)
+
+    def _record(self, folder: Path, entry: _Entry) -> None:
+        """Writes down what is true of an output that was copied or restored, and is the same."""
+        with contextlib.suppress(OSError, FileError), NewFile(folder, mode=0o600) as file:
+            write_all(file.descriptor, msgspec.json.encode(entry))
+            file.publish(folder / "entry.json")
+
+    def _clear(self, key: str) -> None:
+        """Removes what stands in the place of an entry, whatever it is. Raises OSError."""
+        place = self._place(key)
+        # Without this file an entry counts as missing: it is there as a whole or not at all.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (place / "entry.json").unlink()
+        remove_entry(place)
 
     def _locked(self, key: str, *, wait: bool) -> int | None:
         """The open lock file of a key, locked until it is closed; None when somebody else has it.
@@ -281,14 +300,19 @@ class OutputStore:
                     os.close(descriptor)
 
     def _place(self, key: str) -> Path:
-        return self._folder / "outputs" / key
+        return self._folder.path / "outputs" / key
 
     def _lock_file(self, key: str) -> Path:
-        return self._folder / "locks" / f"{key}.lock"
+        return self._folder.path / "locks" / f"{key}.lock"
+
+
+def _entry(folder: Path) -> _Entry:
+    with os.fdopen(open_regular(folder / "entry.json"), "rb") as file:
+        return msgspec.json.decode(file.read(_ENTRY_LIMIT), type=_Entry)
 
 
 def _read(path: Path, digest: str, limit: int) -> bytes:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         data = file.read(limit + 1)
     if _core.digest(data) != digest:
         raise ValueError(f"{path.name} has another digest than {digest}")

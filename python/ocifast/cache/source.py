@@ -16,8 +16,8 @@ from ocifast.errors import (
     VerificationError,
 )
 from ocifast.sources import Blob, FileSlice, NamedSource, Source
-from ocifast.sources.blobs import FileBlob
-from ocifast.spec import CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
+from ocifast.sources.blobs import BytesBlob, FileBlob
+from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
 
 __all__ = ["CachedSource"]
 
@@ -71,7 +71,12 @@ class CachedSource:
 
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
         """See `Source.blob`; what the cache has not got is kept there while it is read from the beginning."""
-        found = self._blobs.get(descriptor)
+        if descriptor.media_type in CONFIGS:
+            raw = self._blobs.find(descriptor.digest, CONFIG_LIMIT)
+            if raw is not None and len(raw) == descriptor.size:
+                return BytesBlob(raw[offset:])
+        # Who is handed layers cannot ask for them again, and so gets none that was damaged meanwhile.
+        found = self._blobs.get(descriptor) if not self._layers or self._blobs.verify(descriptor) else None
         if found is not None:
             return FileBlob(found.path, offset, found.length - offset, name=self.name)
         if offset or not (self._layers or descriptor.media_type in CONFIGS):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 import click
 
-from ocifast.cache import Cache
+from ocifast.cache import Cache, CacheEntry
 from ocifast.cli import options
-from ocifast.cli.display import format_size, report
+from ocifast.cli.display import format_size, printable, report
 
 __all__ = ["command"]
+
+_EXTENTS = {
+    True: "shared: copies of outputs and layers take no room on this file system",
+    False: "not shared: what is kept of outputs and layers takes its own room",
+    None: "unknown until the cache is there",
+}
 
 
 class _Age(click.ParamType[float]):
@@ -31,14 +38,15 @@ class _Age(click.ParamType[float]):
 def command() -> None:
     """Look at the cache of blobs, decoded layers and compiled outputs, or make it smaller.
 
-    It stands in OCIFAST_CACHE_DIR, or else in the user's cache folder.
+    It stands in OCIFAST_CACHE_DIR, or else in the user's cache folder, and takes at most OCIFAST_CACHE_SIZE (a size as
+    20G, or none for no bound), or else 10 % of its file system and no more than 16 GiB.
     """
 
 
 @command.command()
 @options.as_json
 def info(as_json: bool) -> None:
-    """Show where the cache is and how much is in it."""
+    """Show where the cache is, how much is in it, and how much it may take."""
     found = Cache().info()
     data = {**vars(found), "folder": str(found.folder), "total_bytes": found.total_bytes}
     report(
@@ -52,9 +60,27 @@ def info(as_json: bool) -> None:
                 f"layers:   {found.layers}, {format_size(found.layer_bytes)}",
                 f"outputs:  {found.outputs}, {format_size(found.output_bytes)}",
                 f"total:    {format_size(found.total_bytes)}",
+                f"bound:    {'none' if found.max_bytes is None else format_size(found.max_bytes)}",
+                f"extents:  {_EXTENTS[found.shares_extents]}",
             )
         ),
     )
+
+
+@command.command("ls")
+@options.as_json
+def list_entries(as_json: bool) -> None:
+    """List what is in the cache, what was used last first."""
+    found = Cache().entries()
+
+    def text() -> str:
+        rows = [(entry, datetime.fromtimestamp(entry.used).astimezone()) for entry in found]
+        return "\n".join(
+            f"{entry.kind:<7}  {format_size(entry.size):>9}  {used:%Y-%m-%d %H:%M}  {printable(_named(entry))}"
+            for entry, used in rows
+        )
+
+    report({"entries": [vars(entry) for entry in found]}, as_json=as_json, text=text)
 
 
 @command.command()
@@ -62,9 +88,10 @@ def info(as_json: bool) -> None:
 @click.option("--older-than", metavar="AGE", type=_Age(), help="Remove what was not used for so long, as 30d.")
 @options.as_json
 def prune(max_size: int | None, older_than: float | None, as_json: bool) -> None:
-    """Remove what was used longest ago; what is being written stays."""
-    if max_size is None and older_than is None:
-        raise click.UsageError("say how much may stay: --max-size, --older-than or both")
+    """Remove what was used longest ago; what is being written stays.
+
+    Without an option as much stays as the cache may take.
+    """
     _report_freed(Cache().prune(max_bytes=max_size, older_than=older_than), as_json)
 
 
@@ -73,6 +100,34 @@ def prune(max_size: int | None, older_than: float | None, as_json: bool) -> None
 def clear(as_json: bool) -> None:
     """Remove everything that is not being written right now."""
     _report_freed(Cache().clear(), as_json)
+
+
+@command.command()
+@options.as_json
+@click.pass_context
+def verify(ctx: click.Context, as_json: bool) -> None:
+    """Hash everything in the cache, and remove what is damaged.
+
+    The exit status is 1 when something was.
+    """
+    checked, size = 0, 0
+    damaged: list[CacheEntry] = []
+    for entry, whole in Cache().verify():
+        checked += 1
+        size += entry.size
+        if not whole:
+            damaged.append(entry)
+    what = [{"kind": entry.kind, "name": entry.name} for entry in damaged]
+    lines = [f"damaged, and removed: {entry.kind} {printable(_named(entry))}" for entry in damaged]
+    lines.append(f"{checked} checked, {format_size(size)}; {len(damaged)} damaged")
+    data = {"checked": checked, "checked_bytes": size, "damaged": what}
+    report(data, as_json=as_json, text="\n".join(lines))
+    ctx.exit(1 if damaged else 0)
+
+
+def _named(entry: CacheEntry) -> str:
+    made_of = " ".join(part for part in (entry.reference, entry.format) if part)
+    return f"{entry.name}  {made_of}" if made_of else entry.name
 
 
 def _report_freed(freed: int, as_json: bool) -> None:

@@ -70,6 +70,7 @@ __all__ = ["command"]
 @options.seed
 @options.no_cache
 @options.keep_layers
+@click.option("--verify-cache", is_flag=True, help="Hash what the cache has of layers and outputs before it is used.")
 @options.jobs
 @click.option(
     "--downloads", metavar="N", type=click.IntRange(min=1), default=4, show_default=True, help="Layers at a time."
@@ -106,6 +107,7 @@ def command(
     seeds: tuple[Path, ...],
     no_cache: bool,
     keep_layers: bool | None,
+    verify_cache: bool,
     jobs: int | None,
     downloads: int,
     max_metadata: int | None,
@@ -147,6 +149,7 @@ def command(
             seeds=tuple(str(seed) for seed in seeds),
             cache=not no_cache,
             keep_layers=keep_layers,
+            verify_cache=verify_cache,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),
             threads=jobs,
             downloads=downloads,

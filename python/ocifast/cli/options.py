@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 import click.shell_completion
 
+from ocifast.sizes import parse_size
+
 __all__ = [
     "PLACE",
     "PLACE_OR_FILE",
@@ -176,14 +178,10 @@ class Size(click.ParamType[int]):
         """The number of bytes."""
         if isinstance(value, int):
             return value
-        number, unit = (value[:-1], value[-1].upper()) if value and not value[-1].isdigit() else (value, "")
-        factors = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-        if not (number.isascii() and number.isdigit()) or unit not in factors:
-            self.fail(f"{value!r} is no size; write bytes, or a number with K, M, G or T", param, ctx)
-        size = int(number[:20]) << factors[unit]
-        if size >= 1 << 63:
-            self.fail(f"{value!r} is too much", param, ctx)
-        return size
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 SIZE = Size()

@@ -1,0 +1,156 @@
+"""What is in a cache: found, counted, removed and hashed, one thing at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocifast.atomic import sweep_folder
+from ocifast.cache.blobs import BlobStore
+from ocifast.cache.folder import CacheFolder
+from ocifast.cache.layers import LayerStore
+from ocifast.cache.outputs import OutputStore
+from ocifast.errors import OcifastError
+from ocifast.spec import Descriptor
+
+__all__ = ["CacheEntry", "Contents"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One thing in a cache.
+
+    Attributes:
+        kind: "blob", "partial" (the beginning of a blob), "layer" (a decoded one) or "output".
+        name: digest of the blob, diff ID of the layer, key of the output.
+        size: bytes on disk; what shares extents with other files counts whole.
+        used: when it was used last, in seconds since 1970.
+        reference: the image that an output was made of first, as it was asked for; None where it is not known.
+        format: of an output; None of all else.
+    """
+
+    kind: str
+    name: str
+    size: int
+    used: float
+    reference: str | None = None
+    format: str | None = None
+
+
+class Contents:
+    """All that is in a cache.
+
+    Args:
+        folder: the cache's folder.
+        blobs: its blobs.
+        layers: its decoded layers.
+        outputs: its outputs.
+    """
+
+    def __init__(self, folder: CacheFolder, blobs: BlobStore, layers: LayerStore, outputs: OutputStore) -> None:
+        self._folder = folder
+        self._blobs = blobs
+        self._layers = layers
+        self._outputs = outputs
+
+    def entries(self, *, described: bool = False) -> Iterator[CacheEntry]:
+        """Everything, in no order.
+
+        Args:
+            described: whether outputs say what they were made of, for which each must be looked at.
+        """
+        for path in self._folder.path.glob("blobs/*/*"):
+            if path.suffix == ".tmp":
+                continue
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                kind = "partial" if path.suffix == ".part" else "blob"
+                name = f"{path.parent.name}:{path.name}".removesuffix(".part")
+                yield CacheEntry(kind, name, status.st_blocks * 512, status.st_mtime)
+        for path in self._folder.path.glob("outputs/*"):
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                size = status.st_blocks * 512
+                if stat.S_ISDIR(status.st_mode):
+                    size = sum(_size(inner) for inner in path.iterdir())
+                facts = self._outputs.facts(path.name) if described else {}
+                reference, form = facts.get("reference"), facts.get("format")
+                yield CacheEntry("output", path.name, size, status.st_mtime, reference, form)
+        for path, size, used in self._layers.items():
+            yield CacheEntry("layer", f"{path.parent.parent.name}:{path.stem}", size, used)
+
+    def remove(self, entry: CacheEntry) -> bool:
+        """Removes one, unless it is being written, read or waited for, or cannot be removed, which is a warning."""
+        try:
+            match entry.kind:
+                case "partial":
+                    return self._blobs.remove_partial(self._path(entry))
+                case "layer":
+                    return self._layers.remove(self._path(entry))
+                case "output":
+                    return self._outputs.remove(entry.name)
+            self._path(entry).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            _log.warning("cannot remove %s from the cache: %s", self._path(entry), error.strerror or error)
+            return False
+        return True
+
+    def is_whole(self, entry: CacheEntry) -> bool:
+        """Hashes one; what is damaged is removed, with a line in the log. The beginning of a blob has no digest."""
+        match entry.kind:
+            case "blob":
+                try:
+                    descriptor = Descriptor("", entry.name, self._path(entry).lstat().st_size)
+                    whole = self._blobs.verify(descriptor)
+                except FileNotFoundError:
+                    return True
+                except (OcifastError, ValueError, OSError) as error:
+                    _log.warning("cached blob %s is damaged: %s", self._path(entry), error)
+                    whole = False
+            case "layer":
+                layer = self._layers.get(entry.name, always=True)
+                whole = layer is not None
+                if layer is not None:
+                    layer.close()
+            case "output":
+                with self._outputs.lock(entry.name):
+                    whole = self._outputs.get(entry.name, always=True) is not None
+            case _:
+                return True
+        if not whole and os.path.lexists(self._path(entry)):
+            self.remove(entry)
+        return whole
+
+    def sweep(self) -> None:
+        """Removes what dead runs have left."""
+        self._layers.sweep()
+        for folder in (self._folder.path / "tmp", *self._folder.path.glob("blobs/*")):
+            sweep_folder(folder)
+
+    def _path(self, entry: CacheEntry) -> Path:
+        algorithm, _, encoded = entry.name.partition(":")
+        folder = self._folder.path
+        match entry.kind:
+            case "output":
+                return folder / "outputs" / entry.name
+            case "layer":
+                return folder / "layers" / algorithm / encoded[:2] / f"{encoded}.entries"
+            case "partial":
+                return folder / "blobs" / algorithm / f"{encoded}.part"
+        return folder / "blobs" / algorithm / encoded
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0
