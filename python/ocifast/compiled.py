@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ocifast.boot import BootConfig
+from ocifast.errors import LossError
 from ocifast.packers import Loss
 
-__all__ = ["CompiledImage", "facts_of"]
+__all__ = ["CompiledImage", "facts_of", "refuse_losses"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,29 @@ def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         "unmatched_patterns": tuple(facts.get("unmatched_patterns", ())),
         "properties": tuple(sorted(facts.get("properties", {}).items())),
     }
+
+
+def refuse_losses(reference: str, form: str, losses: Sequence[Loss]) -> None:
+    """Refuses an output that something was lost in.
+
+    Args:
+        reference: the image.
+        form: the format.
+        losses: what was lost.
+
+    Raises:
+        LossError: there is any.
+    """
+    if not losses:
+        return
+    first = losses[0]
+    where = f" (first: /{shown(first.paths[0])})" if first.paths else ""
+    more = f", and {len(losses) - 1} losses of other kinds" if len(losses) > 1 else ""
+    raise LossError(
+        f"{form} cannot hold all of {reference}: {first.detail}, {first.count} times{where}{more}",
+        reference=reference,
+        losses=[asdict(loss) | {"paths": [shown(path) for path in loss.paths]} for loss in losses],
+    )
 
 
 def shown(path: bytes) -> str:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -18,14 +18,13 @@ from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache, CachedSource
 from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
-from ocifast.compiled import CompiledImage, facts_of, shown
+from ocifast.compiled import CompiledImage, facts_of, refuse_losses
 from ocifast.edits import Edits, PreparedEdits, prepare
 from ocifast.errors import (
     CancelledError,
     DocumentError,
     FileError,
     LayerError,
-    LossError,
     OcifastError,
     UsageError,
     VerificationError,
@@ -35,7 +34,7 @@ from ocifast.image import Image, resolve
 from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
 from ocifast.options import CompileOptions
-from ocifast.packers import FileTarget, Loss, StreamTarget, WriteRequest, Written, rows, totals
+from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written, rows, totals
 from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
 from ocifast.platforms import parse as parse_platform
@@ -273,7 +272,8 @@ class _Run:
             return None
         facts = facts_of(found.facts)
         self._refuse_missing(facts["config"])
-        self._refuse_losses(output, facts["losses"])
+        if self.options.strict:
+            refuse_losses(self.plan.image, output.format.name, facts["losses"])
         assert output.made is not None
         if not found.place(output.made, mode=0o600):
             return None
@@ -296,7 +296,8 @@ class _Run:
             order = sorted(outputs, key=lambda output: (output.streams, output is not beside))
             for index, output in enumerate(order):
                 output.written = self._write(image, output, rootfs, order[:index], waiting)
-                self._refuse_losses(output, output.written.losses)
+                if self.options.strict:
+                    refuse_losses(self.plan.image, output.format.name, output.written.losses)
             done = {}
             for output in outputs:
                 made, directory = output.made, output.format.is_directory
@@ -466,18 +467,6 @@ class _Run:
     def _refuse_missing(self, config: BootConfig) -> None:
         if (self.options.strict or self.options.boot) and (missing := config.user.missing) is not None:
             raise DocumentError(f"{self.plan.image}: {missing}", reference=self.plan.image)
-
-    def _refuse_losses(self, output: PlannedOutput, losses: tuple[Loss, ...]) -> None:
-        if not self.options.strict or not losses:
-            return
-        first = losses[0]
-        where = f" (first: /{shown(first.paths[0])})" if first.paths else ""
-        raise LossError(
-            f"{output.format.name} cannot hold all of {self.plan.image}: {first.detail}, {first.count} times{where}"
-            + (f", and {len(losses) - 1} losses of other kinds" if len(losses) > 1 else ""),
-            reference=self.plan.image,
-            losses=[asdict(loss) | {"paths": [shown(path) for path in loss.paths]} for loss in losses],
-        )
 
     def _result(self, image: Image, output: PlannedOutput, **facts: Any) -> CompiledImage:
         return CompiledImage(
