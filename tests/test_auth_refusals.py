@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ocifast.cli.registry import registry_host
-from ocifast.copy import copy
+from ocifast.copying import copy
 from ocifast.errors import AuthenticationError, RateLimitError
 from ocifast.reference import Reference
 from ocifast.sources.registry import Credential, RegistryDestination, RegistryOptions, RegistrySource

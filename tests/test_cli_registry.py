@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ocifast.cli import main
-from ocifast.copy import copy
+from ocifast.copying import copy
 from ocifast.sources.open import open_destination, open_source, parse_location
 from ocifast.sources.registry import Credential
 from ocifast.sources.registry.credentials import CredentialKeeper

@@ -14,7 +14,7 @@ import pytest
 from ocifast import platforms
 from ocifast.cli import main
 from ocifast.cli.display import format_size
-from ocifast.copy import CopyResult, copy
+from ocifast.copying import CopyResult, copy
 from ocifast.errors import (
     BlobNotFoundError,
     DigestMismatchError,

@@ -68,7 +68,7 @@ def test_a_copy_to_a_layout_is_seen_to_write(tmp_path: Path) -> None:
 
 
 def test_more_manifests_than_anybody_means(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("ocifast.copy._DOCUMENTS", 2)
+    monkeypatch.setattr("ocifast.copying._DOCUMENTS", 2)
     with serve_faulty() as source, serve_faulty(address="127.0.0.2") as target:
         name = source.put(build_index([build_image([name]) for name in (b"1", b"2", b"3")]), "a:1")
         assert main(["copy", name, f"{target.host}/b:1", "--all"]) == 1

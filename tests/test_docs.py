@@ -142,6 +142,7 @@ def public_names(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -
         "docker.io/library/python:3.13-slim": registry.put(index, "examples/python:3.13-slim"),
         "ghcr.io/org/app:1.2": registry.put(index, "examples/app:1.2"),
         "ghcr.io/org/app:nosuch": f"{registry.host}/examples/app:nosuch",
+        'ghcr.io/org/app"': f'{registry.host}/examples/app"',
         "ghcr.io/org/hello:1": f"{registry.host}/examples/hello:1",
         "ghcr.io/me/hello:1": f"{registry.host}/examples/hello:1",
         "oci:layout:app": f"oci:{folder}/layout:app",

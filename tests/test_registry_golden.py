@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ocifast.copy import copy
+from ocifast.copying import copy
 from ocifast.errors import AuthenticationError
 from ocifast.reference import Reference
 from ocifast.sources.registry import (

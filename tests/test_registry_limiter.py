@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from ocifast.copy import copy
+from ocifast.copying import copy
 from ocifast.sources.open import open_destination, open_source, parse_location
 from ocifast.sources.registry import RegistryOptions
 from ocifast.sources.registry.limiter import limiter_for

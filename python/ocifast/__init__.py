@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from ocifast.cache import Cache, CacheInfo
     from ocifast.compiled import CompiledImage
     from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004 - the verb of this project
+    from ocifast.copying import CopyResult
     from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
     from ocifast.flatten import FlattenOptions
-    from ocifast.image import Image, Index, open  # noqa: A004 - as `gzip.open`
+    from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
     from ocifast.packers import (
         CpioOptions,
         DirOptions,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from ocifast.reference import Reference
     from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.runnable import BuiltRunnable, Runnable
+    from ocifast.sources.registry.options import Credential, RegistryOptions
     from ocifast.spec import Descriptor, ImageConfig, Platform
+    from ocifast.transfers import copy, delete, pull, push, tags
 
 __all__ = [
     "Addition",
@@ -47,7 +50,9 @@ __all__ = [
     "CompileOptions",
     "CompilePlan",
     "CompiledImage",
+    "CopyResult",
     "CpioOptions",
+    "Credential",
     "Descriptor",
     "DirOptions",
     "Edits",
@@ -65,6 +70,7 @@ __all__ = [
     "Phase",
     "Platform",
     "Reference",
+    "RegistryOptions",
     "Rootfs",
     "RootfsEntry",
     "Runnable",
@@ -74,8 +80,14 @@ __all__ = [
     "__version__",
     "aio",
     "compile",
+    "copy",
+    "delete",
     "errors",
     "open",
+    "open_index",
+    "pull",
+    "push",
+    "tags",
 ]
 
 _HOMES = {
@@ -87,7 +99,9 @@ _HOMES = {
     "CompileOptions": "compiler",
     "CompilePlan": "compiler",
     "CompiledImage": "compiled",
+    "CopyResult": "copying",
     "CpioOptions": "packers",
+    "Credential": "sources.registry.options",
     "Descriptor": "spec",
     "DirOptions": "packers",
     "Edits": "edits",
@@ -105,6 +119,7 @@ _HOMES = {
     "Phase": "progress",
     "Platform": "spec",
     "Reference": "reference",
+    "RegistryOptions": "sources.registry.options",
     "Rootfs": "rootfs",
     "RootfsEntry": "rootfs",
     "Runnable": "runnable",
@@ -113,7 +128,13 @@ _HOMES = {
     "Written": "packers",
     "__version__": "_core",
     "compile": "compiler",
+    "copy": "transfers",
+    "delete": "transfers",
     "open": "image",
+    "open_index": "image",
+    "pull": "transfers",
+    "push": "transfers",
+    "tags": "transfers",
 }
 
 

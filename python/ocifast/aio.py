@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
-from typing import overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from ocifast import compiler
+from ocifast import compiler, transfers
+from ocifast import image as image_module
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import CompileOptions
 from ocifast.edits import Edits
 from ocifast.planned import Outputs
 from ocifast.progress import Progress, silent
 
-__all__ = ["compile"]
+if TYPE_CHECKING:
+    from ocifast.reference import Reference
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["compile", "copy", "delete", "flatten", "open", "open_index", "pull", "push", "tags"]
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @overload
@@ -65,9 +75,8 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
     so that nothing is written after it. A cancellation that comes too late, when the output is published already, is
     dropped: the result is returned.
     """
-    stop = threading.Event()
 
-    def run() -> CompiledImage | list[CompiledImage]:
+    def run(cancelled: Callable[[], bool]) -> CompiledImage | list[CompiledImage]:
         return compiler.compile(
             image,
             output,
@@ -76,18 +85,72 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
             options=options,
             edits=edits,
             progress=progress,
-            cancelled=stop.is_set,
+            cancelled=cancelled,
         )
 
-    work = asyncio.ensure_future(asyncio.to_thread(run))
+    return await _finish(run)
+
+
+def _taken_back(function: Callable[Given, Result]) -> Callable[Given, Coroutine[Any, Any, Result]]:
+    """The same in a thread. A cancelled task takes the work back, unless it is done by then: then it returns."""
+
+    @functools.wraps(function)
+    async def verb(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        def run(cancelled: Callable[[], bool]) -> Result:
+            options["cancelled"] = cancelled
+            return function(*arguments, **options)
+
+        return await _finish(run)
+
+    return verb
+
+
+def _waited_for(function: Callable[Given, Result]) -> Callable[Given, Coroutine[Any, Any, Result]]:
+    """The same in a thread. What is small is waited for; a cancelled task closes what came of it."""
+
+    @functools.wraps(function)
+    async def verb(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        return await _finish(lambda _: function(*arguments, **options), drop=True)
+
+    return verb
+
+
+copy = _taken_back(transfers.copy)
+pull = _taken_back(transfers.pull)
+push = _taken_back(transfers.push)
+tags = _waited_for(transfers.tags)
+open = _waited_for(image_module.open)  # noqa: A001 - as `ocifast.open`
+open_index = _waited_for(image_module.open_index)
+flatten = _waited_for(image_module.Image.flatten)
+
+
+async def delete(image: str | Reference, *, options: RegistryOptions | None = None) -> None:
+    """`ocifast.delete` without blocking the event loop. What was asked for is waited for, also by a cancelled task."""
+    await _finish(lambda _: transfers.delete(image, options=options))
+
+
+async def _finish(work: Callable[[Callable[[], bool]], Result], *, drop: bool = False) -> Result:
+    """Runs it in a thread, to its end in any case.
+
+    Args:
+        work: gets what to ask whether it is cancelled.
+        drop: a result that comes too late is closed; else it is returned, and the cancellation is dropped.
+    """
+    stop = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(work, stop.is_set))
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        while not work.done():
+        while not running.done():
             # Who cancels a second time waits as well: a thread cannot be left behind.
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        if work.cancelled() or work.exception() is not None:
+                await asyncio.wait([running])
+        if running.cancelled() or running.exception() is not None:
             raise
-        return work.result()
+        if not drop:
+            return running.result()
+        close = getattr(running.result(), "close", None)
+        if close is not None:
+            close()
+        raise

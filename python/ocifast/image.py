@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Image", "Index", "open", "resolve"]
+__all__ = ["Image", "Index", "open", "open_index", "resolve"]
 
 NESTING = 3
 """How deep indexes may stand in indexes."""
@@ -64,7 +64,7 @@ class Index:
     """An image index.
 
     Attributes:
-        source: where it is; the caller closes it.
+        source: where it is. `close` closes it.
         name: how messages call it.
         document: its bytes as they came.
     """
@@ -122,6 +122,18 @@ class Index:
         else:
             chosen = platforms.choose(entries, wanted or platforms.host(), name=self.name)
         return Image(self.source, self.source.document(chosen), platform=chosen.platform, index=self.document)
+
+    def close(self) -> None:
+        """Closes the source."""
+        self.source.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.close()
 
     def _entries(self, document: Document, depth: int) -> Iterator[Descriptor]:
         for entry in decode_index(document, name=self.name).manifests:
@@ -351,6 +363,35 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
         source = CachedSource(source, cache.blobs, digest=location.remote.digest)
     try:
         return resolve(source, wanted)
+    except BaseException:
+        source.close()
+        raise
+
+
+def open_index(
+    image: str | Location, *, options: RegistryOptions | None = None, seeds: Sequence[str | PathLike[str]] = ()
+) -> Index:
+    """Opens an image index.
+
+    Args:
+        image: where it is; see `open`.
+        options: how registries are spoken to.
+        seeds: folders with image layouts that are looked at before a registry.
+
+    Returns:
+        The index, to be closed (`with`); images that are taken of it go with it.
+
+    Raises:
+        NotAnImageError: one image stands there, and no index.
+        ImageReferenceError, SourceError, VerificationError, FileError.
+    """
+    location = parse_location(image) if isinstance(image, str) else image
+    source = open_source(location, options=options, seeds=seeds)
+    try:
+        root = source.root()
+        if not root.is_index:
+            raise NotAnImageError(f"{source.name}: one image and no index; open it as an image", reference=source.name)
+        return Index(source, root)
     except BaseException:
         source.close()
         raise

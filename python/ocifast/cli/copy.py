@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +14,7 @@ from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
-    from ocifast.copy import CopyResult
-    from ocifast.reference import Location
+    from ocifast.copying import CopyResult
 
 __all__ = ["all_platforms", "command", "parallel", "run_copy"]
 
@@ -42,21 +42,22 @@ parallel = click.option(
 @quiet
 @progress
 @as_json
-def command(source: str, destination: str, **options: Any) -> None:
+def command(source: str, destination: str, *, referrers: bool, **options: Any) -> None:
     """Copy an image from SOURCE to DEST, byte for byte, an index whole unless --platform names one image.
 
     SOURCE is {anywhere}.
 
     DEST is {writable}.
     """
-    from ocifast.sources.open import parse_location
+    from ocifast.transfers import copy
 
-    run_copy(parse_location(source), parse_location(destination), **options)
+    run_copy(partial(copy, referrers=referrers), source, destination, **options)
 
 
 def run_copy(
-    source: Location,
-    destination: Location,
+    verb: Callable[..., CopyResult],
+    source: str,
+    destination: str,
     *,
     platform: str | None,
     all_platforms: bool | None,
@@ -64,33 +65,28 @@ def run_copy(
     quiet: bool,
     progress: str,
     as_json: bool,
-    referrers: bool = False,
     **registry: Any,
 ) -> None:
-    """Copies, shows progress, and reports the digest."""
-    from dataclasses import asdict, replace
+    """Copies with a verb of `ocifast.transfers`, shows progress, and reports the digest."""
+    from dataclasses import asdict
 
-    from ocifast import platforms
-    from ocifast.copy import copy
-    from ocifast.sources.open import open_destination, open_source
+    from ocifast.sources.open import parse_location
 
-    hosts = [place.remote.host for place in (source, destination) if place.remote]
-    options = replace(make_options(*hosts, **registry), parallel=parallel)
-    wanted = platforms.parse(platform) if platform is not None else None
+    places = parse_location(source), parse_location(destination)
+    options = make_options(*(place.remote.host for place in places if place.remote), **registry)
     # A registry keeps the blobs that it got; the name is what comes last.
-    unfinished = f"{destination} was not changed" if destination.is_remote else "nothing was written"
-    display = progress_display(str(source), mode=progress, quiet=quiet, finishes=True, unfinished=unfinished)
-    with closing(open_source(source, options=options)) as opened, display as show:
-        result = copy(
-            opened,
-            open_destination(destination, options=options),
-            platform=wanted,
+    unfinished = f"{places[1]} was not changed" if places[1].is_remote else "nothing was written"
+    with progress_display(source, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show:
+        result = verb(
+            source,
+            destination,
+            platform=platform,
             all_platforms=all_platforms,
-            referrers=referrers,
             parallel=parallel,
+            options=options,
             progress=show,
         )
-    data = {"source": str(source), "destination": str(destination), **asdict(result)}
+    data = {"source": source, "destination": destination, **asdict(result)}
     report(data, as_json=as_json, text=result.digest if quiet else f"{result.digest}  {_summary(result)}")
 
 

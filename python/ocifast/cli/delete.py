@@ -20,8 +20,8 @@ __all__ = ["command"]
 def command(image: str, *, as_json: bool, **registry: Any) -> None:
     """Delete the manifest IMAGE@DIGEST from its registry, and with it all tags that name it."""
     from ocifast.reference import Reference
-    from ocifast.sources.registry import delete_manifest
+    from ocifast.transfers import delete
 
     reference = Reference.parse(image.removeprefix("docker://"))
-    delete_manifest(reference, make_options(reference.host, **registry))
+    delete(reference, options=make_options(reference.host, **registry))
     report({"deleted": str(reference)}, as_json=as_json, text=f"deleted {reference}")

@@ -30,12 +30,6 @@ def command(image: str, destination: str, *, all_platforms: bool | None, **optio
 
     DEST is {disk}.
     """
-    from ocifast.errors import UsageError
-    from ocifast.sources.open import is_location, parse_location, syntax
+    from ocifast.transfers import pull
 
-    source = parse_location(image)
-    if not source.is_remote:
-        raise UsageError(f"{image}: pull fetches from a registry; for other places use `ocifast copy`")
-    if not is_location(destination) or parse_location(destination).is_remote:
-        raise UsageError(f"{destination}: pull writes to a place on disk: {syntax(written=True, remote=False)}")
-    run_copy(source, parse_location(destination), all_platforms=bool(all_platforms), **options)
+    run_copy(pull, image, destination, all_platforms=bool(all_platforms), **options)

@@ -30,10 +30,6 @@ def command(source: str, image: str, **options: Any) -> None:
 
     IMAGE is {registry}.
     """
-    from ocifast.errors import UsageError
-    from ocifast.sources.open import parse_location
+    from ocifast.transfers import push
 
-    destination = parse_location(image)
-    if not destination.is_remote:
-        raise UsageError(f"{image}: push sends to a registry; for other places use `ocifast copy`")
-    run_copy(parse_location(source), destination, **options)
+    run_copy(push, source, image, **options)

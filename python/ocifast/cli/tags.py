@@ -19,12 +19,9 @@ __all__ = ["command"]
 @as_json
 def command(repository: str, *, as_json: bool, **registry: Any) -> None:
     """List the tags of HOST/REPOSITORY, one a line."""
-    from ocifast.errors import ImageReferenceError
     from ocifast.reference import Reference
-    from ocifast.sources.registry import list_tags
+    from ocifast.transfers import tags
 
     reference = Reference.parse(repository.removeprefix("docker://"))
-    if reference.tag or reference.digest:
-        raise ImageReferenceError(f"{repository!r} names one image; write {reference.name} for the list of its tags")
-    tags = list_tags(reference, make_options(reference.host, **registry))
-    report({"repository": reference.name, "tags": tags}, as_json=as_json, text="\n".join(map(printable, tags)))
+    found = tags(reference, options=make_options(reference.host, **registry))
+    report({"repository": reference.name, "tags": found}, as_json=as_json, text="\n".join(map(printable, found)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ _STEP = 1 << 20
 """Bytes between two progress events of one blob."""
 _SHOWN = 8
 """Platforms that a message names."""
+_POLL = 0.1
+"""Seconds between two questions whether the copy is cancelled."""
 _DOCUMENTS = 10_000
 """Most manifests and indexes of one copy; an index of 4 MiB can name more than anybody means."""
 
@@ -69,6 +71,7 @@ def copy(
     referrers: bool = False,
     parallel: int = 4,
     progress: Progress = silent,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> CopyResult:
     """Copies an image, or an index with all that it leads to.
 
@@ -82,20 +85,26 @@ def copy(
         parallel: blobs at a time.
         progress: gets events; the blobs' states are UPLOADING and UPLOADED towards a registry, else DOWNLOADING and
             DOWNLOADED, or EXISTS.
+        cancelled: asked now and then, from any thread; when it says yes, the copy is taken back. Once the destination
+            has its name it is not asked any more.
 
     Raises:
+        CancelledError: `cancelled` said yes.
         UsageError: options that contradict each other or the places.
         SourceError, VerificationError, OutputError: as source and destination raise them.
     """
     try:
-        return _Copy(source, destination, progress).run(platform, all_platforms, referrers, parallel)
+        return _Copy(source, destination, progress, cancelled).run(platform, all_platforms, referrers, parallel)
     except BaseException:
         destination.abort()
         raise
 
 
 class _Copy:
-    def __init__(self, source: Source, destination: Destination, progress: Progress) -> None:
+    def __init__(
+        self, source: Source, destination: Destination, progress: Progress, cancelled: Callable[[], bool]
+    ) -> None:
+        self._cancelled = cancelled
         self._source = source
         self._destination = destination
         self._progress = progress
@@ -127,6 +136,7 @@ class _Copy:
         for document in self._documents.values():
             if document.digest != root.digest:
                 self._destination.put_document(document, root=False)
+        self._raise_if_cancelled()
         self._destination.put_document(root, root=True)
         self._destination.commit()
         self._progress(Event(Phase.COMPLETE))
@@ -232,7 +242,10 @@ class _Copy:
         with ThreadPoolExecutor(max_workers=max(1, parallel), thread_name_prefix="copy") as pool:
             running = [pool.submit(self._move, descriptor) for descriptor in blobs]
             try:
-                wait(running, return_when=FIRST_EXCEPTION)
+                while wait(running, timeout=_POLL, return_when=FIRST_EXCEPTION).not_done:
+                    if any(each.done() and each.exception() is not None for each in running):
+                        break
+                    self._raise_if_cancelled()
             finally:
                 # Also on KeyboardInterrupt: those that run notice with their next chunk.
                 failed = any(each.done() and each.exception() is not None for each in running)
@@ -246,6 +259,10 @@ class _Copy:
         for failure in sorted((each for each in failures if each), key=lambda each: isinstance(each, CancelledError)):
             raise failure
         return [(descriptor, each.result()) for descriptor, each in zip(blobs, running, strict=True)]
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled():
+            raise CancelledError(f"the copy of {self._source.name} was cancelled")
 
     def _move(self, descriptor: Descriptor) -> LayerState | None:
         if self._stop.is_set():

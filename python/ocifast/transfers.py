@@ -1,0 +1,189 @@
+"""Images between registries, layouts and archives, by the names that users write (docs/references.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ocifast import platforms
+from ocifast.copying import CopyResult
+from ocifast.copying import copy as copy_image
+from ocifast.errors import ImageReferenceError, UsageError
+from ocifast.progress import Progress, silent
+from ocifast.reference import Location, Reference
+from ocifast.sources.open import is_location, open_destination, open_source, parse_location, syntax
+from ocifast.spec import Platform
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["copy", "delete", "pull", "push", "tags"]
+
+
+def _never() -> bool:
+    return False
+
+
+def copy(
+    source: str | Location,
+    destination: str | Location,
+    *,
+    platform: Platform | str | None = None,
+    all_platforms: bool | None = None,
+    referrers: bool = False,
+    parallel: int | None = None,
+    options: RegistryOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] = _never,
+) -> CopyResult:
+    """Copies an image from any place to any other, byte for byte.
+
+    Args:
+        source: `HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]` and so on.
+        destination: the same; a file is replaced, a layout added to.
+        platform: the image of an index that is copied alone, as `linux/arm64`.
+        all_platforms: copy an index whole, or never. None copies it whole where no platform is named, all of it is
+            there and the destination can hold it.
+        referrers: copy what refers to the image (signatures, SBOMs), too; from a registry to a registry.
+        parallel: blobs at a time, for each registry; None takes that of `options`.
+        options: how registries are spoken to.
+        progress: gets events, from any thread.
+        cancelled: asked now and then; when it says yes, the copy is taken back.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        ImageReferenceError: a name that is none.
+        UsageError: options that contradict each other or the places.
+        SourceError, VerificationError, OutputError: reading or writing failed; the destination is as it was.
+        CancelledError: `cancelled` said yes.
+    """
+    origin, target = _location(source), _location(destination)
+    if parallel is not None and (origin.is_remote or target.is_remote):
+        from ocifast.sources.registry.options import RegistryOptions
+
+        options = replace(options or RegistryOptions(), parallel=parallel)
+    with closing(open_source(origin, options=options)) as opened:
+        return copy_image(
+            opened,
+            open_destination(target, options=options),
+            platform=platforms.parse(platform) if isinstance(platform, str) else platform,
+            all_platforms=all_platforms,
+            referrers=referrers,
+            parallel=parallel or 4,
+            progress=progress,
+            cancelled=cancelled,
+        )
+
+
+def pull(
+    image: str | Location,
+    destination: str | Location,
+    *,
+    platform: Platform | str | None = None,
+    all_platforms: bool = False,
+    parallel: int | None = None,
+    options: RegistryOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] = _never,
+) -> CopyResult:
+    """Fetches an image from a registry into a layout or an archive: one image of an index, unless `all_platforms`.
+
+    Takes, returns and raises what `copy` does; `image` is in a registry, and `destination` is on disk, with its prefix.
+    """
+    origin = _location(image)
+    if not origin.is_remote:
+        raise UsageError(f"{image}: pull fetches from a registry; for other places use `ocifast copy`")
+    if (isinstance(destination, str) and not is_location(destination)) or _location(destination).is_remote:
+        raise UsageError(f"{destination}: pull writes to a place on disk: {syntax(written=True, remote=False)}")
+    return copy(
+        origin,
+        destination,
+        platform=platform,
+        all_platforms=all_platforms,
+        parallel=parallel,
+        options=options,
+        progress=progress,
+        cancelled=cancelled,
+    )
+
+
+def push(
+    source: str | Location,
+    image: str | Location,
+    *,
+    platform: Platform | str | None = None,
+    all_platforms: bool | None = None,
+    parallel: int | None = None,
+    options: RegistryOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] = _never,
+) -> CopyResult:
+    """Sends an image to a registry, an index whole unless `platform` names one image of it.
+
+    Takes, returns and raises what `copy` does; `image` is in a registry.
+    """
+    target = _location(image)
+    if not target.is_remote:
+        raise UsageError(f"{image}: push sends to a registry; for other places use `ocifast copy`")
+    return copy(
+        source,
+        target,
+        platform=platform,
+        all_platforms=all_platforms,
+        parallel=parallel,
+        options=options,
+        progress=progress,
+        cancelled=cancelled,
+    )
+
+
+def tags(repository: str | Reference, *, options: RegistryOptions | None = None) -> list[str]:
+    """All tags of a repository, in the registry's order.
+
+    Args:
+        repository: `HOST/NAME`, without a tag.
+        options: how the registry is spoken to.
+
+    Raises:
+        ImageReferenceError: it is no repository's name.
+        ImageNotFoundError: there is none of this name.
+        RegistryError and its kinds.
+    """
+    from ocifast.sources.registry import list_tags
+
+    reference = _reference(repository)
+    if reference.tag or reference.digest:
+        raise ImageReferenceError(
+            f"{str(repository)!r} names one image; write {reference.name} for the list of its tags"
+        )
+    return list_tags(reference, options)
+
+
+def delete(image: str | Reference, *, options: RegistryOptions | None = None) -> None:
+    """Deletes a manifest from its registry, and with it all tags that name it.
+
+    Args:
+        image: `HOST/NAME@DIGEST`.
+        options: how the registry is spoken to.
+
+    Raises:
+        ImageReferenceError: no reference.
+        UsageError: one without a digest.
+        ImageNotFoundError: there is no such manifest.
+        RegistryError and its kinds.
+    """
+    from ocifast.sources.registry import delete_manifest
+
+    delete_manifest(_reference(image), options)
+
+
+def _location(place: str | Location) -> Location:
+    return parse_location(place) if isinstance(place, str) else place
+
+
+def _reference(image: str | Reference) -> Reference:
+    return Reference.parse(image.removeprefix("docker://")) if isinstance(image, str) else image
