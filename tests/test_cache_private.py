@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +51,42 @@ def test_an_output_that_others_touch_at_once(
     again = ocifast.compile(location, tmp_path / "again", format=form, options=options)
     assert again.from_cache
     assert (tmp_path / "again").read_bytes() == (tmp_path / "right").read_bytes()
+
+
+def compile_often(location: str, out: Path, cache: Path, rounds: int) -> None:
+    """One of two processes that write to one path."""
+    for _ in range(rounds):
+        ocifast.compile(location, out, options=CompileOptions(cache_folder=str(cache)))
+        for entry in cache.glob("outputs/*/entry.json"):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
+def test_two_images_are_compiled_to_one_path_at_once(tmp_path: Path) -> None:
+    """Each output is whole, and the cache has for each key what is made of its own image."""
+    locations, right = [], {}
+    for number in range(2):
+        image = build_image([TarBuilder().file("f", bytes([number]) * 3_000_000)])
+        locations.append(f"oci:{write_layout(tmp_path / f'layout-{number}', image)}:app")
+        alone = tmp_path / f"alone-{number}.tar"
+        ocifast.compile(locations[-1], alone, options=CompileOptions(cache=False))
+        right[locations[-1]] = alone.read_bytes()
+    out, cache = tmp_path / "out.tar", tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    runs = [context.Process(target=compile_often, args=(each, out, cache, 25)) for each in locations]
+    for run in runs:
+        run.start()
+    seen = set()
+    while any(run.is_alive() for run in runs):
+        with contextlib.suppress(FileNotFoundError):
+            content = out.read_bytes()
+            assert content in right.values()
+            seen.add(content)
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert seen == set(right.values())
+    for location in locations:
+        ocifast.compile(location, tmp_path / "fresh.tar", options=CompileOptions(cache_folder=str(cache)))
+        done = ocifast.compile(location, tmp_path / "again.tar", options=CompileOptions(cache_folder=str(cache)))
+        assert done.from_cache
+        assert (tmp_path / "fresh.tar").read_bytes() == (tmp_path / "again.tar").read_bytes() == right[location]
+    assert sorted(path.name for path in tmp_path.glob(".ocifast-*")) == []

@@ -106,6 +106,28 @@ def test_a_second_image_takes_the_room_of_its_new_layer(disk: Path, tmp_path: Pa
     assert one == other
 
 
+@pytest.mark.parametrize("form", ["tar", "erofs", "ext4"])
+def test_an_output_and_its_copy_in_the_cache_have_the_same_blocks(disk: Path, tmp_path: Path, form: str) -> None:
+    location = f"oci:{write_layout(tmp_path / 'layout', build_image(layers(1)))}:app"
+    cache = Cache(disk / "cache")
+    options = CompileOptions(cache_folder=str(cache.folder))
+    made, again = disk / "made", disk / "again"
+    compile_image(location, made, format=form, options=options)
+    (kept,) = cache.folder.glob("outputs/*/output")
+    assert compile_image(location, again, format=form, options=options).from_cache
+    assert cache.info().shares_extents
+    assert len(blocks(kept)) > 9 * MIB // 4096
+    assert blocks(made) == blocks(kept) == blocks(again)
+    # Three files, not one of three names: who writes to an output changes nothing in the cache.
+    assert [path.stat().st_nlink for path in (made, kept, again)] == [1, 1, 1]
+    before = kept.read_bytes()
+    with made.open("r+b") as file:
+        file.write(b"EVIL" * 1024)
+    assert kept.read_bytes() == again.read_bytes() == before
+    assert compile_image(location, disk / "third", format=form, options=options).from_cache
+    assert (disk / "third").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("kind", "pack", "message"),
     [
