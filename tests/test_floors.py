@@ -36,7 +36,13 @@ PYTHON: Mapping[int, Steps] = {
     ),
     2: (("decoded", "layered", "layers"), ("edits", "packers"), ("rootfs",), ("flatten",), ("image",)),
     3: (("boot", "loader"),),
-    4: (("compiled", "options", "planned"), ("compiler", "copying", "runnable"), ("transfers",), ("aio",), ("",)),
+    4: (
+        ("compiled", "options", "planned"),
+        ("compiler", "copying", "runnable"),
+        ("filesystem", "transfers"),
+        ("aio",),
+        ("",),
+    ),
     5: (("cli",), ("__main__",)),
 }
 RUST: Mapping[int, Steps] = {
