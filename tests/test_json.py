@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from ocifast.cli import COMMANDS, cli
 from ocifast.progress import LayerState, Phase
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.registry import Registry
-from tests.support.run import ocifast, try_ocifast
+from tests.support.run import COMMAND, run, tool, try_ocifast
 
 PAGE = (Path(__file__).parent.parent / "docs/json.md").read_text()
 TYPES: dict[str, tuple[type, ...]] = {
@@ -56,41 +58,61 @@ def places(registry: Registry, tmp_path: Path) -> dict[str, str]:
     config = {"Env": ["A=1"], "WorkingDir": "/x", "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGINT"}
     image = build_image([TarBuilder().pax({"mtime": "7.25"}).file("a", os.urandom(1000))], config=config)
     registry.put(image, "json/image:1")
+    (tmp_path / "kept.json").write_text(json.dumps({"auths": {registry.host: {"auth": "bWU6cGFzc3dvcmQ="}}}))
     return {
         "tmp": str(tmp_path),
         "reference": f"{registry.host}/json/image:1",
         "other": f"{registry.host}/json/other:1",
         "repository": f"{registry.host}/json/image",
+        "host": registry.host,
+        "digest": image.digest,
+        "busybox": tool("busybox"),
         "layout": f"oci:{write_layout(tmp_path / 'layout', image)}:app",
     }
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "compile {reference} {tmp}/out.cpio --tree-digest",
-        "compile {layout} {tmp}/out",
-        "pull {reference} oci:{tmp}/pulled",
-        "push {layout} {other}",
-        "copy {layout} oci:{tmp}/copied",
-        "inspect {layout}",
-        "ls {layout}",
-        "tags {repository}",
-        "cache info",
-        "cache ls",
-        "cache prune",
-        "cache clear",
-        "cache verify",
-    ],
-)
+CASES = [
+    "compile {reference} {tmp}/out.cpio --tree-digest",
+    "compile {layout} {tmp}/out",
+    "pull {reference} oci:{tmp}/pulled",
+    "push {layout} {other}",
+    "copy {layout} oci:{tmp}/copied",
+    "inspect {layout}",
+    "ls {layout}",
+    "tags {repository}",
+    "cache info",
+    "cache ls",
+    "cache prune",
+    "cache clear",
+    "cache verify",
+    "delete {repository}@{digest}",
+    "login {host} --auth-file {tmp}/auth.json -u me",
+    "logout {host} --auth-file {tmp}/kept.json",
+    "runnable {busybox} -o {tmp}/runnable",
+]
+
+
+@pytest.mark.parametrize("words", CASES)
 def test_every_field_is_described_and_every_described_field_is_there(places: dict[str, str], words: str) -> None:
     command = " ".join(words.split()[: 2 if words.startswith("cache ") else 1])
-    told = json.loads(ocifast(*words.format(**places).split(), "--json"))
+    told = json.loads(run(COMMAND, *words.format(**places).split(), "--json", stdin=b"password\n"))
     expected = described(command)
     assert sorted(told) == sorted(expected)
     for name, value in told.items():
         assert isinstance(value, expected[name]), f"{name}: {value!r}"
     assert [name for name in names(told) if not re.fullmatch(r"[a-z][a-z0-9_]*", name)] == []
+
+
+def test_every_command_that_writes_json_is_here() -> None:
+    context = click.Context(cli)
+    written = set()
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        for inner in command.commands.values() if isinstance(command, click.Group) else [command]:
+            if any("--json" in parameter.opts for parameter in inner.params):
+                written.add(name if inner is command else f"{name} {inner.name}")
+    assert {" ".join(words.split()[: 2 if words.startswith("cache ") else 1]) for words in CASES} == written
 
 
 def test_an_error_is_described(tmp_path: Path) -> None:
