@@ -425,6 +425,14 @@ def test_async_cancelled_writes_nothing_afterwards(tmp_path: Path) -> None:
     asyncio.run(cancel())
 
 
+def test_the_time_is_that_of_the_whole_work(tmp_path: Path) -> None:
+    def linger(event: Event) -> None:
+        if event.phase is Phase.COMPLETE:
+            time.sleep(0.2)
+
+    assert compile(small(tmp_path), tmp_path / "out.tar", options=UNCACHED, progress=linger).seconds >= 0.2
+
+
 def test_async_a_published_output_is_never_told_as_cancelled(tmp_path: Path) -> None:
     layout = small(tmp_path)
     arrived, go_on = threading.Event(), threading.Event()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -184,7 +184,9 @@ class _Run:
             done = self._attempt()
         if self.cache is not None:
             self.cache.keep_to_bound()
-        return done
+        # All of the work counts, also that after the outputs were described.
+        seconds = time.monotonic() - self.begun
+        return tuple(replace(made, seconds=seconds) for made in done)
 
     def _attempt(self) -> tuple[CompiledImage, ...]:
         with ExitStack() as stack:
@@ -476,7 +478,6 @@ class _Run:
             reference=self.plan.image,
             digest=image.digest,
             platform=None if image.platform is None else str(image.platform),
-            seconds=time.monotonic() - self.begun,
             fetched_bytes=sum(self.fetched.values()),
             # What a layout or an archive holds is in no cache.
             cached_bytes=0 if self.layers is None else sum(self.found.values()),
