@@ -22,6 +22,7 @@ __all__ = [
     "decompress",
     "digest",
     "layer_digest",
+    "write_folder",
     "write_layer",
 ]
 
@@ -78,6 +79,27 @@ def write_layer(
     Returns:
         Digest and size of the blob, diff ID. Raises FileError, SizeMismatchError when a file is not as long as its row
         says, OutputUnsupportedError.
+    """
+
+def write_folder(
+    folder: int,
+    members: list[tuple[bytes, int, str, bytes, int, int, int, int, int, list[tuple[bytes, bytes]], tuple[int, int]]],
+    fd: int,
+    /,
+) -> tuple[str, int]:
+    """Writes what is below a folder as a tar into a file, from its beginning.
+
+    Args:
+        folder: an open folder; files are opened below it, through no link.
+        members: in order. Each: path from the folder (empty for itself), mode (0 to 0o7777), kind ("file", "directory",
+            "symlink", "hardlink", "char", "block", "fifo"), target of a link (of a hard link the path of a member
+            before), size of a file, owner, group, seconds and nanoseconds of the modification time, attributes, device
+            number.
+        fd: an open file.
+
+    Returns:
+        Digest and size of the tar. Raises FileError, SizeMismatchError when a file is not what its row says,
+        OutputUnsupportedError.
     """
 
 @final

@@ -1,12 +1,14 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use super::fd::duplicate;
-use crate::entry::{Metadata, Mtime};
+use crate::entry::{Metadata, Mtime, is_device};
 use crate::error::{Code, Error, Result};
 use crate::output::Compression;
+use crate::output::below::Below;
 use crate::output::layer::{self as core, Content, LayerMember, Positioned};
 
 /// Path, mode, kind, source or data or target, size, owner, group, mtime as seconds and nanoseconds.
@@ -42,4 +44,38 @@ pub(super) fn write_layer(
     });
     let layer = written?;
     Ok((layer.digest.to_string(), layer.size, layer.diff_id.to_string()))
+}
+
+/// Path, mode, kind, target, size, owner, group, mtime as seconds and nanoseconds, attributes, device number.
+type FolderRow = (Vec<u8>, u16, String, Vec<u8>, u64, u32, u32, i64, u32, Vec<(Vec<u8>, Vec<u8>)>, (u32, u32));
+
+/// Writes what is below a folder as a tar into a file; returns digest and size.
+#[pyfunction]
+#[pyo3(signature = (folder, members, fd, /))]
+pub(super) fn write_folder(py: Python<'_>, folder: i32, members: Vec<FolderRow>, fd: i32) -> PyResult<(String, u64)> {
+    let written = py.detach(|| -> Result<_> {
+        let folder = Arc::new(duplicate(folder)?.into());
+        let member = |(path, mode, kind, target, size, uid, gid, seconds, nanoseconds, xattrs, number): FolderRow| {
+            let content = match kind.as_str() {
+                "file" => {
+                    let path = OsString::from_vec(path.clone()).into();
+                    Content::Below { file: Below { folder: Arc::clone(&folder), path }, size }
+                }
+                "directory" => Content::Directory,
+                "symlink" => Content::Symlink(target),
+                "hardlink" => Content::HardLink(target),
+                "char" if is_device(number.0.into(), number.1.into()) => Content::CharDevice(number.0, number.1),
+                "block" if is_device(number.0.into(), number.1.into()) => Content::BlockDevice(number.0, number.1),
+                "fifo" => Content::Fifo,
+                _ => return Err(Error::new(Code::Internal, format!("no kind of member is called \"{kind}\""))),
+            };
+            let xattrs = (!xattrs.is_empty()).then(|| Arc::new(xattrs.into_iter().collect()));
+            let metadata = Metadata { mode, uid, gid, mtime: Mtime { seconds, nanoseconds }, xattrs };
+            Ok(LayerMember { path, metadata, content })
+        };
+        let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
+        core::write_layer(&members, Compression::None, Positioned::new(duplicate(fd)?, 0))
+    });
+    let layer = written?;
+    Ok((layer.digest.to_string(), layer.size))
 }

@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use super::flatten::{Flattener, Limits};
     #[pymodule_export]
-    use super::layer::write_layer;
+    use super::layer::{write_folder, write_layer};
     #[pymodule_export]
     use super::tree::Tree;
     use crate::error::Code;

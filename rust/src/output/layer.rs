@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::output::below::Below;
 use crate::output::{Compression, Compressor};
 use crate::tar::{self, Member, MemberKind};
 
@@ -34,6 +35,21 @@ pub enum Content {
     Directory,
     /// A symbolic link.
     Symlink(Vec<u8>),
+    /// The data of a regular file below a folder of this machine, its holes kept.
+    Below {
+        /// Where it is, by the folder's descriptor and a path from there that goes through no link.
+        file: Below,
+        /// Its size as the caller knows it; another one is an error.
+        size: u64,
+    },
+    /// Another name of the member at this path, which stands before.
+    HardLink(Vec<u8>),
+    /// A character device: major and minor number.
+    CharDevice(u32, u32),
+    /// A block device: major and minor number.
+    BlockDevice(u32, u32),
+    /// A named pipe.
+    Fifo,
 }
 
 /// One member of the layer, in the order of the list.
@@ -81,11 +97,20 @@ fn write_tar<W: Write>(members: &[LayerMember], output: W) -> Result<Hashed<W>> 
     let mut writer = tar::Writer::new(Hashed::new(output));
     let mut buffer = vec![0; CHUNK];
     for LayerMember { path, metadata, content } in members {
+        if let Content::Below { file, size } = content {
+            file.append(path, metadata, *size, &mut buffer, &mut writer)?;
+            continue;
+        }
         let kind = match content {
             Content::File { size, .. } => MemberKind::File { size: *size },
             Content::Bytes(bytes) => MemberKind::File { size: bytes.len() as u64 },
             Content::Directory => MemberKind::Directory,
             Content::Symlink(target) => MemberKind::Symlink(target),
+            Content::Below { size, .. } => MemberKind::File { size: *size },
+            Content::HardLink(target) => MemberKind::HardLink(target),
+            Content::CharDevice(major, minor) => MemberKind::CharDevice { major: *major, minor: *minor },
+            Content::BlockDevice(major, minor) => MemberKind::BlockDevice { major: *major, minor: *minor },
+            Content::Fifo => MemberKind::Fifo,
         };
         writer.append(&Member { path, metadata, kind })?;
         match content {
@@ -93,7 +118,7 @@ fn write_tar<W: Write>(members: &[LayerMember], output: W) -> Result<Hashed<W>> 
                 copy_file(path, *size, &mut buffer, |data| writer.write_data(data))?;
             }
             Content::Bytes(bytes) => writer.write_data(bytes)?,
-            Content::Directory | Content::Symlink(_) => {}
+            _ => {}
         }
     }
     writer.finish()

@@ -1,5 +1,6 @@
 //! What a finished tree is written as. Each output walks the tree; what it cannot hold it reports as a [`Loss`].
 
+pub mod below;
 mod compress;
 mod cpio;
 mod directory;

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ocifast.sources.transports import (
     containers_storage,
+    dir,  # noqa: A004 - the prefix
     docker,
     docker_archive,
     docker_daemon,
@@ -25,6 +26,7 @@ _MODULES = (
     docker_daemon,
     containers_storage,
     tar,
+    dir,
 )
 
 TRANSPORTS: Mapping[str, Transport] = {module.TRANSPORT.prefix: module.TRANSPORT for module in _MODULES}
