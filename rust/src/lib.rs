@@ -1,5 +1,14 @@
 //! Container image layers to filesystem trees and images.
 //!
+//! The way of the data: bytes of a layer's blob go into a [`flatten::Flattener`] as they come. Each layer is hashed,
+//! decompressed ([`decompress`]) and parsed ([`tar`]) in threads of its own; contents of files go into a
+//! [`contents::Store`] at once, and entries into the tree ([`merge`], [`tree`]) in the order of the layers. The finished
+//! [`tree::Tree`] is changed by an [`edit::Edit`] where that is wanted, and written by one of [`output`]. `examples/flatten.rs`
+//! does all of this in sixty lines.
+//!
+//! No path of a layer reaches a system call before the tree is complete, and none at all in an output that is one file.
+//! What a layer may ask for is bounded by [`limits::Limits`]. Nothing here speaks to a network or runs a program.
+//!
 //! Modules stand on numbered floors and import only from lower ones; `tests/test_floors.py` holds that.
 
 pub mod digest;
