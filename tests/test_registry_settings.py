@@ -146,7 +146,6 @@ def test_where_hosts_of_containerd_lead(configuration: Path) -> None:
     [
         ("[host", "does not name hosts"),
         ('[host."ftp://x"]', "'ftp://x' is no URL of a host"),
-        ('[host."https://x/y"]', "has its API below another path than /v2"),
         ('[host."https://u:p@x"]', "is no URL of a host"),
         ('[host."https://x"]\nca = 7', "is no text"),
         ("host = 3", "does not name hosts"),
@@ -158,6 +157,12 @@ def test_hosts_that_are_none(configuration: Path, text: str, why: str) -> None:
         shown("a.io/b")
     assert str(path) in str(caught.value)
     assert why in str(caught.value)
+
+
+def test_a_host_that_cannot_be_spoken_to_is_passed_over(configuration: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = hosts(configuration, "a.io", '[host."https://x.io/y"]\n[host."https://z.io"]\n')
+    assert shown("a.io/b") == ["z.io/b", "a.io/b"]
+    assert f"{path}: https://x.io/y has its API below another path than /v2, and is passed over" in caplog.text
 
 
 @pytest.mark.parametrize("way", ["ca", "skip_verify"])

@@ -7,6 +7,7 @@ folders that containerd and nerdctl have. What counts: `server`, and of each `[h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from ocifast.sources.registry.toml_file import read_toml
 
 __all__ = ["Host", "HostsFile", "hosts_for"]
 
+_log = logging.getLogger(__name__)
 _SYSTEM = Path("/etc/containerd/certs.d")
 _CAPABILITIES = ("pull", "resolve", "push")
 
@@ -80,16 +82,22 @@ def _folders() -> list[Path]:
 def _read(tables: dict[str, Any], folder: Path) -> HostsFile:
     # What stands at the top is of the server.
     server = _host(str(tables["server"]), tables, folder) if tables.get("server") else None
-    return HostsFile(tuple(_host(url, table, folder) for url, table in tables.get("host", {}).items()), server)
+    found = [_host(url, table, folder) for url, table in tables.get("host", {}).items()]
+    return HostsFile(tuple(host for host in found if host is not None), server)
 
 
-def _host(url: str, table: dict[str, Any], folder: Path) -> Host:
+def _host(url: str, table: dict[str, Any], folder: Path) -> Host | None:
+    """A host; None, and a warning, for one that cannot be spoken to."""
     parts = urlsplit(url if "://" in url else f"https://{url}")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or "@" in parts.netloc:
         raise ValueError(f"{url!r} is no URL of a host")
+    prefix = _prefix(parts.path.strip("/"), bool(table.get("override_path")))
+    if prefix is None:
+        _log.warning("%s: %s has its API below another path than /v2, and is passed over", folder / "hosts.toml", url)
+        return None
     return Host(
         parts.netloc.lower(),
-        _prefix(url, parts.path.strip("/"), bool(table.get("override_path"))),
+        prefix,
         parts.scheme == "http" or bool(table.get("skip_verify")),
         frozenset(table.get("capabilities") or _CAPABILITIES),
         tuple(folder / path for path in _strings(table.get("ca"))),
@@ -98,12 +106,10 @@ def _host(url: str, table: dict[str, Any], folder: Path) -> Host:
     )
 
 
-def _prefix(url: str, path: str, overrides: bool) -> str:
+def _prefix(path: str, overrides: bool) -> str | None:
     if path in ("", "v2"):
         return ""
-    if overrides and path.startswith("v2/"):
-        return path.removeprefix("v2/") + "/"
-    raise ValueError(f"{url!r} has its API below another path than /v2, which is not supported")
+    return path.removeprefix("v2/") + "/" if overrides and path.startswith("v2/") else None
 
 
 def _strings(value: Any) -> list[str]:
