@@ -182,8 +182,9 @@ def test_a_kill_at_a_random_moment(
         if process.returncode == 0 or said == b"ocifast: terminated\n":
             assert content(out) == whole
         else:
-            # Only who was killed outright cannot say what it has done.
-            assert content(out) == before or (content(out) == whole and process.returncode == -signal.SIGKILL)
+            # Only who was killed outright cannot say what it has done: also by a signal that comes while Python ends,
+            # when nobody listens any more.
+            assert content(out) == before or (content(out) == whole and process.returncode == -number)
         assert all(name.startswith(".ocifast-") for name in left)
         # What is left of a killed run goes with the next one, and its tools went with it.
         deadline = time.monotonic() + 30
