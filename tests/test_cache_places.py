@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from tests.support.images import build_image
 from tests.support.layers import TarBuilder
 from tests.support.refusal import refusing
 from tests.support.registry import Registry
-from tests.support.run import run, try_ocifast
+from tests.support.run import attempt, run, try_ocifast
 
 NOISE = random.Random(11).randbytes(400_000)
 LAYERS = [TarBuilder().file("large", NOISE), TarBuilder().file("small", b"x" * 5000)]
@@ -206,3 +208,42 @@ def test_what_others_do_to_a_cache(kind: str, keep: str, reference: str, right: 
         assert done.returncode in ((1,) if kind == "no_marker" else (0, 1) if command == "verify" else (0,)), (
             done.stderr
         )
+
+
+AS_A_PLAIN_USER = """
+import os, sys
+import ocifast.compiler, ocifast.packers.erofs, ocifast.sources.registry, ocifast.cache.outputs, ocifast.cache.layers
+import ocifast.sources.transports, ocifast.sources.registry.source
+from ocifast.cli import main
+warm = os.environ["WARM"]
+main(["compile", sys.argv[1], warm, "--progress", "none", "-q", "--keep-layers"])
+for folder, names, files in os.walk(os.environ["OCIFAST_CACHE_DIR"]):
+    for name in [folder, *(os.path.join(folder, file) for file in files)]:
+        os.chown(name, 54321, 54321)
+os.setgid(54321)
+os.setuid(54321)
+for folder, names, files in list(os.walk(os.environ["OCIFAST_CACHE_DIR"], topdown=False)):
+    if sys.argv[3] == "files":
+        for file in files:
+            if not file.endswith(".lock"):
+                os.chmod(os.path.join(folder, file), 0)
+    elif folder != os.environ["OCIFAST_CACHE_DIR"]:
+        os.chmod(folder, 0)
+sys.exit(main(["compile", sys.argv[1], sys.argv[2], "--progress", "none", "-q"]))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("what", ["files", "folders"])
+def test_what_a_plain_user_may_not_read(what: str, reference: str, right: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="ocifast-tests-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        env = {"OCIFAST_CACHE_DIR": f"{folder}/cache", "WARM": f"{folder}/warm.erofs", "TMPDIR": name}
+        done = attempt(sys.executable, "-c", AS_A_PLAIN_USER, reference, folder / "out.erofs", what, env=env)
+        assert done.returncode == 0, done.stderr
+        assert (folder / "out.erofs").read_bytes() == right
+        lines = done.stderr.decode().splitlines()
+        assert lines
+        assert all(line.startswith("ocifast: warning: ") for line in lines)
+        assert all("Permission denied" in line or "cannot be" in line for line in lines)

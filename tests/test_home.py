@@ -25,6 +25,8 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "HOME is empty": {"HOME": ""},
     "HOME is relative": {"HOME": "home"},
     "HOME is somebody else's": {"HOME": "{folder}/closed"},
+    "HOME is in somebody else's": {"HOME": "{folder}/closed/inner"},
+    "the configuration is in somebody else's": {"XDG_CONFIG_HOME": "{folder}/closed/inner"},
     "HOME is read-only": {"HOME": "{folder}/read-only"},
     "HOME is a file": {"HOME": "{folder}/layout/index.json"},
     "XDG folders are relative": {"XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "config"},

@@ -18,17 +18,29 @@ def home_folder() -> Path | None:
     None when both say nothing, or when it is somebody else's, which we may not enter: what we do not see is not there.
     """
     home = _absolute("HOME") or _recorded()
-    return home if home is not None and (os.access(home, os.X_OK) or not os.access(home, os.F_OK)) else None
+    return home if home is not None and _may_be_entered(home) else None
 
 
 def config_folder() -> Path | None:
-    """Where the user's configuration is: `XDG_CONFIG_HOME`, or `.config` at home."""
-    return _folder("XDG_CONFIG_HOME", ".config")
+    """Where the user's configuration is: `XDG_CONFIG_HOME`, or `.config` at home. None when we may not look there."""
+    folder = _folder("XDG_CONFIG_HOME", ".config")
+    return folder if folder is not None and _may_be_entered(folder) else None
 
 
 def cache_folder() -> Path | None:
     """Where the user's caches are: `XDG_CACHE_HOME`, or `.cache` at home."""
     return _folder("XDG_CACHE_HOME", ".cache")
+
+
+def _may_be_entered(folder: Path) -> bool:
+    """Whether it is ours to look into, or is not there yet; not so when it, or a folder above it, is closed to us."""
+    try:
+        os.stat(folder)  # noqa: PTH116 - once for all that may go wrong
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return os.access(folder, os.X_OK)
 
 
 def _recorded() -> Path | None:
