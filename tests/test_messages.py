@@ -68,3 +68,12 @@ def test_the_hidden_folder_is_named_nowhere(image: str, tmp_path: Path, monkeypa
         compile(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
     assert ".ocifast-" not in caught.value.message
     assert f"are needed in {tmp_path}, and" in caught.value.message
+
+
+def test_a_disk_that_does_not_tell_its_size_is_tried(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FUSE answers with zeros for those that do not know."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (0, 0, 0))
+    compile(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
+    assert (tmp_path / "out.tar").stat().st_size > 0

@@ -393,3 +393,14 @@ def test_requests_mirrors_and_retries_are_shown(tmp_path: Path) -> None:
         assert "answered 307 in" in said
         assert "hunter2" not in said
         assert not re.search(r"Bearer|eyJ", said)
+
+
+def test_what_is_tried_again_is_told_without_being_asked(tmp_path: Path) -> None:
+    answers = [Answer(503)]
+    with serve_faulty(lambda request: answers.pop() if answers else None) as server:
+        name = server.put(random_image(), "a:1")
+        done = try_ocifast("pull", name, f"oci:{tmp_path}/layout:a", "--progress", "plain")
+        assert done.returncode == 0
+        said = f"ocifast: {name}: cannot read the manifest: the registry answered 503; trying again in "
+        assert said in done.stderr.decode()
+        assert "GET" not in done.stderr.decode()
