@@ -25,6 +25,7 @@ from ocifast.errors import (
     UsageError,
 )
 from ocifast.sources.archive_destination import ArchiveDestination, TarWriter
+from ocifast.sources.archive_place import FilePlace
 from ocifast.spec import Descriptor, Document
 
 from tests.support.documents import listing, move
@@ -287,11 +288,10 @@ def test_a_pipe_through_which_nothing_comes(tmp_path: Path) -> None:
         done = attempt(COMMAND, "inspect", f"{kind}:-", stdin=b"")
         message = f"{kind}:-: nothing comes through standard input; a pipe can be read once only"
         assert (done.returncode, done.stderr.decode()) == (1, f"ocifast: error: {message}\n")
-        # What is written is a file, and never one that is called so by mistake.
+        # What is written is never a file that is called so.
         write_layout(tmp_path / "layout", IMAGE)
         done = attempt(COMMAND, "copy", f"oci:{tmp_path}/layout:app", f"{kind}:-:app:1", cwd=tmp_path)
-        assert done.returncode == 1
-        assert b"an archive is written to a file, not to standard output" in done.stderr
+        assert (done.returncode, bool(done.stdout)) == (0, True)
     assert [path.name for path in tmp_path.iterdir()] == ["layout"]
 
 
@@ -439,7 +439,7 @@ def test_where_no_archive_can_be_written(tmp_path: Path) -> None:
 
 
 def test_members_beyond_eight_gibibytes(tmp_path: Path) -> None:
-    writer = TarWriter(tmp_path / "a.tar")
+    writer = TarWriter(FilePlace(tmp_path / "a.tar"))
     size = (8 << 30) + 3
     offset = writer.reserve("big", size)
     writer.write(b"end", offset + size - 3)

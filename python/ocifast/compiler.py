@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
@@ -26,7 +25,6 @@ from ocifast.errors import (
     FileError,
     LayerError,
     OcifastError,
-    UsageError,
     VerificationError,
 )
 from ocifast.flatten import FlattenOptions, flatten
@@ -43,7 +41,7 @@ from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
 from ocifast.sources.open import open_source, parse_location
 from ocifast.spec import total_size
-from ocifast.streams import fd_of
+from ocifast.streams import binary_stdout, fd_of
 from ocifast.workspace import Workspace, check_room, data_bytes
 
 __all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile"]
@@ -419,7 +417,7 @@ class _Run:
         scratch.mkdir(mode=0o700)
         with ExitStack() as streams:
             target = (
-                StreamTarget(streams.enter_context(fd_of(_stdout())))
+                StreamTarget(streams.enter_context(fd_of(binary_stdout())))
                 if output.made is None
                 else FileTarget(output.made)
             )
@@ -488,10 +486,3 @@ class _Run:
         if self.cancelled():
             raise CancelledError(f"{self.plan.image}: the compilation was stopped")
         self.progress(Event(phase, done=done, total=total))
-
-
-def _stdout() -> BinaryIO:
-    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
-    if stream is None:
-        raise UsageError("standard output was replaced by something that takes text only; name a file")
-    return stream

@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-__all__ = ["fd_of"]
+from ocifast.errors import UsageError
+
+__all__ = ["binary_stdout", "fd_of"]
 
 _CHUNK = 1 << 20
+
+
+def binary_stdout() -> BinaryIO:
+    """Standard output, for bytes. Raises UsageError when something else stands in its place that takes text only."""
+    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise UsageError("standard output was replaced by something that takes text only; name a file")
+    return stream
 
 
 @contextlib.contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ocifast.cli import options
-from ocifast.cli.display import format_size, reader_has_gone, report, warn
+from ocifast.cli.display import check_stdout, format_size, report, streaming, warn
 from ocifast.cli.edits import edit_options, make_edits
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
@@ -18,7 +17,6 @@ from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import options_for
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
-from ocifast.errors import FileError
 from ocifast.packers import FORMATS, PackOptions
 from ocifast.workspace import Workspace
 
@@ -123,10 +121,8 @@ def command(
     .ext4 or .img; without a suffix it is a directory, and "-" writes a tar (with -f cpio a cpio) to standard output.
     OUTPUT appears whole or not at all. Several are written from one decode, and appear when all are complete.
     """
-    if STDOUT in outputs and as_json:
-        raise click.UsageError("--json writes to standard output, which OUTPUT is already")
-    if STDOUT in outputs and sys.stdout.isatty():
-        raise click.UsageError("standard output is a terminal; redirect it, or name a file")
+    if STDOUT in outputs:
+        check_stdout("OUTPUT", as_json=as_json)
     edits = make_edits(**{name: others.pop(name) for name in inspect.signature(make_edits).parameters})
     plan = CompilePlan(
         image,
@@ -187,14 +183,13 @@ def command(
 
 
 def _run(plan: CompilePlan, mode: str, quiet: bool) -> tuple[CompiledImage, ...]:
-    try:
-        unfinished = "standard output is not complete" if STDOUT in plan.outputs else "nothing was written"
-        with progress_display(plan.image, mode=mode, quiet=quiet, unfinished=unfinished) as progress:
-            return plan.run(progress=progress)
-    except FileError:
-        if STDOUT in plan.outputs and reader_has_gone():
-            raise BrokenPipeError from None
-        raise
+    to_stdout = STDOUT in plan.outputs
+    unfinished = "standard output is not complete" if to_stdout else "nothing was written"
+    with (
+        streaming(to_stdout),
+        progress_display(plan.image, mode=mode, quiet=quiet, unfinished=unfinished) as progress,
+    ):
+        return plan.run(progress=progress)
 
 
 def _write_config(space: Workspace, done: CompiledImage) -> None:

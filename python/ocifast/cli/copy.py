@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocifast.cli.display import format_size, report
+from ocifast.cli.display import check_stdout, format_size, report, streaming
 from ocifast.cli.options import PLACE, PlacesCommand, as_json, platform, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
@@ -70,13 +70,21 @@ def run_copy(
     """Copies with a verb of `ocifast.transfers`, shows progress, and reports the digest."""
     from dataclasses import asdict
 
-    from ocifast.sources.open import parse_location
+    from ocifast.sources.open import parse_location, writes_stdout
 
     places = parse_location(source), parse_location(destination)
+    to_stdout = writes_stdout(places[1])
+    if to_stdout:
+        check_stdout(destination, as_json=as_json)
     options = make_options(*(place.remote.host for place in places if place.remote), **registry)
     # A registry keeps the blobs that it got; the name is what comes last.
     unfinished = f"{places[1]} was not changed" if places[1].is_remote else "nothing was written"
-    with progress_display(source, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show:
+    if to_stdout:
+        unfinished = "standard output is not complete"
+    with (
+        streaming(to_stdout),
+        progress_display(source, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show,
+    ):
         result = verb(
             source,
             destination,
@@ -87,7 +95,8 @@ def run_copy(
             progress=show,
         )
     data = {"source": source, "destination": destination, **asdict(result)}
-    report(data, as_json=as_json, text=result.digest if quiet else f"{result.digest}  {_summary(result)}")
+    text = result.digest if quiet else f"{result.digest}  {_summary(result)}"
+    report(data, as_json=as_json, text=text, to_stderr=to_stdout)
 
 
 def _summary(result: CopyResult) -> str:

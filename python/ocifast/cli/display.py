@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import click
 from ocifast.errors import FileError
 
 __all__ = [
+    "check_stdout",
     "encodable",
     "format_size",
     "printable",
@@ -19,6 +21,7 @@ __all__ = [
     "report",
     "say",
     "standard_output",
+    "streaming",
     "warn",
 ]
 
@@ -26,13 +29,20 @@ _writers: list[Callable[[str], None]] = []
 """Who writes to standard error instead of us, the last one first."""
 
 
-def report(data: dict[str, Any] | list[dict[str, Any]], *, as_json: bool, text: str | Callable[[], str]) -> None:
+def report(
+    data: dict[str, Any] | list[dict[str, Any]],
+    *,
+    as_json: bool,
+    text: str | Callable[[], str],
+    to_stderr: bool = False,
+) -> None:
     """Writes a result to standard output: `data` as one line of JSON, or `text` for people.
 
     Args:
         data: JSON-able; bytes are written as text with surrogate escapes replaced, paths as text.
         as_json: which of the two.
         text: what people get; nothing is written when it is empty.
+        to_stderr: the text goes to standard error, as standard output is what was made.
     """
     if as_json:
         import json
@@ -40,7 +50,9 @@ def report(data: dict[str, Any] | list[dict[str, Any]], *, as_json: bool, text: 
         shown = encodable(json.dumps(data, default=_plain, ensure_ascii=False))
     else:
         shown = text() if callable(text) else text
-    if shown:
+    if shown and to_stderr:
+        say(shown)
+    elif shown:
         with standard_output():
             click.echo(shown)
 
@@ -59,6 +71,33 @@ def standard_output() -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError(f"standard output: {error.strerror}") from error
+
+
+def check_stdout(place: str, *, as_json: bool) -> None:
+    """Refuses what cannot go to standard output together with `place`, the word of the command line that means it.
+
+    Raises:
+        click.UsageError: JSON would go there as well, or it is a terminal.
+    """
+    if as_json:
+        raise click.UsageError(f"--json writes to standard output, which {place} is already")
+    if sys.stdout.isatty():
+        raise click.UsageError("standard output is a terminal; redirect it, or name a file")
+
+
+@contextmanager
+def streaming(to_stdout: bool) -> Iterator[None]:
+    """While the block runs, what is made goes to standard output, or not: a reader that has gone is no error then.
+
+    Raises:
+        BrokenPipeError: whoever read us has gone.
+    """
+    try:
+        yield
+    except FileError:
+        if to_stdout and reader_has_gone():
+            raise BrokenPipeError from None
+        raise
 
 
 def reader_has_gone() -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ocifast.cli.display import report
+from ocifast.cli.display import check_stdout, report, streaming
 from ocifast.cli.options import PLACE, PLACE_OR_FILE, as_json, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
@@ -105,19 +105,27 @@ def command(
         raise UsageError("say where the image shall go: either --output FILE or --push")
     if push and reference is None:
         raise UsageError("--push needs to know where to: give --tag HOST/NAME[:TAG]")
+    to_stdout = output is not None and _writes_stdout(output)
+    if to_stdout:
+        check_stdout("--output", as_json=as_json)
     registry = {name: options.pop(name) for name in OPTION_NAMES}
     runnable = _runnable(executables, base=base, **options)
     hosts = [*_hosts(reference if push else None), *_hosts(base), *_hosts(output)]
     # Without a registry its client stays unloaded: half of the time of a small build.
     registries = make_options(*hosts, **registry) if hosts else None
     unfinished = f"{reference} was not changed" if push else "nothing was written"
+    if to_stdout:
+        unfinished = "standard output is not complete"
     title = reference or output or ""
-    with progress_display(title, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show:
+    with (
+        streaming(to_stdout),
+        progress_display(title, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show,
+    ):
         if push and reference is not None:
             built = runnable.push(reference, options=registries, progress=show)
         else:
             built = runnable.write(output or "", reference=reference, options=registries, progress=show)
-    report(_told(built), as_json=as_json, text=built.digest)
+    report(_told(built), as_json=as_json, text=built.digest, to_stderr=to_stdout)
 
 
 def _runnable(
@@ -178,6 +186,13 @@ def _hosts(text: str | None) -> list[str]:
     except ImageReferenceError:  # a plain path, or told of later
         return []
     return [location.remote.host] if location and location.remote else []
+
+
+def _writes_stdout(output: str) -> bool:
+    from ocifast.runnable.runnable import place_of
+    from ocifast.sources.open import writes_stdout
+
+    return writes_stdout(place_of(output, None))
 
 
 def _told(built: BuiltRunnable) -> dict[str, Any]:

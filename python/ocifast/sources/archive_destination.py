@@ -14,17 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from ocifast.atomic import NewFile, reported, sweep_folder
 from ocifast.errors import FileError, UsageError
 from ocifast.file_data import copy_bytes, write_all
-from ocifast.refusals import flush_folder
 from ocifast.sources import Source
+from ocifast.sources.archive_place import ArchivePlace, archive_place
 from ocifast.sources.layout import blob_parts
 from ocifast.sources.layout_destination import LAYOUT_FILE, check_ref_name, new_entry, new_index
 from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor, Document
 
-__all__ = ["ArchiveDestination", "TarWriter", "output_file"]
+__all__ = ["ArchiveDestination", "TarWriter"]
 
 
 class TarWriter:
@@ -33,13 +32,13 @@ class TarWriter:
     Members are regular files 0644 of root, of 1970: nothing of this machine is in it.
 
     Args:
-        place: where the file shall be; its folder must exist.
+        place: where the archive goes.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: ArchivePlace) -> None:
         self._place = place
-        sweep_folder(place.parent)
-        self._file = NewFile(place.parent)
+        place.sweep()
+        self._file = place.new_file(mode=0o666)
         self._end = 0
         self._folders: set[str] = set()
         self._is_open = False
@@ -62,12 +61,12 @@ class TarWriter:
 
     def write(self, data: bytes, offset: int) -> None:
         """Writes bytes of a member."""
-        with reported(self._place):
+        with self._place.writing():
             write_all(self._file.descriptor, data, offset)
 
     def copy(self, source: int, size: int, offset: int) -> None:
         """Fills a member with the first `size` bytes of an open file."""
-        with reported(self._place):
+        with self._place.writing():
             copy_bytes(source, self._file.descriptor, size, offset)
 
     def add(self, name: str, data: bytes) -> None:
@@ -87,7 +86,7 @@ class TarWriter:
 
     def close_member(self, name: str | None, size: int) -> None:
         """Writes the header of the open member, or with no name takes back what was written of it."""
-        with self._lock, reported(self._place):
+        with self._lock, self._place.writing():
             self._is_open = False
             if name is None:
                 os.ftruncate(self._file.descriptor, self._end)
@@ -101,11 +100,10 @@ class TarWriter:
             self._end += tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
     def publish(self) -> None:
-        """Ends the tar and gives it its name."""
-        with reported(self._place):
+        """Ends the tar and gives it its name, or to standard output."""
+        with self._place.writing():
             os.ftruncate(self._file.descriptor, self._end + 2 * tarfile.BLOCKSIZE)
-            self._file.publish(self._place)
-            flush_folder(self._place.parent)
+        self._place.publish(self._file)
 
     def discard(self) -> None:
         """Removes it."""
@@ -127,7 +125,7 @@ class ArchiveDestination:
     """A new OCI archive; a file that has its name is replaced when all is written.
 
     Args:
-        path: the archive.
+        path: the archive; `-` is standard output, which gets nothing before all is written.
         name: how the user wrote the place.
         tag: the image's name in `index.json`, or None.
 
@@ -140,7 +138,7 @@ class ArchiveDestination:
         if tag is not None:
             check_ref_name(tag)
         self.name = name
-        self._path = output_file(path)
+        self._goes_to = archive_place(path)
         self._tag = tag
         self._lock = threading.Lock()
         self._tar: TarWriter | None = None
@@ -218,7 +216,7 @@ class ArchiveDestination:
 
     def _opened(self) -> TarWriter:
         if self._tar is None:
-            self._tar = TarWriter(self._path)
+            self._tar = TarWriter(self._goes_to)
             self._tar.add("oci-layout", LAYOUT_FILE)
         return self._tar
 
@@ -248,18 +246,3 @@ class _ArchiveSlot:
         if self._open:
             self._open = False
             self._tar.close_member(None, 0)
-
-
-def output_file(path: Path) -> Path:
-    """The file that is to be made or replaced, links followed.
-
-    Raises:
-        UsageError: it is a folder or a device, or its folder is missing.
-    """
-    with reported(path):
-        real = path.resolve()
-        if real.exists() and not real.is_file():
-            raise UsageError(f"{path} is not a file, so no archive can be written there")
-        if not real.parent.is_dir():
-            raise UsageError(f"there is no folder {real.parent} to write {real.name} in")
-    return real

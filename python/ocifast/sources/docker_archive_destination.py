@@ -1,8 +1,8 @@
 """Docker archives, written: what `docker load` and `podman load` take.
 
 Such an archive has one config, its layers as plain tars, and a `manifest.json` that names them. Compressed layers are
-decompressed while they arrive; how long they get is known only then, so each waits in a file of its own beside the
-archive until all are there.
+decompressed while they arrive; how long they get is known only then, so each waits in a file of its own, where the
+archive is made, until all are there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ocifast.errors import (
 )
 from ocifast.reference import Reference
 from ocifast.sources import Source
-from ocifast.sources.archive_destination import TarWriter, output_file
+from ocifast.sources.archive_destination import TarWriter
+from ocifast.sources.archive_place import archive_place
 from ocifast.sources.verify import verified
 from ocifast.spec import CONFIG_LIMIT, Descriptor, Document, ImageConfig, Manifest, decode_config, decode_manifest
 
@@ -38,7 +39,7 @@ class DockerArchiveDestination:
     """A new Docker archive with one image; a file that has its name is replaced when all is written.
 
     Args:
-        path: the archive.
+        path: the archive; `-` is standard output, which gets nothing before all is written.
         name: how the user wrote the place.
         reference: what the image is called after loading; None leaves it without a name.
 
@@ -52,7 +53,7 @@ class DockerArchiveDestination:
         if reference is not None and reference.digest is not None:
             raise ImageReferenceError(f"{name}: a Docker archive cannot hold a digest; write NAME:TAG")
         self.name = name
-        self._path = output_file(path)
+        self._place = archive_place(path)
         self._reference = reference
         self._lock = threading.Lock()
         self._layers: dict[str, tuple[NewFile, str, int]] = {}
@@ -79,7 +80,7 @@ class DockerArchiveDestination:
                 raise DocumentError(f"{self.name}: the config is longer than {CONFIG_LIMIT >> 20} MiB")
             self._small[descriptor.digest] = b"".join(passed)
             return
-        with NewFile(self._path.parent, mode=0o600) as file:
+        with self._place.new_file() as file:
             diff_id, size = _decompress(passed, file.descriptor, name=self.name)
             with self._lock:
                 if descriptor.digest not in self._layers:
@@ -93,7 +94,7 @@ class DockerArchiveDestination:
         self._root = document
 
     def commit(self) -> None:
-        """Writes the archive and gives it its name.
+        """Writes the archive and gives it its name, or to standard output.
 
         Raises:
             DiffIdMismatchError: a layer is not what the config says.
@@ -108,7 +109,7 @@ class DockerArchiveDestination:
         raw = self._small[manifest.config.digest]
         layers = [self._layers[layer.digest] for layer in manifest.layers]
         self._compare(decode_config(raw, name=f"{self.name}: config"), manifest.layers)
-        self._tar = TarWriter(self._path)
+        self._tar = TarWriter(self._place)
         written: set[str] = set()
         for file, diff_id, size in layers:
             if diff_id not in written:

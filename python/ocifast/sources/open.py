@@ -11,13 +11,14 @@ from ocifast.reference import Location, invalid
 from ocifast.sources import Destination, Source
 from ocifast.sources.transports import TRANSPORTS, Access
 from ocifast.sources.transports.docker import parse_bare
+from ocifast.sources.unpacked import STDIN
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["is_location", "open_destination", "open_source", "parse_location", "syntax"]
+__all__ = ["is_location", "open_destination", "open_source", "parse_location", "syntax", "writes_stdout"]
 
 _ELSEWHERE = ("ostree", "sif", "tarball", "http", "https")
 """Prefixes of other programs, which are no host names."""
@@ -44,6 +45,12 @@ def is_location(text: str) -> bool:
     """Whether it begins with a prefix."""
     prefix, colon, _ = text.partition(":")
     return bool(colon) and prefix in TRANSPORTS
+
+
+def writes_stdout(location: Location) -> bool:
+    """Whether what is written there goes to standard output."""
+    transport = TRANSPORTS[location.transport]
+    return transport.streams and transport.destination is not None and location.path == STDIN
 
 
 def syntax(*, written: bool = False, remote: bool | None = None) -> str:

@@ -22,7 +22,7 @@ from ocifast.errors import CompressionError, DocumentError, FileError, LimitErro
 __all__ = ["STDIN", "Unpacked"]
 
 STDIN = Path("-")
-"""Standard input, as users write it; a file of this name is written `./-`."""
+"""Standard input (standard output, for archives that are written), as users write it."""
 
 _CHUNK = 1 << 20
 _RATIO = 2000

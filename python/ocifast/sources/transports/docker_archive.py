@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ocifast.errors import UsageError
 from ocifast.reference import Location, Reference, invalid, shown
 from ocifast.sources import Destination, Source
-from ocifast.sources.transports.oci_archive import new_file
-from ocifast.sources.transports.transport import Access, Transport, existing_file, path_of
+from ocifast.sources.transports.transport import Access, Transport, existing_file, named_path, path_of
 
 __all__ = ["TRANSPORT"]
 
@@ -21,11 +19,11 @@ def _parse(text: str, rest: str) -> Location:
     if named.startswith("@"):
         if not re.fullmatch(r"[0-9]{1,6}", named[1:], re.ASCII):
             raise invalid(text, f"{shown(named)} is not the number of an image; write @0 for the first one")
-        return Location(text, "docker-archive", path=Path(path), position=int(named[1:]))
+        return Location(text, "docker-archive", path=named_path(path), position=int(named[1:]))
     reference = Reference.parse(named) if named else None
     if reference is not None and reference.digest:
         raise invalid(text, "a Docker archive has no digests; write docker-archive:FILE:NAME:TAG")
-    return Location(text, "docker-archive", path=Path(path), reference=reference)
+    return Location(text, "docker-archive", path=named_path(path), reference=reference)
 
 
 def _source(location: Location, access: Access) -> Source:
@@ -40,7 +38,7 @@ def _destination(location: Location, access: Access) -> Destination:
 
     if location.position is not None:
         raise UsageError(f"{location}: an archive is written with one image; leave the number out")
-    path = path_of(new_file(location))
+    path = path_of(location)
     return DockerArchiveDestination(path, name=location.text, reference=location.reference)
 
 
@@ -51,4 +49,5 @@ TRANSPORT = Transport(
     _parse,
     _source,
     _destination,
+    streams=True,
 )

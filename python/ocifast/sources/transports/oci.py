@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ocifast import _core
 from ocifast.errors import DigestInvalidError
 from ocifast.reference import Location, invalid
 from ocifast.sources import Destination, Source
-from ocifast.sources.transports.transport import Access, Transport, existing_folder, path_of
+from ocifast.sources.transports.transport import Access, Transport, existing_folder, named_path, path_of
 
 __all__ = ["TRANSPORT", "parse_tagged"]
 
@@ -28,7 +26,7 @@ def parse_tagged(text: str, rest: str) -> Location:
     path, _, tag = rest.partition(":")
     if not path:
         raise invalid(text, f"the path is missing; write {transport}:PATH[:TAG]")
-    return Location(text, transport, path=Path(path), tag=tag or None, digest=digest or None)
+    return Location(text, transport, path=named_path(path), tag=tag or None, digest=digest or None)
 
 
 def _source(location: Location, access: Access) -> Source:

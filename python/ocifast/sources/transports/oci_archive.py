@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from ocifast.errors import UsageError
 from ocifast.reference import Location
 from ocifast.sources import Destination, Source
 from ocifast.sources.transports.oci import parse_tagged
 from ocifast.sources.transports.transport import Access, Transport, existing_file, path_of
-from ocifast.sources.unpacked import STDIN
 
-__all__ = ["TRANSPORT", "new_file"]
-
-
-def new_file(location: Location) -> Location:
-    """The location, when an archive can be written there. Raises UsageError for standard output."""
-    if path_of(location) == STDIN:
-        raise UsageError(
-            f"{location}: an archive is written to a file, not to standard output (./- is a file called -)"
-        )
-    return location
+__all__ = ["TRANSPORT"]
 
 
 def _source(location: Location, access: Access) -> Source:
@@ -31,7 +20,7 @@ def _source(location: Location, access: Access) -> Source:
 def _destination(location: Location, access: Access) -> Destination:
     from ocifast.sources.archive_destination import ArchiveDestination
 
-    return ArchiveDestination(path_of(new_file(location)), name=location.text, tag=location.tag)
+    return ArchiveDestination(path_of(location), name=location.text, tag=location.tag)
 
 
 TRANSPORT = Transport(
@@ -42,4 +31,5 @@ TRANSPORT = Transport(
     _source,
     _destination,
     names_by_tag=True,
+    streams=True,
 )

@@ -18,5 +18,10 @@ def _source(location: Location, access: Access) -> Source:
 
 
 TRANSPORT = Transport(
-    "tar", "tar:FILE", "a root filesystem in one tar, as docker export writes it", parse_path, _source
+    "tar",
+    "tar:FILE",
+    "a root filesystem in one tar, as docker export writes it",
+    parse_path,
+    _source,
+    streams=True,
 )

@@ -15,7 +15,7 @@ from ocifast.sources.unpacked import STDIN
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Access", "Transport", "existing_file", "existing_folder", "path_of"]
+__all__ = ["Access", "Transport", "existing_file", "existing_folder", "named_path", "path_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Transport:
             the cache. Any other name means something on this machine alone and is never published.
         has_path: whether a path follows the colon; shells complete it.
         names_by_tag: whether a name within is any text (`Location.tag`) and not a reference.
+        streams: whether `-` as the path is standard input, and standard output where images are written.
     """
 
     prefix: str
@@ -57,6 +58,13 @@ class Transport:
     is_remote: bool = False
     has_path: bool = True
     names_by_tag: bool = False
+    streams: bool = False
+
+
+def named_path(text: str) -> Path:
+    """The path that a user wrote. `-` alone means a stream where the place is a file; `./-` is a file of that name."""
+    path = Path(text)
+    return path.absolute() if path == STDIN and text != "-" else path
 
 
 def path_of(location: Location) -> Path:
