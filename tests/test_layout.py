@@ -271,7 +271,7 @@ BROKEN = {
     "layer is missing": (BlobNotFoundError, f"oci:{{0}}: blob {TWO.layers[0].digest} is missing"),
     "layer is a link out": (
         DocumentError,
-        f"oci:{{0}}: {LAYER} is a symbolic link that leads out of the layout; copy it with its links followed (cp -rL)",
+        f"oci:{{0}}: {LAYER} is a symbolic link that leads out of the layout; --follow-links follows it",
     ),
     "layer is a link to a FIFO": (DocumentError, f"oci:{{0}}: {LAYER} is not a regular file"),
     "layer is a link to a device": (
@@ -287,7 +287,7 @@ BROKEN = {
     "layer is a folder": (DocumentError, f"oci:{{0}}: {LAYER} is not a regular file"),
     "index.json is a link out": (
         DocumentError,
-        "oci:{0}: index.json is a symbolic link that leads out of the layout; copy it with its links followed (cp -rL)",
+        "oci:{0}: index.json is a symbolic link that leads out of the layout; --follow-links follows it",
     ),
 }
 

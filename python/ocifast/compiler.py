@@ -221,7 +221,12 @@ class _Run:
         self._tell(Phase.RESOLVING)
         location = parse_location(self.plan.image)
         wanted = parse_platform(self.plan.platform) if self.plan.platform is not None else None
-        source = open_source(location, options=self.options.registry, seeds=self.options.seeds)
+        source = open_source(
+            location,
+            options=self.options.registry,
+            seeds=self.options.seeds,
+            follow_links=self.options.follow_links,
+        )
         try:
             # Layouts and archives are on disk already: keeping their blobs again would only cost room.
             if self.cache is not None and location.remote is not None:

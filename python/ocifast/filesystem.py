@@ -14,15 +14,18 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractFileSystem
 
 from ocifast.cache import Cache
 from ocifast.errors import PathNotFoundError
+from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.rootfs import Rootfs, RootfsEntry
 
@@ -42,6 +45,7 @@ class OcifastFileSystem(AbstractFileSystem):  # type: ignore[misc]
     Args:
         platform: which image of an index, as `linux/arm64`; None takes this machine's.
         options: how registries are spoken to.
+        follow_links: whether symbolic links that lead out of an image layout are followed.
         storage_options: of fsspec.
     """
 
@@ -49,12 +53,15 @@ class OcifastFileSystem(AbstractFileSystem):  # type: ignore[misc]
     root_marker = ""
 
     def __init__(
-        self, *, platform: str | None = None, options: RegistryOptions | None = None, **storage_options: Any
+        self,
+        *,
+        platform: str | None = None,
+        options: RegistryOptions | None = None,
+        follow_links: bool = False,
+        **storage_options: Any,
     ) -> None:
         super().__init__(**storage_options)
-        self._platform = platform
-        self._options = options
-        self._images = _Images()
+        self._images = _Images(partial(open_image, platform=platform, options=options, follow_links=follow_links))
         weakref.finalize(self, self._images.close)
 
     @classmethod
@@ -141,7 +148,7 @@ class OcifastFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise _read_only(path)
         image, inside = self._split(path)
         try:
-            return self._images.file(image, self._platform, self._options, inside)
+            return self._images.file(image, inside)
         except PathNotFoundError:
             if self.info(path)["type"] == "directory":
                 raise IsADirectoryError(path) from None
@@ -155,7 +162,7 @@ class OcifastFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return str(self._strip_protocol(f"{image}{_SEPARATOR}{inside}"))
 
     def _tree(self, image: str) -> Rootfs:
-        return self._images.tree(image, self._platform, self._options)
+        return self._images.tree(image)
 
 
 def _read_only(path: str) -> OSError:
@@ -182,30 +189,29 @@ class _Opened:
 class _Images:
     """The trees that were used last. Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_one: Callable[..., Image]) -> None:
+        self._open_one = open_one
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._put_away: list[_Opened] = []
         self._lock = threading.RLock()
 
-    def tree(self, image: str, platform: str | None, options: RegistryOptions | None) -> Rootfs:
+    def tree(self, image: str) -> Rootfs:
         """The tree of an image, opened when it is not open."""
-        return self._get(image, platform, options).tree
+        return self._get(image).tree
 
-    def file(self, image: str, platform: str | None, options: RegistryOptions | None, path: str) -> io.BufferedReader:
+    def file(self, image: str, path: str) -> io.BufferedReader:
         """A file of an image, which stays open as long as somebody has the file."""
         with self._lock:
-            opened = self._get(image, platform, options)
+            opened = self._get(image)
             file = _File(opened.tree.open(path).detach(), opened.tree.stat(path).size)
             opened.files.add(file)
             return file
 
-    def _get(self, image: str, platform: str | None, options: RegistryOptions | None) -> _Opened:
+    def _get(self, image: str) -> _Opened:
         with self._lock:
             if image not in self._open:
                 with ExitStack() as stack:
-                    found = stack.enter_context(
-                        open_image(image, platform=platform, options=options, cache=Cache.usable())
-                    )
+                    found = stack.enter_context(self._open_one(image, cache=Cache.usable()))
                     self._open[image] = _Opened(stack.enter_context(found.flatten()), stack.pop_all())
                 while len(self._open) > _OPEN:
                     self._put_away.append(self._open.popitem(last=False)[1])

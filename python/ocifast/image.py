@@ -337,6 +337,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     options: RegistryOptions | None = None,
     seeds: Sequence[str | PathLike[str]] = (),
     cache: Cache | None = None,
+    follow_links: bool = False,
 ) -> Image:
     """Opens an image.
 
@@ -349,6 +350,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
         options: how registries are spoken to.
         seeds: folders with image layouts that are looked at before a registry.
         cache: where what comes from a registry is kept, and looked for first; None does without.
+        follow_links: whether symbolic links that lead out of an image layout are followed.
 
     Returns:
         The image, to be closed (`with`).
@@ -358,7 +360,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     """
     location = parse_location(image) if isinstance(image, str) else image
     wanted = _platform(platform)
-    source = open_source(location, options=options, seeds=seeds)
+    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links)
     if cache is not None and location.remote is not None:
         source = CachedSource(source, cache.blobs, digest=location.remote.digest)
     try:
@@ -369,7 +371,11 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
 
 
 def open_index(
-    image: str | Location, *, options: RegistryOptions | None = None, seeds: Sequence[str | PathLike[str]] = ()
+    image: str | Location,
+    *,
+    options: RegistryOptions | None = None,
+    seeds: Sequence[str | PathLike[str]] = (),
+    follow_links: bool = False,
 ) -> Index:
     """Opens an image index.
 
@@ -377,6 +383,7 @@ def open_index(
         image: where it is; see `open`.
         options: how registries are spoken to.
         seeds: folders with image layouts that are looked at before a registry.
+        follow_links: see `open`.
 
     Returns:
         The index, to be closed (`with`); images that are taken of it go with it.
@@ -386,7 +393,7 @@ def open_index(
         ImageReferenceError, SourceError, VerificationError, FileError.
     """
     location = parse_location(image) if isinstance(image, str) else image
-    source = open_source(location, options=options, seeds=seeds)
+    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links)
     try:
         root = source.root()
         if not root.is_index:

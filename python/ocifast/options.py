@@ -22,6 +22,7 @@ class CompileOptions:
         pack: what may be chosen about the output.
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
+        follow_links: whether symbolic links that lead out of an image layout are followed.
         cache: whether blobs and outputs are looked up and kept; a cache that cannot be used is a warning.
         keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1,
             0, or auto: those that whole blocks do not more than double), and without it keeps none. What is kept is
@@ -48,6 +49,7 @@ class CompileOptions:
     pack: PackOptions = changes_bytes(default_factory=PackOptions, told_by="the format's options")
     registry: RegistryOptions | None = keeps_bytes(default=None)
     seeds: tuple[str, ...] = keeps_bytes(default=())
+    follow_links: bool = keeps_bytes(default=False)
     cache: bool = keeps_bytes(default=True)
     keep_layers: bool | None = keeps_bytes(default=None)
     cache_folder: str | None = keeps_bytes(default=None)

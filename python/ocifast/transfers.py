@@ -34,6 +34,7 @@ def copy(
     all_platforms: bool | None = None,
     referrers: bool = False,
     parallel: int | None = None,
+    follow_links: bool = False,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -48,6 +49,7 @@ def copy(
             there and the destination can hold it.
         referrers: copy what refers to the image (signatures, SBOMs), too; from a registry to a registry.
         parallel: blobs at a time, for each registry; None takes that of `options`.
+        follow_links: whether symbolic links that lead out of a layout are followed where it is read.
         options: how registries are spoken to.
         progress: gets events, from any thread.
         cancelled: asked now and then; when it says yes, the copy is taken back.
@@ -66,7 +68,7 @@ def copy(
         from ocifast.sources.registry.options import RegistryOptions
 
         options = replace(options or RegistryOptions(), parallel=parallel)
-    with closing(open_source(origin, options=options)) as opened:
+    with closing(open_source(origin, options=options, follow_links=follow_links)) as opened:
         return copy_image(
             opened,
             open_destination(target, options=options),
@@ -86,6 +88,7 @@ def pull(
     platform: Platform | str | None = None,
     all_platforms: bool = False,
     parallel: int | None = None,
+    follow_links: bool = False,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -105,6 +108,7 @@ def pull(
         platform=platform,
         all_platforms=all_platforms,
         parallel=parallel,
+        follow_links=follow_links,
         options=options,
         progress=progress,
         cancelled=cancelled,
@@ -118,6 +122,7 @@ def push(
     platform: Platform | str | None = None,
     all_platforms: bool | None = None,
     parallel: int | None = None,
+    follow_links: bool = False,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -135,6 +140,7 @@ def push(
         platform=platform,
         all_platforms=all_platforms,
         parallel=parallel,
+        follow_links=follow_links,
         options=options,
         progress=progress,
         cancelled=cancelled,

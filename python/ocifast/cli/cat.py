@@ -23,6 +23,7 @@ _PIECE = 1 << 20
 @click.argument("path")
 @options.platform
 @options.seed
+@options.follow_links
 @options.no_cache
 @options.quiet
 @options.progress
@@ -32,6 +33,7 @@ def command(
     path: str,
     platform: str | None,
     seeds: tuple[Path, ...],
+    follow_links: bool,
     no_cache: bool,
     quiet: bool,
     progress: str,
@@ -39,7 +41,14 @@ def command(
 ) -> None:
     """Write the regular file PATH of IMAGE to standard output. Links are followed inside the image."""
     with open_rootfs(
-        image, platform, seeds, cache=not no_cache, quiet=quiet, progress=progress, registry=registry
+        image,
+        platform,
+        seeds,
+        follow_links=follow_links,
+        cache=not no_cache,
+        quiet=quiet,
+        progress=progress,
+        registry=registry,
     ) as rootfs:
         out = sys.stdout.buffer
         with rootfs.open(path) as file:

@@ -66,6 +66,7 @@ __all__ = ["command"]
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
 @edit_options
 @options.seed
+@options.follow_links
 @options.no_cache
 @options.keep_layers
 @click.option("--verify-cache", is_flag=True, help="Hash what the cache has of layers and outputs before it is used.")
@@ -103,6 +104,7 @@ def command(
     config_file: Path | None,
     tree_digest: bool,
     seeds: tuple[Path, ...],
+    follow_links: bool,
     no_cache: bool,
     keep_layers: bool | None,
     verify_cache: bool,
@@ -143,6 +145,7 @@ def command(
             ),
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
+            follow_links=follow_links,
             cache=not no_cache,
             keep_layers=keep_layers,
             verify_cache=verify_cache,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import check_stdout, format_size, report, streaming
-from ocifast.cli.options import PLACE, PlacesCommand, as_json, platform, progress, quiet
+from ocifast.cli.options import PLACE, PlacesCommand, as_json, follow_links, platform, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 
@@ -38,6 +38,7 @@ parallel = click.option(
 @all_platforms
 @click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
 @parallel
+@follow_links
 @registry_options
 @quiet
 @progress
@@ -62,6 +63,7 @@ def run_copy(
     platform: str | None,
     all_platforms: bool | None,
     parallel: int,
+    follow_links: bool,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -91,6 +93,7 @@ def run_copy(
             platform=platform,
             all_platforms=all_platforms,
             parallel=parallel,
+            follow_links=follow_links,
             options=options,
             progress=show,
         )

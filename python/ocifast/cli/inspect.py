@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, printable, report
-from ocifast.cli.options import PlacesCommand, as_json, image_argument, platform
+from ocifast.cli.options import PlacesCommand, as_json, follow_links, image_argument, platform
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
@@ -22,9 +22,19 @@ __all__ = ["command"]
 @platform
 @click.option("--raw", is_flag=True, help="Write the manifest or index as it is, byte for byte.")
 @click.option("--config", is_flag=True, help="Write the image's config as it is, byte for byte.")
+@follow_links
 @registry_options
 @as_json
-def command(image: str, *, platform: str | None, raw: bool, config: bool, as_json: bool, **registry: Any) -> None:
+def command(
+    image: str,
+    *,
+    platform: str | None,
+    raw: bool,
+    config: bool,
+    follow_links: bool,
+    as_json: bool,
+    **registry: Any,
+) -> None:
     """Show what IMAGE is: digest, platforms, layers, config. Nothing but manifests and the config is fetched.
 
     IMAGE is {anywhere}. Of an index the image for --platform is shown, by default this machine's if there is one; --raw
@@ -39,7 +49,8 @@ def command(image: str, *, platform: str | None, raw: bool, config: bool, as_jso
     location = parse_location(image)
     hosts = [location.remote.host] if location.remote else []
     wanted = platforms.parse(platform) if platform is not None else None
-    with closing(open_source(location, options=make_options(*hosts, **registry))) as source:
+    opened = open_source(location, options=make_options(*hosts, **registry), follow_links=follow_links)
+    with closing(opened) as source:
         root = source.root()
         if raw and wanted is None:
             click.echo(root.raw, nl=False)

@@ -33,6 +33,7 @@ _TYPES = {
 @click.option("-R", "--recursive", is_flag=True, help="List what is in folders, too.")
 @options.platform
 @options.seed
+@options.follow_links
 @options.no_cache
 @options.quiet
 @options.progress
@@ -44,6 +45,7 @@ def command(
     recursive: bool,
     platform: str | None,
     seeds: tuple[Path, ...],
+    follow_links: bool,
     no_cache: bool,
     quiet: bool,
     progress: str,
@@ -56,7 +58,14 @@ def command(
     its end, are followed inside the image.
     """
     with open_rootfs(
-        image, platform, seeds, cache=not no_cache, quiet=quiet, progress=progress, registry=registry
+        image,
+        platform,
+        seeds,
+        follow_links=follow_links,
+        cache=not no_cache,
+        quiet=quiet,
+        progress=progress,
+        registry=registry,
     ) as rootfs:
         entries = _chosen(rootfs, path, recursive)
         if as_json:

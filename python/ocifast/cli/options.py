@@ -89,6 +89,13 @@ seed: Decorator[Any] = click.option(
 )
 """Passes `seeds: tuple[Path, ...]`."""
 
+follow_links: Decorator[Any] = click.option(
+    "--follow-links",
+    is_flag=True,
+    help="Follow symbolic links that lead out of a layout that is read.",
+)
+"""Passes `follow_links: bool`."""
+
 tmp_dir: Decorator[Any] = click.option(
     "--tmp-dir",
     metavar="DIR",

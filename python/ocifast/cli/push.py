@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import PLACE, PlacesCommand, as_json, platform, progress, quiet
+from ocifast.cli.options import PLACE, PlacesCommand, as_json, follow_links, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 
 __all__ = ["command"]
@@ -19,6 +19,7 @@ __all__ = ["command"]
 @platform
 @all_platforms
 @parallel
+@follow_links
 @registry_options
 @quiet
 @progress

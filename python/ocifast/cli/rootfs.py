@@ -40,6 +40,7 @@ def open_rootfs(
     platform: str | None,
     seeds: Sequence[Path],
     *,
+    follow_links: bool,
     cache: bool,
     quiet: bool,
     progress: str,
@@ -50,7 +51,7 @@ def open_rootfs(
     `registry` is what `registry_options` passed on.
     """
     location = parse_location(image)
-    source = open_source(location, options=options_for(image, registry), seeds=seeds)
+    source = open_source(location, options=options_for(image, registry), seeds=seeds, follow_links=follow_links)
     try:
         if cache and location.remote is not None:
             kept = Cache.usable()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ocifast.cli.display import check_stdout, report, streaming
-from ocifast.cli.options import PLACE, PLACE_OR_FILE, as_json, progress, quiet
+from ocifast.cli.options import PLACE, PLACE_OR_FILE, as_json, follow_links, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
 
@@ -48,6 +48,7 @@ _OPTIONS = (
     click.option(
         "--base", metavar="IMAGE", type=PLACE, help="An image to build on: its layers below, its config added to."
     ),
+    follow_links,
     click.option("--bundle", is_flag=True, help="Take the libraries of a dynamically linked executable along."),
     click.option(
         "--sysroot",

@@ -91,7 +91,7 @@ def build(
             for part in parts:
                 base = None
                 if runnable.base is not None:
-                    base = stack.enter_context(_open_base(runnable.base, part.platform, options))
+                    base = stack.enter_context(_open_base(runnable, part.platform, options))
                 built.append(_build_one(runnable, part, writer, created, base))
             root = built[0][1]
             if len(built) > 1:
@@ -170,14 +170,17 @@ def _highest(platform: Platform, others: Iterable[Platform]) -> Platform:
     return msgspec.structs.replace(platform, variant=max((v for v in variants if v), default=None))
 
 
-def _open_base(base: str, platform: Platform, options: RegistryOptions | None) -> Image:
+def _open_base(runnable: Options, platform: Platform, options: RegistryOptions | None) -> Image:
     """The base for a machine of this platform, or else for a higher level: there the executable runs as well."""
+    assert runnable.base is not None, "there is a base"
+    base, follow_links = runnable.base, runnable.follow_links
     try:
-        return open_image(base, platform=platform, options=options)
+        return open_image(base, platform=platform, options=options, follow_links=follow_links)
     except PlatformError:
         if platform.variant is None:
             raise
-        return open_image(base, platform=msgspec.structs.replace(platform, variant=None), options=options)
+        lower = msgspec.structs.replace(platform, variant=None)
+        return open_image(base, platform=lower, options=options, follow_links=follow_links)
 
 
 def _name_of(path: Path) -> str:

@@ -40,6 +40,7 @@ class Options:
         ca_certs: True for this machine's `/etc/ssl/certs/ca-certificates.crt`, or another file of certificates in PEM.
         time_zones: True for this machine's `/usr/share/zoneinfo`, or another such folder.
         base: an image, as `ocifast.open` takes it, whose layers stay below and whose config is added to.
+        follow_links: whether symbolic links that lead out of an image layout are followed, where the base is in one.
         bundle: takes the interpreter and the libraries of a dynamically linked executable along, in a layer of their
             own, so that images with the same libraries share it.
         sysroot: the root of the system that a dynamically linked executable was built for.
@@ -67,6 +68,7 @@ class Options:
     ca_certs: bool | AnyPath = False
     time_zones: bool | AnyPath = False
     base: str | None = None
+    follow_links: bool = False
     bundle: bool = False
     sysroot: AnyPath = "/"
     compression: str = "none"

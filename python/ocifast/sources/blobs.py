@@ -127,12 +127,12 @@ def open_beneath(folder: Path, *parts: str, name: str) -> int:
     return opened
 
 
-def open_linked(folder: Path, *parts: str, name: str) -> tuple[int, Path]:
+def open_linked(folder: Path, *parts: str, name: str, anywhere: bool = False) -> tuple[int, Path]:
     """Opens a regular file of a layout for reading, links followed; returns its descriptor and where it is.
 
     Links may lead to other files of the folder. A blob may stand elsewhere under its own name: that is another layout's
-    blob (bazel's rules link those of the base image), and what is read there must have the digest anyway. Nothing is
-    opened before it is known to be a regular file in such a place.
+    blob (bazel's rules link those of the base image), and what is read there must have the digest anyway. `anywhere`
+    lets all links lead where they will. Nothing is opened before it is known to be a regular file in such a place.
 
     Raises:
         FileNotFoundError: it is not there, or a link leads nowhere.
@@ -146,10 +146,9 @@ def open_linked(folder: Path, *parts: str, name: str) -> tuple[int, Path]:
         status = os.fstat(held)
         where = Path(f"/proc/self/fd/{held}").readlink()
         is_blob = parts[0] == "blobs" and where.name == parts[-1]
-        if not is_blob and not where.is_relative_to(os.path.realpath(folder)):
+        if not anywhere and not is_blob and not where.is_relative_to(os.path.realpath(folder)):
             raise DocumentError(
-                f"{name}: {shown} is a symbolic link that leads out of the layout; copy it with its links followed "
-                "(cp -rL)"
+                f"{name}: {shown} is a symbolic link that leads out of the layout; --follow-links follows it"
             )
         if not stat.S_ISREG(status.st_mode):
             raise DocumentError(f"{name}: {shown} is not a regular file")

@@ -54,11 +54,18 @@ class Files(Protocol):
 
 
 class FolderFiles:
-    """A layout in a folder."""
+    """A layout in a folder.
 
-    def __init__(self, folder: Path, *, name: str) -> None:
+    Args:
+        folder: the layout's.
+        name: how messages call the image.
+        follow_links: whether links out of the folder are followed; those within it are in any case.
+    """
+
+    def __init__(self, folder: Path, *, name: str, follow_links: bool = False) -> None:
         self._folder = folder
         self._name = name
+        self._follow_links = follow_links
 
     def find(self, *parts: str) -> FileSlice | None:
         """As `Files.find`; links are followed as `open_linked` does."""
@@ -85,7 +92,7 @@ class FolderFiles:
     def _open(self, *parts: str) -> tuple[int, Path]:
         places = [self._folder.joinpath(*parts[: count + 1]) for count in range(len(parts))]
         if any(place.is_symlink() for place in places):
-            return open_linked(self._folder, *parts, name=self._name)
+            return open_linked(self._folder, *parts, name=self._name, anywhere=self._follow_links)
         return open_beneath(self._folder, *parts, name=self._name), places[-1]
 
 

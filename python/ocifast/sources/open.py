@@ -69,7 +69,11 @@ def syntax(*, written: bool = False, remote: bool | None = None) -> str:
 
 
 def open_source(
-    location: Location, *, options: RegistryOptions | None = None, seeds: Sequence[str | PathLike[str]] = ()
+    location: Location,
+    *,
+    options: RegistryOptions | None = None,
+    seeds: Sequence[str | PathLike[str]] = (),
+    follow_links: bool = False,
 ) -> Source:
     """Opens a place to read an image from. Of a registry nothing is asked yet.
 
@@ -77,13 +81,15 @@ def open_source(
         location: the place.
         options: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts, looked at before a registry; other places have no use for them.
+        follow_links: whether symbolic links that lead out of an image layout are followed.
 
     Raises:
         ImageNotFoundError: there is no such folder, file or image.
         DocumentError: it is not what its prefix says.
         FileError: it cannot be read.
     """
-    return TRANSPORTS[location.transport].source(location, Access(options, tuple(Path(seed) for seed in seeds)))
+    access = Access(options, tuple(Path(seed) for seed in seeds), follow_links)
+    return TRANSPORTS[location.transport].source(location, access)
 
 
 def open_destination(location: Location, *, options: RegistryOptions | None = None) -> Destination:

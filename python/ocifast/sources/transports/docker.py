@@ -39,7 +39,10 @@ def _source(location: Location, access: Access) -> Source:
 
     hint = "a layout is a folder"
     folders = [(existing_folder(seed, hint=hint), str(seed)) for seed in access.seeds]
-    layouts = [LayoutSource(FolderFiles(folder, name=name), name=name) for folder, name in folders]
+    layouts = [
+        LayoutSource(FolderFiles(folder, name=name, follow_links=access.follow_links), name=name)
+        for folder, name in folders
+    ]
     return SeededSource(reference, layouts, ask)
 
 

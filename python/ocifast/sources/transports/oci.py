@@ -34,7 +34,7 @@ def _source(location: Location, access: Access) -> Source:
 
     path = path_of(location)
     folder = existing_folder(path, hint=f"a layout is a folder (an archive is written oci-archive:{path})")
-    files = FolderFiles(folder, name=location.text)
+    files = FolderFiles(folder, name=location.text, follow_links=access.follow_links)
     return LayoutSource(files, name=location.text, tag=location.tag, digest=location.digest)
 
 

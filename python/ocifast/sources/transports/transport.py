@@ -25,10 +25,12 @@ class Access:
     Attributes:
         options: for registries; None for the defaults.
         seeds: folders with image layouts, looked at before a registry; other places have no use for them.
+        follow_links: whether symbolic links out of a layout are followed; those within it are in any case.
     """
 
     options: RegistryOptions | None = None
     seeds: tuple[Path, ...] = ()
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
