@@ -78,6 +78,7 @@ CASES = [
     "push {layout} {other}",
     "copy {layout} oci:{tmp}/copied",
     "inspect {layout}",
+    "history {layout}",
     "ls {layout}",
     "tags {repository}",
     "cache info",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
     from ocifast.flatten import FlattenOptions
+    from ocifast.history import History, HistoryEntry
     from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
     from ocifast.packers import (
         CpioOptions,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.runnable import BuiltRunnable, Runnable
     from ocifast.sources.registry.options import Credential, RegistryOptions
-    from ocifast.spec import Descriptor, ImageConfig, Platform
+    from ocifast.spec import Descriptor, HistoryRecord, ImageConfig, Platform
     from ocifast.transfers import copy, delete, pull, push, tags
 
 __all__ = [
@@ -60,6 +61,9 @@ __all__ = [
     "Event",
     "Ext4Options",
     "FlattenOptions",
+    "History",
+    "HistoryEntry",
+    "HistoryRecord",
     "Image",
     "ImageConfig",
     "Index",
@@ -109,6 +113,9 @@ _HOMES = {
     "Event": "progress",
     "Ext4Options": "packers",
     "FlattenOptions": "flatten",
+    "History": "history",
+    "HistoryEntry": "history",
+    "HistoryRecord": "spec",
     "Image": "image",
     "ImageConfig": "spec",
     "Index": "image",

@@ -13,6 +13,7 @@ from ocifast.cache import Cache, CachedSource
 from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.flatten import FlattenOptions, flatten
+from ocifast.history import History, pair_history
 from ocifast.lazy import Lazy
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
@@ -32,6 +33,7 @@ from ocifast.spec import (
     Manifest,
     Platform,
     decode_config,
+    decode_history,
     decode_index,
     decode_manifest,
     total_size,
@@ -244,6 +246,16 @@ class Image:
             except DigestInvalidError as error:
                 raise DigestInvalidError(f"{self.name}: config: {error.message}", reference=self.name) from None
         return found
+
+    @Lazy
+    def history(self) -> History:
+        """The steps of the config's history beside the layers that they made. No layer is read.
+
+        Raises:
+            DocumentError: the history is none; and what `diff_ids` raises.
+        """
+        records = decode_history(self.config_raw, name=f"{self.name}: config")
+        return pair_history(records, self.layers, self.diff_ids)
 
     @Lazy
     def platform(self) -> Platform | None:

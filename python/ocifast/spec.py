@@ -136,6 +136,22 @@ class ImageConfig(msgspec.Struct, frozen=True, rename={"os_version": "os.version
     rootfs: RootfsConfig = RootfsConfig()
 
 
+class HistoryRecord(msgspec.Struct, frozen=True):
+    """One step of the `history` of an image config (image-spec, config.md)."""
+
+    created: str | None = None
+    created_by: str | None = None
+    author: str | None = None
+    comment: str | None = None
+    empty_layer: bool = False
+
+
+class _WithHistory(msgspec.Struct, frozen=True):
+    """A config as far as its history; apart from the rest, which must not fail where a history is odd."""
+
+    history: tuple[HistoryRecord, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Document:
     """A manifest, index or config as it came: its media type and its bytes.
@@ -227,6 +243,14 @@ def decode_index(document: Document, *, name: str) -> Index:
 def decode_config(raw: bytes, *, name: str) -> ImageConfig:
     """The model of an image config. Raises DocumentError."""
     return _decode(raw, ImageConfig, name)
+
+
+def decode_history(raw: bytes, *, name: str) -> tuple[HistoryRecord, ...]:
+    """The history of an image config, empty where it has none. Raises DocumentError."""
+    try:
+        return msgspec.json.decode(raw, type=_WithHistory).history or ()
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{name} has no valid history: {error}", reference=name) from None
 
 
 def _decode(raw: bytes, model: type[Model], name: str) -> Model:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("ocifast.cli.delete:command", "Delete a manifest from a registry by its digest."),
     "runnable": ("ocifast.cli.runnable:command", "Turn a statically linked executable into an image."),
     "inspect": ("ocifast.cli.inspect:command", "Show what an image is: manifest, platform, layers, config."),
+    "history": ("ocifast.cli.history:command", "Show how an image was made, step beside layer."),
     "ls": ("ocifast.cli.ls:command", "List the files of an image."),
     "cat": ("ocifast.cli.cat:command", "Write a file of an image to standard output."),
     "tags": ("ocifast.cli.tags:command", "List the tags of a repository."),
