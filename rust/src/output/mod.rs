@@ -12,7 +12,7 @@ pub mod layer;
 mod losses;
 mod moved;
 mod refused;
-mod squashfs;
+mod squashfs_tar;
 mod tar;
 
 pub use compress::{Compression, Compressor};
@@ -21,7 +21,7 @@ pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
 pub use losses::{Loss, Losses};
 pub use moved::move_contents;
-pub use squashfs::{squashfs_losses, write_squashfs_tar};
+pub use squashfs_tar::{squashfs_losses, write_squashfs_tar};
 pub use tar::{write_plain_tar, write_tar};
 
 use std::io::Write;
