@@ -64,6 +64,7 @@ OTHERS: dict[tuple[type, str], Any] = {
     (PackOptions, "journal"): True,
     (PackOptions, "owners"): True,
     (PackOptions, "tails"): "block",
+    (PackOptions, "fragments"): False,
 }
 """Another value than the default for each field that changes bytes."""
 WITH: dict[str, tuple[str, PackOptions]] = {
@@ -76,6 +77,7 @@ WITH: dict[str, tuple[str, PackOptions]] = {
     "journal": ("ext4", PackOptions()),
     "owners": ("dir", PackOptions()),
     "tails": ("erofs", PackOptions()),
+    "fragments": ("squashfs", PackOptions()),
 }
 """A format that has the option, and what must be chosen besides."""
 MANIFEST = "sha256:" + "0" * 64

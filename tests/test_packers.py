@@ -189,9 +189,9 @@ def test_tools_that_are_too_old_are_known_by_what_they_can_do(tmp_path: Path, mo
     stand_in = tmp_path / "bin/mksquashfs"
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
     table = [
-        ("-tar", ["tar2sqfs", "mksquashfs"]),
-        ("-mkfs-time", ["sqfstar", "tar2sqfs"]),
-        ("-tar|-mkfs-time", ["tar2sqfs"]),
+        ("-tar", ["squashfs", "tar2sqfs", "mksquashfs"]),
+        ("-mkfs-time", ["squashfs", "sqfstar", "tar2sqfs"]),
+        ("-tar|-mkfs-time", ["squashfs", "tar2sqfs"]),
     ]
     for lacks, able in table:
         stand_in.write_text(
@@ -227,7 +227,11 @@ def test_squashfs_without_compression(tmp_path: Path, backend: str) -> None:
         ("squashfs", {"backend": "tar2sqfs", "compression": "none"}, "tar2sqfs always compresses"),
         ("squashfs", {"backend": "tar2sqfs", "compression": "lz4"}, "other tools cannot read the lz4 images"),
         ("squashfs", {"free_space": 1}, "has no option --free"),
-        ("squashfs", {"backend": "mkfs.erofs"}, "squashfs has no backend 'mkfs.erofs'; there are sqfstar, tar2sqfs"),
+        (
+            "squashfs",
+            {"backend": "mkfs.erofs"},
+            "squashfs has no backend 'mkfs.erofs'; there are squashfs, sqfstar, tar2sqfs",
+        ),
         ("erofs", {"backend": "mkfs.erofs", "compression": "xz"}, "erofs has no compression 'xz'"),
         ("erofs", {"backend": "mkfs.erofs", "block_size": 1000}, "a power of two, not 1000"),
         ("tar", {"journal": True}, "tar has no option --journal"),
@@ -239,18 +243,29 @@ def test_options_that_are_refused_before_any_work(name: str, options: dict[str, 
         choose_backend(load_format(name), PackOptions(**options))  # type: ignore[arg-type]
 
 
-def test_a_missing_tool_names_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("backend", "package"), [("sqfstar", "squashfs-tools"), ("tar2sqfs", "squashfs-tools-ng")])
+def test_a_missing_tool_names_its_package(
+    backend: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ocifast.packers.squashfs import settings
 
     monkeypatch.setattr(settings, "find_tool", lambda _: None)
     settings.help_text.cache_clear()
+    options = CompileOptions(cache=False, pack=PackOptions(backend=backend))
     try:
-        with pytest.raises(PackerMissingError, match="Debian packages squashfs-tools, squashfs-tools-ng") as caught:
-            compile(plain(tmp_path), tmp_path / "out.squashfs", options=CompileOptions(cache=False))
-        assert caught.value.context["packages"] == ["squashfs-tools", "squashfs-tools-ng"]
+        with pytest.raises(PackerMissingError, match=f"Debian packages {package}$") as caught:
+            compile(plain(tmp_path), tmp_path / "out.squashfs", options=options)
+        assert caught.value.context["packages"] == [package]
     finally:
         settings.help_text.cache_clear()
     assert not (tmp_path / "out.squashfs").exists()
+
+
+def test_squashfs_needs_no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = plain(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    done = compile(source, tmp_path / "out.squashfs", options=CompileOptions(cache=False))
+    assert done.backend == "squashfs"
 
 
 def image_of(layer: TarBuilder, folder: Path) -> Rootfs:
@@ -384,7 +399,7 @@ def test_mkfs_erofs_with_a_tar_stream(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
     settings.help_text.cache_clear()
     try:
-        assert erofs.FORMAT.backends[-1].store(ErofsOptions()) is Store.SPOOL
+        assert erofs.FORMAT.backends[-1].store(ErofsOptions(), 1) is Store.SPOOL
         pack(plain(tmp_path, deep=False), tmp_path / "streamed", "erofs", "mkfs.erofs")
     finally:
         settings.help_text.cache_clear()

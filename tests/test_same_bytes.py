@@ -18,6 +18,7 @@ BACKENDS = sorted({(name, backend.name) for name in FORMATS for backend in load_
 COMPRESSIONS = {
     "cpio": ("gzip", "zstd"),
     "erofs": ("lz4", "zstd"),
+    "squashfs": ("gzip", "xz", "lz4", "lz4hc", "none"),
     "sqfstar": ("gzip", "xz", "lz4", "none"),
     "tar2sqfs": ("gzip", "xz"),
     "mksquashfs": ("gzip", "xz", "lz4", "none"),
@@ -32,6 +33,7 @@ CASES: list[tuple[str, str, tuple[str, ...]]] = [
         for compression in COMPRESSIONS.get(backend, ())
     ),
     ("ext4", "ext4", ("--journal",)),
+    ("squashfs", "squashfs", ("--no-fragments", "--block-size", "4K")),
 ]
 
 RUNS = {1: ("+0", "UTC", 0o22), 2: ("+1y", "Asia/Tokyo", 0o77), 5: ("-20y", "America/New_York", 0)}

@@ -16,6 +16,7 @@ __all__ = [
     "KeptLayer",
     "LayerTable",
     "Limits",
+    "SquashfsCompression",
     "Tree",
     "__version__",
     "check_digest",
@@ -139,6 +140,28 @@ class Limits:
     ) -> Limits: ...
 
 @final
+class SquashfsCompression:
+    """How a squashfs image is compressed.
+
+    Args:
+        name: "zstd", "gzip", "xz", "lz4", "lz4hc" or "none".
+        level: of zstd (1 to 22) or gzip (1 to 9).
+        block_size: bytes of a block, a power of two from 4096 to 1 MiB.
+        fragments: whether the ends of files, and small files, are packed together.
+        threads: that compress; they change nothing in the image.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        *,
+        level: int | None = None,
+        block_size: int = 131072,
+        fragments: bool = True,
+        threads: int = 1,
+    ) -> SquashfsCompression: ...
+
+@final
 class Flattener:
     """All layers of one image on their way into one tree.
 
@@ -147,9 +170,10 @@ class Flattener:
 
     Args:
         layers: bottom layer first: digest and size of the blob, diff ID of the decompressed layer.
-        store: where contents wait. "spool": files in `folder`, for every output but the two others. "directory": one
+        store: where contents wait. "spool": files in `folder`, for every output but the others. "directory": one
             file per content in `folder`, moved into place by `Tree.write_directory`. "erofs": in the image that
-            `Tree.write_erofs` completes; "erofs-blocks": the same in whole blocks, without tails behind inodes.
+            `Tree.write_erofs` completes; "erofs-blocks": the same in whole blocks, without tails behind inodes. A
+            compression: as blocks of a squashfs image, for `Tree.write_squashfs`.
         folder: an existing folder of this process alone, on the file system of the output; the caller removes it.
         decoders: layers decoded at the same time; None chooses by the number of cores.
         added: indexes of the layers that hold what a user adds to the image; see `Merge::additions` in
@@ -160,7 +184,7 @@ class Flattener:
         cls,
         layers: list[tuple[str, int, str]],
         *,
-        store: str,
+        store: str | SquashfsCompression,
         folder: str | PathLike[str],
         limits: Limits | None = None,
         decoders: int | None = None,
@@ -281,6 +305,29 @@ class Tree:
         """How many bytes `write_tar` would write uncompressed. Reads no contents."""
     def cpio_size(self, *, clamp_mtime: int | None = None) -> int:
         """How many bytes `write_cpio` would write uncompressed. Reads no contents."""
+    def write_squashfs(
+        self,
+        path: str | PathLike[str],
+        /,
+        *,
+        compression: SquashfsCompression,
+        created: int,
+        folder: str | PathLike[str],
+        clamp_mtime: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[int, list[tuple[str, str, int, list[bytes]]]]:
+        """Writes a squashfs image; returns its size and the losses.
+
+        Contents that wait as blocks of that compression are taken as they are; all others are compressed now.
+
+        Args:
+            path: of a file that does not exist yet.
+            compression: of its blocks.
+            created: time of the filesystem, in seconds since 1970.
+            folder: for spool files of the writer's own, which have no names.
+            clamp_mtime: seconds since 1970 that no time may pass.
+            progress: told the bytes of files that are done, and all there are; what it raises ends the work.
+        """
     def write_squashfs_tar(
         self, fd: int, /, *, clamp_mtime: int | None = None
     ) -> list[tuple[str, str, int, list[bytes]]]:

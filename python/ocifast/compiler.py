@@ -288,7 +288,7 @@ class _Run:
         self, image: Image, outputs: list[PlannedOutput], keys: Mapping[PlannedOutput, str]
     ) -> dict[PlannedOutput, CompiledImage]:
         """Writes outputs from one decode. Nothing is published before all are complete."""
-        store, beside = store_for(outputs)
+        store, beside = store_for(outputs, self.threads)
         with ExitStack() as stack, self._hidden():
             waiting = self._waiting_folder(store, beside, stack)
             check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
@@ -393,7 +393,7 @@ class _Run:
         try:
             return flatten(
                 image,
-                store=store.value,
+                store=store.place,
                 folder=folder,
                 options=options,
                 progress=self.progress,

@@ -52,7 +52,7 @@ class FlattenOptions:
 def flatten(
     image: Layered,
     *,
-    store: str = "spool",
+    store: str | _core.SquashfsCompression = "spool",
     folder: str | os.PathLike[str] | None = None,
     options: FlattenOptions | None = None,
     progress: Progress = silent,

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
 
+if TYPE_CHECKING:
+    from ocifast import _core
+
 __all__ = ["BlobStore", "BlobWriter", "Layered", "Store"]
 
 
-class Store(Enum):
-    """Where contents wait while layers arrive; the values are those of `_core.Flattener`."""
+@dataclass(frozen=True)
+class Store:
+    """Where contents wait while layers arrive.
 
-    SPOOL = "spool"
+    Attributes:
+        place: what `_core.Flattener` calls it.
+        in_order: whether layers stand in order, so that one that runs ahead is copied once more.
+        may_wait_elsewhere: whether contents may wait on another file system than the output's.
+    """
+
+    place: str | _core.SquashfsCompression
+    in_order: bool = False
+    may_wait_elsewhere: bool = False
+
+    SPOOL: ClassVar[Store]
     """In files of their own, for every output."""
-    DIRECTORY = "directory"
+    DIRECTORY: ClassVar[Store]
     """In one file for each, which a directory takes as they are."""
-    EROFS = "erofs"
+    EROFS: ClassVar[Store]
     """In the erofs image that they are for."""
-    EROFS_BLOCKS = "erofs-blocks"
+    EROFS_BLOCKS: ClassVar[Store]
     """The same in whole blocks."""
 
-    @property
-    def in_order(self) -> bool:
-        """Whether layers stand in order, so that one that runs ahead is copied once more."""
-        return self in (Store.EROFS, Store.EROFS_BLOCKS)
+    @classmethod
+    def squashfs(cls, compression: _core.SquashfsCompression) -> Store:
+        """As the blocks of a squashfs image."""
+        return cls(compression, may_wait_elsewhere=True)
 
-    @property
-    def may_wait_elsewhere(self) -> bool:
-        """Whether contents may wait on another file system than the output's."""
-        return self is Store.SPOOL
+
+Store.SPOOL = Store("spool", may_wait_elsewhere=True)
+Store.DIRECTORY = Store("directory")
+Store.EROFS = Store("erofs", in_order=True)
+Store.EROFS_BLOCKS = Store("erofs-blocks", in_order=True)
 
 
 class Layered(Protocol):

@@ -177,13 +177,13 @@ def _refuse_common_places(outputs: Sequence[str], formats: Sequence[Format]) -> 
                 raise UsageError(f"{outputs[index]} would be inside of {shown}, which is an output itself")
 
 
-def store_for(outputs: Sequence[PlannedOutput]) -> tuple[Store, PlannedOutput]:
+def store_for(outputs: Sequence[PlannedOutput], threads: int) -> tuple[Store, PlannedOutput]:
     """Where contents wait for some outputs, and the output beside which they do.
 
     One output has them where its writer takes them as they are. Of several one at most can be that: an erofs image,
     from which the others read. A directory would use them up.
     """
-    wanted = [(output.backend.store(output.options), output) for output in outputs]
+    wanted = [(output.backend.store(output.options, threads), output) for output in outputs]
     if len(wanted) == 1:
         return wanted[0]
     in_place = (pair for pair in wanted if pair[0].in_order)

@@ -278,6 +278,11 @@ impl Spool {
 }
 
 impl SpoolPart {
+    /// The file, and where an offset of the part is in it.
+    pub fn place(&self, offset: u64) -> (&File, u64) {
+        (&self.file, self.start + offset)
+    }
+
     /// Reads exactly what stands at an offset of the part.
     ///
     /// # Errors

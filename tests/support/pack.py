@@ -51,7 +51,10 @@ class Packed:
 
 @contextmanager
 def flattened(
-    layers: Sequence[TarBuilder | bytes | LayerFile], *, store: str = "spool", folder: Path | None = None
+    layers: Sequence[TarBuilder | bytes | LayerFile],
+    *,
+    store: str | _core.SquashfsCompression = "spool",
+    folder: Path | None = None,
 ) -> Iterator[_core.Tree]:
     """The tree of some layers, while the block lasts."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -82,7 +85,7 @@ def pack(
     backend, _ = choose_backend(chosen, options)
     own = options_of(chosen.options, options)
     with (
-        flattened(layers, store=backend.store(own).value, folder=out.parent) as tree,
+        flattened(layers, store=backend.store(own, 1).place, folder=out.parent) as tree,
         tempfile.TemporaryDirectory(dir=out.parent) as folder,
     ):
         dump = tree.dump().decode() if with_dump else ""

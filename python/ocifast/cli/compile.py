@@ -35,7 +35,7 @@ __all__ = ["command"]
 @click.option("-f", "--format", "format_", type=click.Choice(list(FORMATS)), help="What to make.  [default: by suffix]")
 @options.platform
 @click.option("--backend", metavar="NAME", help="What packs.  [default: the best that is installed]")
-@click.option("--compression", metavar="NAME", help="none, gzip, zstd, xz or lz4, as far as the format has it.")
+@click.option("--compression", metavar="NAME", help="none, gzip, zstd, xz, lz4 or lz4hc, as far as the format has it.")
 @click.option("--level", metavar="N", type=int, help="Level of the compression.")
 @click.option("--block-size", metavar="SIZE", type=options.SIZE, help="Bytes that are compressed together, as 128K.")
 @click.option("--free", "free_space", metavar="SIZE", type=options.SIZE, help="Space left free in ext4, as 512M.")
@@ -52,6 +52,11 @@ __all__ = ["command"]
     type=click.Choice(["inline", "block"]),
     help="Where erofs puts the ends of files: behind their inodes, or into blocks of their own, which can be shared "
     "with kept layers.  [default: inline]",
+)
+@click.option(
+    "--fragments/--no-fragments",
+    default=None,
+    help="Whether squashfs packs the ends of files, and small files, together.  [default: --fragments]",
 )
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
 @click.option("--strict", is_flag=True, help="Fail when something would be lost, or the user is unknown.")
@@ -99,6 +104,7 @@ def command(
     max_image_size: int | None,
     journal: bool | None,
     tails: str | None,
+    fragments: bool | None,
     owners: bool | None,
     strict: bool,
     config_file: Path | None,
@@ -142,6 +148,7 @@ def command(
                 journal=journal,
                 owners=owners,
                 tails=tails,
+                fragments=fragments,
             ),
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),

@@ -22,8 +22,13 @@ class Backend(ABC, Generic[Options]):
     package: ClassVar[str | None] = None
     """Debian package that brings the tool; None when nothing needs to be installed."""
 
-    def store(self, options: Options) -> Store:
-        """Where contents should wait for it. It takes them from every other store as well, with a copy where needed."""
+    def store(self, options: Options, threads: int) -> Store:
+        """Where contents should wait for it. It takes them from every other store as well, with a copy where needed.
+
+        Args:
+            options: as in `WriteRequest`.
+            threads: as in `WriteRequest`.
+        """
         return Store.SPOOL
 
     @abstractmethod

@@ -16,7 +16,7 @@ __all__ = ["FORMAT"]
 class _DirectoryBackend(Backend[DirOptions]):
     name = "dir"
 
-    def store(self, options: DirOptions) -> Store:
+    def store(self, options: DirOptions, threads: int) -> Store:
         return Store.DIRECTORY
 
     def version(self) -> str | None:

@@ -40,7 +40,7 @@ class _ErofsBackend(Backend[ErofsOptions]):
 
     name = "erofs"
 
-    def store(self, options: ErofsOptions) -> Store:
+    def store(self, options: ErofsOptions, threads: int) -> Store:
         if options.compressed:
             return Store.SPOOL
         return Store.EROFS_BLOCKS if options.tails == "block" else Store.EROFS
@@ -88,7 +88,7 @@ class _MkfsErofs(Backend[ErofsOptions]):
     name = "mkfs.erofs"
     package = "erofs-utils"
 
-    def store(self, options: ErofsOptions) -> Store:
+    def store(self, options: ErofsOptions, threads: int) -> Store:
         return Store.SPOOL if _takes_tar() else Store.DIRECTORY
 
     def version(self) -> str | None:

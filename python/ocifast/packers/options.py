@@ -77,7 +77,7 @@ RANGES: dict[str, Range] = {
     # mksquashfs' own defaults (zstd 15, gzip 9) take 10 to 20 times the processor time of these for an image that is a
     # few percent smaller.
     "squashfs": Range(
-        {"zstd": Levels(3, 1, 22), "gzip": Levels(6, 1, 9), "xz": None, "lz4": None, "none": None},
+        {"zstd": Levels(3, 1, 22), "gzip": Levels(6, 1, 9), "xz": None, "lz4": None, "lz4hc": None, "none": None},
         Sizes("blocks", 128 << 10, 4 << 10, 1 << 20),
     ),
     "ext4": Range(),
@@ -188,12 +188,14 @@ class SquashfsOptions(_Blocks):
     """Options of a squashfs image.
 
     Attributes:
-        compression: "zstd" (the default), "gzip", "xz", "lz4" or "none".
+        compression: "zstd" (the default), "gzip", "xz", "lz4", "lz4hc" (lz4 that takes its time) or "none".
         level: the compression's own level.
         block_size: bytes of a data block, a power of two from 4 KiB to 1 MiB.
+        fragments: whether the ends of files, and small files, are packed together; None leaves it to the backend.
     """
 
     format: ClassVar[str] = "squashfs"
+    fragments: bool | None = changes_bytes(None)
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,7 @@ class PackOptions:
         journal: of ext4.
         owners: of a directory.
         tails: of erofs.
+        fragments: of squashfs.
     """
 
     backend: str | None = changes_bytes(None, told_by="backend")
@@ -279,6 +282,7 @@ class PackOptions:
     journal: bool | None = changes_bytes(None)
     owners: bool | None = changes_bytes(None)
     tails: str | None = changes_bytes(None)
+    fragments: bool | None = changes_bytes(None)
 
 
 _OPTION_NAMES = {"free_space": "free"}

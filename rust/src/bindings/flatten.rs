@@ -1,14 +1,16 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
+use super::contents::Kept;
 use super::decoded::{KeptLayer, LayerTable};
 use super::edit::Edit;
 use super::fd::duplicate;
-use super::tree::{Kept, Tree};
+use super::output::SquashfsCompression;
+use super::tree::Tree;
 use crate::contents::{SpoolStore, Store};
 use crate::decoded::Keep;
 use crate::edit::Edited;
@@ -17,6 +19,7 @@ use crate::flatten as core;
 use crate::layer::{BUFFER, Descriptor};
 use crate::output::DirectoryStore;
 use crate::output::erofs::ErofsStore;
+use crate::output::squashfs::SquashfsStore;
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Limits(crate::limits::Limits);
@@ -48,6 +51,41 @@ pub(super) struct Flattener {
     kept: Kept,
 }
 
+/// Where contents wait: a name, or a squashfs image that is compressed so.
+#[derive(FromPyObject)]
+enum StoreChoice {
+    Squashfs(SquashfsCompression),
+    Named(String),
+}
+
+impl StoreChoice {
+    fn make(&self, folder: &Path, layers: usize) -> Result<(Kept, Arc<dyn Store>)> {
+        let name = match self {
+            StoreChoice::Named(name) => name,
+            StoreChoice::Squashfs(compression) => {
+                let store = Arc::new(SquashfsStore::new(&compression.0, folder, layers)?);
+                return Ok((Kept::Squashfs(Arc::clone(&store)), Arc::new(store)));
+            }
+        };
+        Ok(match name.as_str() {
+            "spool" => {
+                let store = Arc::new(SpoolStore::new(folder, layers));
+                (Kept::Spool(Arc::clone(&store)), Arc::new(store))
+            }
+            "directory" => {
+                let store = Arc::new(DirectoryStore::new(folder)?);
+                (Kept::Directory(Arc::clone(&store)), Arc::new(store))
+            }
+            "erofs" | "erofs-blocks" => {
+                let made = ErofsStore::create(folder, layers)?;
+                let store = Arc::new(if name == "erofs" { made } else { made.of_whole_blocks() });
+                (Kept::Erofs(Arc::clone(&store)), Arc::new(store))
+            }
+            _ => return Err(Error::new(Code::Internal, format!("no store is called \"{name}\""))),
+        })
+    }
+}
+
 /// Digest, size, diff ID.
 type LayerRow = (String, u64, String);
 
@@ -58,8 +96,8 @@ fn descriptor((digest, size, diff_id): LayerRow, added: bool) -> Result<Descript
 impl Flattener {
     fn make(
         layers: Vec<LayerRow>,
-        store: &str,
-        folder: &std::path::Path,
+        store: &StoreChoice,
+        folder: &Path,
         limits: Option<&Limits>,
         decoders: Option<usize>,
         added: &[usize],
@@ -67,22 +105,7 @@ impl Flattener {
         let layers = layers.into_iter().enumerate();
         let layers =
             layers.map(|(index, layer)| descriptor(layer, added.contains(&index))).collect::<Result<Vec<_>>>()?;
-        let (kept, store): (Kept, Arc<dyn Store>) = match store {
-            "spool" => {
-                let store = Arc::new(SpoolStore::new(folder, layers.len()));
-                (Kept::Spool(Arc::clone(&store)), Arc::new(store))
-            }
-            "directory" => {
-                let store = Arc::new(DirectoryStore::new(folder)?);
-                (Kept::Directory(Arc::clone(&store)), Arc::new(store))
-            }
-            "erofs" | "erofs-blocks" => {
-                let made = ErofsStore::create(folder, layers.len())?;
-                let store = Arc::new(if store == "erofs" { made } else { made.of_whole_blocks() });
-                (Kept::Erofs(Arc::clone(&store)), Arc::new(store))
-            }
-            _ => return Err(Error::new(Code::Internal, format!("no store is called \"{store}\""))),
-        };
+        let (kept, store) = store.make(folder, layers.len())?;
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
         Ok(Flattener { inner: core::Flattener::new(layers, store, limits, decoders)?, kept })
@@ -95,7 +118,7 @@ impl Flattener {
         Err(Error::new(Code::Internal, format!("there is no layer {layer}")))
     }
 
-    fn read(&self, layer: usize, path: &std::path::Path, offset: u64, length: u64) -> Result<()> {
+    fn read(&self, layer: usize, path: &Path, offset: u64, length: u64) -> Result<()> {
         use std::os::unix::fs::FileExt;
         self.check(layer)?;
         let failed = |error| Error::io(format_args!("cannot read {}", path.display()), &error);
@@ -122,13 +145,13 @@ impl Flattener {
     fn new(
         py: Python<'_>,
         layers: Vec<LayerRow>,
-        store: &str,
+        store: StoreChoice,
         folder: PathBuf,
         limits: Option<&Limits>,
         decoders: Option<usize>,
         added: Option<Vec<usize>>,
     ) -> PyResult<Self> {
-        Ok(py.detach(|| Flattener::make(layers, store, &folder, limits, decoders, &added.unwrap_or_default()))?)
+        Ok(py.detach(|| Flattener::make(layers, &store, &folder, limits, decoders, &added.unwrap_or_default()))?)
     }
 
     #[pyo3(signature = (layer, chunk, /))]

@@ -1,6 +1,7 @@
 //! The Python module `ocifast._core`: one file per noun, no logic. Every call takes its arguments, runs with the GIL
 //! released, and maps the error.
 
+mod contents;
 mod decoded;
 mod decompress;
 mod digest;
@@ -9,6 +10,7 @@ mod error;
 mod fd;
 mod flatten;
 mod layer;
+mod output;
 mod pages;
 mod tree;
 
@@ -28,6 +30,8 @@ mod _core {
     use super::flatten::{Flattener, Limits};
     #[pymodule_export]
     use super::layer::{write_folder, write_layer};
+    #[pymodule_export]
+    use super::output::SquashfsCompression;
     #[pymodule_export]
     use super::tree::Tree;
     use crate::error::Code;

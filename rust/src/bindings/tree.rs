@@ -6,33 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::contents::{Kept, Metered};
 use super::fd::duplicate;
+use super::output::SquashfsCompression;
 use super::pages::Pages;
-use crate::contents::{Content, Contents, SpoolStore};
+use crate::contents::{Content, Contents};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::merge::Notices;
 use crate::output::erofs::{self, ErofsStore};
+use crate::output::squashfs::{self, SquashfsStore};
 use crate::output::{self, CHUNK, Compression, Compressor, DirectoryStore, Loss, ext4};
 use crate::tree::{self as core, InodeId, InodeKind};
-
-/// The store that holds a tree's contents.
-#[derive(Clone)]
-pub(super) enum Kept {
-    Spool(Arc<SpoolStore>),
-    Directory(Arc<DirectoryStore>),
-    Erofs(Arc<ErofsStore>),
-}
-
-impl Kept {
-    fn contents(&self) -> &dyn Contents {
-        match self {
-            Kept::Spool(store) => &**store,
-            Kept::Directory(store) => &**store,
-            Kept::Erofs(store) => &**store,
-        }
-    }
-}
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Tree {
@@ -124,20 +109,6 @@ fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, done: u64, tot
     })
 }
 
-/// Contents that count what is read of them.
-struct Metered<'a> {
-    contents: &'a dyn Contents,
-    taken: &'a AtomicU64,
-}
-
-impl Contents for Metered<'_> {
-    fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let read = self.contents.read_at(content, offset, buffer)?;
-        self.taken.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
 /// Counts what goes through.
 struct Counted {
     file: std::fs::File,
@@ -186,7 +157,7 @@ impl Tree {
             Kept::Directory(store) => store.placed(),
             // The image is where the contents are.
             Kept::Erofs(store) if !store.is_complete() => py.detach(|| self.content_bytes()),
-            Kept::Erofs(_) | Kept::Spool(_) => self.packed.load(Ordering::Relaxed),
+            Kept::Erofs(_) | Kept::Squashfs(_) | Kept::Spool(_) => self.packed.load(Ordering::Relaxed),
         }
     }
 
@@ -359,7 +330,7 @@ impl Tree {
             }
             let made = ErofsStore::create(&for_copies(folder)?, 1)?;
             let store = Arc::new(if whole_blocks { made.of_whole_blocks() } else { made });
-            let tree = output::move_contents(&self.tree, &self.metered(), &store)?;
+            let tree = output::move_contents(&self.tree, &self.metered(), &store, &mut |_| Ok(()))?;
             let summary = erofs::finish(&tree, &store, &options)?;
             store.publish(&path)?;
             Ok::<_, Error>(summary)
@@ -421,6 +392,45 @@ impl Tree {
         Ok((bytes, losses(py, lost)))
     }
 
+    #[pyo3(signature = (path, /, *, compression, created, folder, clamp_mtime = None, progress = None))]
+    #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
+    fn write_squashfs(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        compression: &SquashfsCompression,
+        created: i64,
+        folder: PathBuf,
+        clamp_mtime: Option<i64>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(u64, Vec<LossRow>)> {
+        let options = squashfs::Options { created, clamp_mtime };
+        let mut raised = None;
+        let written = py.detach(|| {
+            let total = self.content_bytes();
+            let mut furthest = 0;
+            let mut tell = |done: u64| {
+                furthest = furthest.max(done);
+                tell(progress.as_ref(), &mut raised, furthest, total)
+            };
+            match &self.kept {
+                Kept::Squashfs(store) if store.compression().makes_the_same_as(&compression.0) => {
+                    squashfs::write(&self.tree, store, &path, &options, &mut tell)
+                }
+                kept => {
+                    let store = Arc::new(SquashfsStore::new(&compression.0, &folder, 1)?);
+                    let tree = output::move_contents(&self.tree, kept.contents(), &store, &mut tell)?;
+                    squashfs::write(&tree, &store, &path, &options, &mut tell)
+                }
+            }
+        });
+        if let Some(raised) = raised {
+            return Err(raised);
+        }
+        let summary = written?;
+        Ok((summary.bytes, losses(py, summary.losses)))
+    }
+
     #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
     fn write_squashfs_tar(&self, py: Python<'_>, fd: i32, clamp_mtime: Option<i64>) -> PyResult<Vec<LossRow>> {
         let written = py.detach(|| {
@@ -462,7 +472,7 @@ impl Tree {
                 return output::write_directory(&self.tree, store, &path, owners, clamp_mtime);
             }
             let store = Arc::new(DirectoryStore::new(&for_copies(folder)?)?);
-            let tree = output::move_contents(&self.tree, &self.metered(), &store)?;
+            let tree = output::move_contents(&self.tree, &self.metered(), &store, &mut |_| Ok(()))?;
             output::write_directory(&tree, &store, &path, owners, clamp_mtime)
         });
         Ok(losses(py, lost?))

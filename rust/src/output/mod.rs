@@ -12,6 +12,7 @@ pub mod layer;
 mod losses;
 mod moved;
 mod refused;
+pub mod squashfs;
 mod squashfs_tar;
 mod tar;
 
@@ -28,7 +29,7 @@ use std::io::Write;
 use std::ops::Range;
 
 use crate::contents::{Content, Contents};
-use crate::entry::Mtime;
+use crate::entry::{Mtime, is_device};
 use crate::error::{Code, Error, Result};
 use crate::path::{check_name, check_target};
 use crate::tree::{InodeKind, Tree};
@@ -60,6 +61,18 @@ fn refuse_unholdable(tree: &Tree) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A device number as Linux encodes it: 12 bits of the major number, 20 of the minor.
+///
+/// # Errors
+/// `output_unsupported` for one that has more.
+fn device_number(major: u32, minor: u32) -> Result<u32> {
+    if is_device(major.into(), minor.into()) {
+        return Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12));
+    }
+    let message = format!("the device number {major}:{minor}, beyond Linux's 4095:1048575");
+    Err(Error::new(Code::OutputUnsupported, message))
 }
 
 /// Bytes read from the contents at a time.
@@ -160,7 +173,7 @@ mod tests {
         };
         let spool = SpoolStore::new(folder.path(), 0);
         let staged = Arc::new(DirectoryStore::new(&make("staged")).expect("a store"));
-        let image = erofs::ErofsStore::create(&make("erofs"), 0).expect("a store");
+        let erofs = erofs::ErofsStore::create(&make("erofs"), 0).expect("a store");
         let file = || std::fs::File::create(folder.path().join("file")).expect("a file");
         let build_time = Mtime::default();
         let options = erofs::Options { uuid: [0; 16], build_time, clamp_mtime: None };
@@ -169,18 +182,38 @@ mod tests {
         let compression = erofs::Compression::parse("lz4", None, 65536, 1).expect("known");
         let clusters = folder.path().join("clusters");
         let compressed = erofs::write_compressed(tree, &spool, &clusters, &options, &compression, &mut |_, _| Ok(()));
+        let plain = squashfs::Compression::parse("none", None, 4096, true, 1).expect("known");
+        let squashed = Arc::new(squashfs::SquashfsStore::new(&plain, folder.path(), 0).expect("a store"));
+        let squashfs_options = squashfs::Options { created: 0, clamp_mtime: None };
+        let image = folder.path().join("squashfs");
+        let squashfs = squashfs::write(tree, &squashed, &image, &squashfs_options, &mut |_| Ok(()));
         vec![
+            ("squashfs", squashfs.map(drop)),
             ("tar", write_tar(tree, &spool, Vec::new(), None).map(drop)),
-            ("squashfs", write_squashfs_tar(tree, &spool, Vec::new(), None).map(drop)),
+            ("tar for squashfs", write_squashfs_tar(tree, &spool, Vec::new(), None).map(drop)),
             ("cpio", write_cpio(tree, &spool, Vec::new(), None).map(drop)),
             ("ext4", ext4::write(tree, &spool, &file(), &ext4).map(drop)),
-            ("erofs", erofs::finish(tree, &image, &options).map(drop)),
+            ("erofs", erofs::finish(tree, &erofs, &options).map(drop)),
             ("compressed erofs", compressed.map(drop)),
             ("dir", write_directory(tree, &staged, &make("target"), true, None).map(drop)),
         ]
         .into_iter()
         .map(|(writer, result)| (writer, result.err().map(|error| error.code)))
         .collect()
+    }
+
+    #[test]
+    fn device_numbers_are_the_kernels() {
+        let table = [
+            (1, 3, Some(0x103)),
+            (4095, 1_048_575, Some(u32::MAX)),
+            (259, 256, Some(0x0011_0300)),
+            (4096, 0, None),
+            (0, 1 << 20, None),
+        ];
+        for (major, minor, expected) in table {
+            assert_eq!(device_number(major, minor).ok(), expected, "{major}:{minor}");
+        }
     }
 
     #[test]

@@ -9,8 +9,13 @@ use crate::tree::{InodeId, InodeKind, Tree};
 /// Returns the tree over the copies.
 ///
 /// # Errors
-/// What reading returns, or the store.
-pub fn move_contents(tree: &Tree, contents: &dyn Contents, store: &dyn Store) -> Result<Tree> {
+/// What reading returns, or the store, or `progress`, which is told the bytes of files that are done.
+pub fn move_contents(
+    tree: &Tree,
+    contents: &dyn Contents,
+    store: &dyn Store,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Tree> {
     let mut moved = tree.clone();
     let mut files: Vec<(u32, u64, InodeId)> = Vec::new();
     for step in tree.walk().filter(|step| step.first) {
@@ -21,6 +26,7 @@ pub fn move_contents(tree: &Tree, contents: &dyn Contents, store: &dyn Store) ->
     files.sort_unstable();
     let mut layer = store.layer(0)?;
     let mut buffer = vec![0; CHUNK];
+    let mut done = 0;
     for (_, _, id) in files {
         let inode = tree.inode(id);
         let InodeKind::File(content) = &inode.kind else { continue };
@@ -31,7 +37,11 @@ pub fn move_contents(tree: &Tree, contents: &dyn Contents, store: &dyn Store) ->
                 layer.hole(run.offset - at)?;
             }
             at = run.offset + run.length;
-            copy_range(contents, content, run.offset..at, &mut buffer, |bytes| layer.data(bytes))?;
+            copy_range(contents, content, run.offset..at, &mut buffer, |bytes| {
+                progress(done)?;
+                done += bytes.len() as u64;
+                layer.data(bytes)
+            })?;
         }
         if content.size > at {
             layer.hole(content.size - at)?;

@@ -5,15 +5,13 @@
 
 use std::io::Write;
 
+use super::squashfs::fit;
 use super::tar::{Holes, write_fitted};
-use super::{Loss, Losses, clamped};
+use super::{Loss, Losses};
 use crate::contents::Contents;
-use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
 use crate::tar::Writer;
 use crate::tree::Tree;
-
-const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
 /// Writes the tree to `out` as [`super::write_tar`] does, with what squashfs cannot hold left out and reported.
 ///
@@ -27,8 +25,7 @@ pub fn write_squashfs_tar<W: Write>(
 ) -> Result<(W, Vec<Loss>)> {
     let mut losses = Losses::default();
     let out = write_fitted(tree, contents, Writer::new(out).with_gnu_links(), Holes::AsZeros, |path, metadata| {
-        metadata.mtime = clamped(metadata.mtime, clamp);
-        fit(path, metadata, &mut losses);
+        fit(path, metadata, clamp, &mut losses);
     })?;
     Ok((out, losses.into_vec()))
 }
@@ -38,31 +35,7 @@ pub fn squashfs_losses(tree: &Tree, clamp: Option<i64>) -> Vec<Loss> {
     let mut losses = Losses::default();
     for step in tree.walk().filter(|step| step.first) {
         let mut metadata = tree.inode(step.inode).metadata.clone();
-        metadata.mtime = clamped(metadata.mtime, clamp);
-        fit(&step.path, &mut metadata, &mut losses);
+        fit(&step.path, &mut metadata, clamp, &mut losses);
     }
     losses.into_vec()
-}
-
-fn fit(path: &[u8], metadata: &mut Metadata, losses: &mut Losses) {
-    let mut lose = |kind, detail: String| losses.add(kind, path, detail);
-    let Mtime { seconds, nanoseconds } = metadata.mtime;
-    let held = seconds.clamp(0, i64::from(u32::MAX));
-    if held != seconds {
-        lose("mtime", "squashfs holds times from 1970 to 2106".into());
-    } else if nanoseconds != 0 {
-        lose("mtime", "squashfs holds times in whole seconds".into());
-    }
-    metadata.mtime = Mtime { seconds: held, nanoseconds: 0 };
-    let Some(xattrs) = &metadata.xattrs else { return };
-    let holds = |name: &[u8]| NAMESPACES.iter().any(|namespace| name.starts_with(namespace));
-    if xattrs.keys().all(|name| holds(name)) {
-        return;
-    }
-    for name in xattrs.keys().filter(|name| !holds(name)) {
-        lose("xattr", format!("squashfs has no attribute {}", name.escape_ascii()));
-    }
-    let kept = xattrs.iter().filter(|(name, _)| holds(name));
-    let kept: std::collections::BTreeMap<_, _> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-    metadata.xattrs = if kept.is_empty() { None } else { Some(kept.into()) };
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod build;
+#[path = "../support/items.rs"]
+pub mod items;
 pub mod read;
 
 use std::path::Path;

@@ -1,6 +1,6 @@
-"""squashfs: a compressed, read-only image, written by whichever tool is there.
+"""squashfs: a compressed, read-only image; by the core's own writer, or by a tool.
 
-Nothing of ours writes squashfs; all backends are tools, and each result is compared name by name with the tree.
+What a tool writes is compared name by name with the tree.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from ocifast.packers.backend import Format
 from ocifast.packers.options import SquashfsOptions
 from ocifast.packers.squashfs.mksquashfs import MKSQUASHFS
 from ocifast.packers.squashfs.streamed import SQFSTAR, TAR2SQFS
+from ocifast.packers.squashfs.writer import WRITER
 
 __all__ = ["FORMAT"]
 
-FORMAT = Format("squashfs", SquashfsOptions, (SQFSTAR, TAR2SQFS, MKSQUASHFS))
+FORMAT = Format("squashfs", SquashfsOptions, (WRITER, SQFSTAR, TAR2SQFS, MKSQUASHFS))

@@ -34,7 +34,7 @@ class _Mksquashfs(Backend[SquashfsOptions]):
     def version(self) -> str | None:
         return tool_version("mksquashfs", "-version") if "-mkfs-time" in help_text("mksquashfs", "-help") else None
 
-    def store(self, options: SquashfsOptions) -> Store:
+    def store(self, options: SquashfsOptions, threads: int) -> Store:
         return Store.DIRECTORY
 
     def tells(self, options: SquashfsOptions) -> bool:

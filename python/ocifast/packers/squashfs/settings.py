@@ -20,14 +20,16 @@ class Settings:
     """Options with their defaults filled in.
 
     Attributes:
-        compression: "zstd", "gzip", "xz", "lz4" or "none".
+        compression: "zstd", "gzip", "xz", "lz4", "lz4hc" or "none".
         level: the compression's own level; None for those without.
         block_size: bytes of a data block, a power of two from 4 KiB to 1 MiB.
+        fragments: whether the ends of files, and small files, are packed together; None for the tool's own way.
     """
 
     compression: str
     level: int | None
     block_size: int
+    fragments: bool | None
 
 
 def resolve(options: SquashfsOptions, *, zstd: bool) -> Settings:
@@ -42,7 +44,7 @@ def resolve(options: SquashfsOptions, *, zstd: bool) -> Settings:
     level = options.level
     if level is None and levels is not None:
         level = levels.default
-    return Settings(compression, level, options.block_bytes)
+    return Settings(compression, level, options.block_bytes, options.fragments)
 
 
 @cache

@@ -98,7 +98,9 @@ class _Tar2sqfs(Backend[SquashfsOptions]):
         compression = options.compression
         if compression == "none":
             raise UsageError("tar2sqfs always compresses; choose another backend or compression")
-        if compression == "lz4":
+        if options.fragments is False:
+            raise UsageError("tar2sqfs always packs small files together; choose another backend or --fragments")
+        if compression in ("lz4", "lz4hc"):
             # 1.2.0: "File system corruption detected", says unsquashfs of what it writes.
             raise UsageError(
                 "other tools cannot read the lz4 images of tar2sqfs; choose another backend or compression"
@@ -142,8 +144,12 @@ TAR2SQFS = _Tar2sqfs()
 def compression_arguments(settings: Settings) -> list[str]:
     """The arguments of mksquashfs for compression and block size."""
     arguments = ["-b", str(settings.block_size)]
+    if settings.fragments is not None:
+        arguments.append("-always-use-fragments" if settings.fragments else "-no-fragments")
     if settings.compression == "none":
         return [*arguments, "-noI", "-noId", "-noD", "-noF", "-noX"]
+    if settings.compression == "lz4hc":
+        return [*arguments, "-comp", "lz4", "-Xhc"]
     arguments += ["-comp", settings.compression]
     return arguments if settings.level is None else [*arguments, "-Xcompression-level", str(settings.level)]
 

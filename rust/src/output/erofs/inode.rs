@@ -16,11 +16,6 @@ pub fn type_of(kind: &InodeKind) -> (u16, u8) {
     }
 }
 
-/// A device number as Linux encodes it (12 bits major, 20 bits minor), if it has so many.
-pub fn device(major: u32, minor: u32) -> Option<u32> {
-    (major < 1 << 12 && minor < 1 << 20).then_some((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
-}
-
 /// What stands in an inode.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
@@ -89,20 +84,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn device_numbers_are_the_kernels() {
-        let table = [
-            (1, 3, Some(0x103)),
-            (4095, 1_048_575, Some(u32::MAX)),
-            (259, 256, Some(0x0011_0300)),
-            (4096, 0, None),
-            (0, 1 << 20, None),
-        ];
-        for (major, minor, expected) in table {
-            assert_eq!(device(major, minor), expected, "{major}:{minor}");
-        }
-    }
 
     #[test]
     fn the_short_form_only_where_everything_fits() {

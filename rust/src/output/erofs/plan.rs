@@ -4,14 +4,14 @@ use super::clusters::table_size;
 use super::directory::{Name, Shape, names};
 use super::files::{Files, Place};
 use super::format::{BLOCK, DataLayout, NULL_ADDRESS, blocks};
-use super::inode::{Record, device, type_of};
+use super::inode::{Record, type_of};
 use super::layout::Packer;
 use super::options::Options;
 use super::xattr::{self, Shared};
 use crate::contents::Content;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
-use crate::output::{Loss, Losses, clamped};
+use crate::output::{Loss, Losses, clamped, device_number};
 use crate::tree::{Children, InodeId, InodeKind, Tree};
 
 /// An inode that has no place: it is in no name's reach.
@@ -187,11 +187,7 @@ impl<'t> Plan<'t> {
                 if fits(&record, target.len()) { Data::Inline(target.len()) } else { Data::Blocks(1) }
             }
             InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
-                let Some(number) = device(*major, *minor) else {
-                    let message = format!("the device number {major}:{minor}, beyond Linux's 4095:1048575");
-                    return Err(Error::new(Code::OutputUnsupported, message));
-                };
-                record.data = number;
+                record.data = device_number(*major, *minor)?;
                 Data::Elsewhere
             }
             InodeKind::Fifo => Data::Elsewhere,

@@ -1,0 +1,95 @@
+//! The image as a whole: contents, tables and superblock.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::format::{CONTENTS, Fields, METADATA_PLAIN, PADDING, Superblock, Tables, narrow};
+use super::fragments::Fragments;
+use super::metadata::lookup_table;
+use super::options::Options;
+use super::placed::{Placed, copy};
+use super::store::SquashfsStore;
+use super::tree_writer::TreeWriter;
+use crate::error::{Error, Result};
+use crate::output::{Loss, refuse_unholdable};
+use crate::tree::Tree;
+
+/// A finished image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its size.
+    pub bytes: u64,
+    /// What it cannot hold.
+    pub losses: Vec<Loss>,
+}
+
+/// Writes the image of `tree`, whose contents are in `store` and whose layers are all finished, to `path`, which does
+/// not exist yet. `progress` is told the bytes of files that are done, now and then and at the end.
+///
+/// # Errors
+/// `output_unsupported` when the tree is beyond the format's bounds; `io_error`; what `progress` returns.
+pub fn write(
+    tree: &Tree,
+    store: &SquashfsStore,
+    path: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Summary> {
+    refuse_unholdable(tree)?;
+    let image = &File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let image = image.as_ref().map_err(|error| Error::io(format_args!("cannot write {}", path.display()), error))?;
+    let compression = *store.compression();
+    let settings = compression.settings();
+    let head = settings
+        .as_ref()
+        .map_or(Vec::new(), |settings| Fields::default().u16(settings.len() as u16 | METADATA_PLAIN).bytes(settings).0);
+    let mut placed = Placed::new(tree, store, CONTENTS)?;
+    let copies = placed.take_copies();
+    let fragments = std::thread::scope(|scope| {
+        let copying = std::thread::Builder::new().name("copy".to_owned());
+        let copying = copying.spawn_scoped(scope, || copy(store, &copies, image));
+        let copying = copying.map_err(|error| Error::thread(&error))?;
+        let fragments = Fragments::write(tree, store, &mut placed, image, progress);
+        let copied = copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        fragments.and_then(|fragments| copied.map(|()| fragments))
+    })?;
+
+    let inodes = fragments.end();
+    let written = TreeWriter::write(tree, store, &placed, options, image, inodes)?;
+    let mut tables = written.directories;
+    let directories = written.end;
+    // Each table begins where the index of the one before ends: Linux compares.
+    let end = |tables: &Vec<u8>| directories + tables.len() as u64;
+    let count = narrow((written.export.len() / 8) as u64, "the inodes of the image")?;
+    let mut index = [0; 3];
+    for (index, entries) in index.iter_mut().zip([fragments.table(), &written.export, written.ids.table()]) {
+        let (bytes, at) = lookup_table(&compression, entries, end(&tables))?;
+        tables.extend_from_slice(&bytes);
+        *index = at;
+    }
+    let (bytes, xattrs) = written.xattrs.finish(&compression, end(&tables))?;
+    tables.extend_from_slice(&bytes);
+
+    let [fragment_index, export, ids] = index;
+    let superblock = Superblock {
+        inodes: count,
+        created: options.created.clamp(0, i64::from(u32::MAX)) as u32,
+        block_size: compression.block as u32,
+        fragments: narrow((fragments.table().len() / 16) as u64, "the fragments of the image")?,
+        compressor: compression.number(),
+        options: settings.is_some(),
+        plain: compression.is_plain(),
+        packs_tails: compression.packs_tails,
+        ids: written.ids.count(),
+        root: written.root.reference(),
+        bytes: end(&tables),
+        tables: Tables { inodes, directories, fragments: fragment_index, export, ids, xattrs },
+    };
+    let bytes = superblock.bytes.next_multiple_of(PADDING);
+    let failed = |error| Error::io("cannot write the image", &error);
+    image.write_all_at(&tables, directories).map_err(failed)?;
+    image.set_len(bytes).map_err(failed)?;
+    image.write_all_at(&[&superblock.encode()[..], &head].concat(), 0).map_err(failed)?;
+    Ok(Summary { bytes, losses: written.losses.into_vec() })
+}

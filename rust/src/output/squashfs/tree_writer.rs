@@ -1,0 +1,256 @@
+//! Inodes and listings of a whole tree.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::directory::{Name, write_listing};
+use super::fit::fit;
+use super::ids::Ids;
+use super::inode::{FileData, Head, Type};
+use super::metadata::{MetadataWriter, Position};
+use super::options::Options;
+use super::placed::Placed;
+use super::store::SquashfsStore;
+use super::xattr::Xattrs;
+use crate::error::{Code, Error, Result};
+use crate::output::{CHUNK, Losses, device_number};
+use crate::tree::{InodeId, InodeKind, Tree};
+
+/// What is written of a tree: the inodes go into the image at once, the rest is short.
+pub struct TreeWriter<'a> {
+    tree: &'a Tree,
+    store: &'a SquashfsStore,
+    placed: &'a Placed,
+    options: &'a Options,
+    image: &'a File,
+    /// Where the next block of inodes goes.
+    end: u64,
+    inodes: MetadataWriter,
+    directories: MetadataWriter,
+    /// By inode: its number, from 1 on in the order of the tree.
+    numbers: Vec<u32>,
+    /// By number less one: where the inode is.
+    places: Vec<Option<Position>>,
+    ids: Ids,
+    xattrs: Xattrs,
+    losses: Losses,
+}
+
+/// The tables that are left to write.
+pub struct Written {
+    /// Where the root's inode is.
+    pub root: Position,
+    /// Where the inodes end in the image.
+    pub end: u64,
+    /// All listings.
+    pub directories: Vec<u8>,
+    /// Where each inode is, in the order of their numbers.
+    pub export: Vec<u8>,
+    /// Owners and groups.
+    pub ids: Ids,
+    /// Attributes.
+    pub xattrs: Xattrs,
+    /// What the image cannot hold.
+    pub losses: Losses,
+}
+
+/// A directory on its way.
+struct Open {
+    id: InodeId,
+    path: Vec<u8>,
+    /// Subdirectories that are not written yet, the first one last.
+    left: Vec<(Vec<u8>, InodeId)>,
+}
+
+impl<'a> TreeWriter<'a> {
+    /// Writes the inodes of a tree to `image` from `at` on.
+    ///
+    /// # Errors
+    /// `output_unsupported` when the tree is beyond the format's bounds; `io_error`.
+    pub fn write(
+        tree: &'a Tree,
+        store: &'a SquashfsStore,
+        placed: &'a Placed,
+        options: &'a Options,
+        image: &'a File,
+        at: u64,
+    ) -> Result<Written> {
+        let mut numbers = vec![0; tree.inode_bound()];
+        let mut count = 0;
+        for step in tree.walk().filter(|step| step.first) {
+            count += 1;
+            numbers[step.inode.index()] = count;
+        }
+        let compression = store.compression();
+        let mut writer = TreeWriter {
+            tree,
+            store,
+            placed,
+            options,
+            image,
+            end: at,
+            inodes: MetadataWriter::new(compression)?,
+            directories: MetadataWriter::new(compression)?,
+            numbers,
+            places: vec![None; count as usize],
+            ids: Ids::default(),
+            xattrs: Xattrs::new(compression)?,
+            losses: Losses::default(),
+        };
+        writer.directories()?;
+        writer.finish()
+    }
+
+    fn finish(mut self) -> Result<Written> {
+        self.flush()?;
+        let rest = self.inodes.finish()?;
+        self.image.write_all_at(&rest, self.end).map_err(|error| Error::io("cannot write the image", &error))?;
+        let mut export = Vec::with_capacity(self.places.len() * 8);
+        for place in &self.places {
+            let place = place.ok_or_else(|| Error::new(Code::Internal, "an inode was not written"))?;
+            export.extend_from_slice(&place.reference().to_le_bytes());
+        }
+        Ok(Written {
+            root: self.places.first().copied().flatten().unwrap_or_default(),
+            end: self.end + rest.len() as u64,
+            directories: self.directories.finish()?,
+            export,
+            ids: self.ids,
+            xattrs: self.xattrs,
+            losses: self.losses,
+        })
+    }
+
+    /// Writes all directories, each after all that is below it. The inodes of a directory's files stand together.
+    fn directories(&mut self) -> Result<()> {
+        // The number of the root's parent is one that there is not.
+        let outside = self.places.len() as u32 + 1;
+        let mut open = vec![self.open(self.tree.root(), Vec::new())];
+        while let Some(directory) = open.last_mut() {
+            if let Some((path, child)) = directory.left.pop() {
+                let child = self.open(child, path);
+                open.push(child);
+                continue;
+            }
+            let Some(directory) = open.pop() else { break };
+            let parent = open.last().map_or(outside, |parent| self.numbers[parent.id.index()]);
+            self.close(&directory, parent)?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, id: InodeId, path: Vec<u8>) -> Open {
+        let children = self.tree.inode(id).children().into_iter().flatten();
+        let directories = children.filter(|&(_, &child)| self.tree.inode(child).children().is_some());
+        let mut left: Vec<_> = directories.map(|(name, &child)| (below(&path, name), child)).collect();
+        left.reverse();
+        Open { id, path, left }
+    }
+
+    /// Writes the files of a directory, its listing and itself.
+    fn close(&mut self, directory: &Open, parent: u32) -> Result<()> {
+        let tree = self.tree;
+        let mut names = Vec::new();
+        let mut nlink = 2;
+        for (name, &child) in tree.inode(directory.id).children().into_iter().flatten() {
+            let number = self.numbers[child.index()];
+            let kind = type_of(&tree.inode(child).kind);
+            nlink += u32::from(kind == Type::Directory);
+            let inode = match self.places[number as usize - 1] {
+                Some(place) => place,
+                None => self.inode(child, number, &below(&directory.path, name))?,
+            };
+            names.push(Name { name, inode, number, kind });
+        }
+        let listing = write_listing(&names, &mut self.directories)?;
+        let number = self.numbers[directory.id.index()];
+        let head = Head { nlink, ..self.head(directory.id, number, &directory.path)? };
+        let bytes = head.directory(&listing, parent)?;
+        self.place(number);
+        self.inodes.write(&bytes)?;
+        self.flush()
+    }
+
+    /// Writes an inode that is no directory; returns where.
+    fn inode(&mut self, id: InodeId, number: u32, path: &[u8]) -> Result<Position> {
+        let head = self.head(id, number, path)?;
+        let place = self.place(number);
+        let bytes = match &self.tree.inode(id).kind {
+            InodeKind::File(content) => {
+                let (part, record) = self.store.record(content);
+                let runs = part.runs(record);
+                let (start, end) = if content.size > 0 { self.placed.place(content) } else { (0, (0, 0)) };
+                let end = (self.store.tail(content) > 0).then_some(end);
+                let block = self.store.compression().block as u64;
+                let mut covered: u64 = 0;
+                let sparse = runs.iter().map(|run| {
+                    // The last block may be one that is not full.
+                    let from = covered;
+                    covered = content.size.min(from + run.count() * block);
+                    if run.zeros().is_some() { covered - from } else { 0 }
+                });
+                let data = FileData { size: content.size, start, runs, sparse: sparse.sum(), end };
+                head.file(&data, |bytes| self.inodes.write(bytes))?;
+                Vec::new()
+            }
+            InodeKind::Symlink(target) => head.symlink(target),
+            InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
+                let kind = type_of(&self.tree.inode(id).kind);
+                head.device(kind, device_number(*major, *minor)?)
+            }
+            InodeKind::Fifo => head.fifo(),
+            InodeKind::Directory(_) => unreachable!("a directory is written after what is in it"),
+        };
+        self.inodes.write(&bytes)?;
+        self.flush()?;
+        Ok(place)
+    }
+
+    /// The next inode written is this one.
+    fn place(&mut self, number: u32) -> Position {
+        let place = self.inodes.position();
+        self.places[number as usize - 1] = Some(place);
+        place
+    }
+
+    fn head(&mut self, id: InodeId, number: u32, path: &[u8]) -> Result<Head> {
+        let inode = self.tree.inode(id);
+        let mut metadata = inode.metadata.clone();
+        fit(path, &mut metadata, self.options.clamp_mtime, &mut self.losses);
+        Ok(Head {
+            mode: metadata.mode,
+            uid: self.ids.number(metadata.uid)?,
+            gid: self.ids.number(metadata.gid)?,
+            mtime: u32::try_from(metadata.mtime.seconds).unwrap_or_default(),
+            number,
+            nlink: inode.nlink,
+            xattrs: self.xattrs.number(&metadata)?,
+        })
+    }
+
+    /// Writes blocks of inodes that are complete, when there are many.
+    fn flush(&mut self) -> Result<()> {
+        if self.inodes.waiting() < CHUNK {
+            return Ok(());
+        }
+        let bytes = self.inodes.take();
+        self.image.write_all_at(&bytes, self.end).map_err(|error| Error::io("cannot write the image", &error))?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn below(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}
+
+fn type_of(kind: &InodeKind) -> Type {
+    match kind {
+        InodeKind::File(_) => Type::File,
+        InodeKind::Directory(_) => Type::Directory,
+        InodeKind::Symlink(_) => Type::Symlink,
+        InodeKind::CharDevice { .. } => Type::CharDevice,
+        InodeKind::BlockDevice { .. } => Type::BlockDevice,
+        InodeKind::Fifo => Type::Fifo,
+    }
+}

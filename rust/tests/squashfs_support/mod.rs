@@ -1,0 +1,64 @@
+//! What the tests of the squashfs output share.
+#![allow(dead_code, missing_docs)]
+
+#[path = "../support/items.rs"]
+pub mod items;
+pub mod read;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use items::{Item, merged};
+use ocifast_core::error::Result;
+use ocifast_core::output::dump;
+use ocifast_core::output::squashfs::{Compression, Options, SquashfsStore, Summary, write};
+use ocifast_core::tree::Tree;
+use tempfile::TempDir;
+
+/// An image and what it was made from.
+pub struct Built {
+    pub tree: Tree,
+    pub store: Arc<SquashfsStore>,
+    pub summary: Summary,
+    pub path: PathBuf,
+    pub folder: TempDir,
+}
+
+impl Built {
+    pub fn image(&self) -> Vec<u8> {
+        std::fs::read(&self.path).expect("the image")
+    }
+
+    /// The canonical text of the tree that the image was made from.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        dump(&self.tree, &*self.store, |line| {
+            text.push_str(line);
+            Ok(())
+        })
+        .expect("a dump");
+        text
+    }
+}
+
+pub const OPTIONS: Options = Options { created: 1_700_000_000, clamp_mtime: None };
+
+/// zstd, in blocks of `block` bytes.
+pub fn zstd(block: usize) -> Compression {
+    Compression::parse("zstd", None, block, true, 2).expect("a compression")
+}
+
+pub fn build(layers: &[Vec<Item>], compression: &Compression) -> Built {
+    let order: Vec<usize> = (0..layers.len()).collect();
+    try_build(layers, &order, compression, &OPTIONS).expect("an image")
+}
+
+/// Builds an image whose layers are read in the order of `order`.
+pub fn try_build(layers: &[Vec<Item>], order: &[usize], compression: &Compression, options: &Options) -> Result<Built> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("image.squashfs");
+    let store = Arc::new(SquashfsStore::new(compression, folder.path(), layers.len())?);
+    let tree = merged(layers, order, &store)?;
+    let summary = write(&tree, &store, &path, options, &mut |_| Ok(()))?;
+    Ok(Built { tree, store, summary, path, folder })
+}
