@@ -24,7 +24,7 @@ from tests.support.images import Layer, as_json, digest_of
 from tests.support.layers import TarBuilder
 
 OCIFAST = Path(sys.executable).with_name("ocifast")
-FORMATS = ("tar", "cpio", "erofs", "ext4", "dir")
+FORMATS = ("tar", "cpio", "erofs", "ext4", "squashfs", "dir")
 TOP_BYTES = 30_000_000
 
 
