@@ -82,7 +82,7 @@ def by_gensquashfs(source: Path, level: Sequence[str], at: Path) -> Sequence[Com
 
 
 def one_after_the_other(bench: Bench, at: Path) -> Sequence[Command]:
-    """skopeo to a layout, umoci to a folder, mksquashfs to an image."""
+    """Skopeo to a layout, umoci to a folder, mksquashfs to an image."""
     return [*bench.copy_and_unpack(at), *by_mksquashfs(at / "bundle/rootfs", LEVELS["zstd 3"], at)]
 
 
