@@ -213,7 +213,7 @@ def test_every_store_gives_the_same_bytes(tmp_path: Path) -> None:
     """Whether contents waited as blocks, as they were, or in an image of another format."""
     blob = contents().whiteout("gone").file("zz/large", b"large" * 300_000).build()
     compression = _core.SquashfsCompression("zstd", threads=2)
-    images = []
+    images: list[bytes] = []
     for store in ("spool", "erofs", "directory", compression):
         folder = tmp_path / f"work{len(images)}"
         folder.mkdir()
