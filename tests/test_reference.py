@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from ocifast.errors import ImageReferenceError
 from ocifast.reference import Location, Reference
 from ocifast.sources.open import parse_location
-from ocifast.sources.transports import TRANSPORTS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 LONG_DIGEST = "sha512:" + "0123456789abcdef" * 8
@@ -145,7 +144,7 @@ def test_locations(text: str) -> None:
     assert str(found) == text
 
 
-PREFIXES = ", ".join(f"{prefix}:" for prefix in TRANSPORTS if prefix != "docker")
+PREFIXES = "docker://, oci:, oci-archive:, docker-archive:, docker-daemon:, containers-storage:, tar: or dir:"
 
 BAD_LOCATIONS = {
     "": "nothing is written there",
@@ -157,16 +156,14 @@ BAD_LOCATIONS = {
     "docker-archive:": "the path is missing; write docker-archive:FILE[:NAME[:TAG]]",
     "docker-archive:f:@x": "'@x' is not the number of an image; write @0 for the first one",
     f"docker-archive:f:a@{DIGEST}": "a Docker archive has no digests; write docker-archive:FILE:NAME:TAG",
-    "ostree:alpine": f"ostree: is not supported; use docker:// or {PREFIXES}",
+    "ostree:alpine": f"ostree: is not supported; use {PREFIXES}",
     "tar:": "the path is missing; write tar:PATH",
-    "https://ghcr.io/a": f"https: is not supported; use docker:// or {PREFIXES}",
-    "./nothing": "a file on disk is written oci-archive:./nothing or docker-archive:./nothing, a root "
-    "filesystem tar:./nothing",
-    "image.tar": "a file on disk is written oci-archive:image.tar or docker-archive:image.tar, a root "
-    "filesystem tar:image.tar",
-    "layout": "this is an image layout on disk: write oci:layout",
-    "./layout": "this is an image layout on disk: write oci:./layout",
-    "./folder": "a folder with an image layout is written oci:./folder, and this one holds none",
+    "https://ghcr.io/a": f"https: is not supported; use {PREFIXES}",
+    "./nothing": "a file on disk is written oci-archive:./nothing, docker-archive:./nothing or tar:./nothing",
+    "image.tar": "a file on disk is written oci-archive:image.tar, docker-archive:image.tar or tar:image.tar",
+    "layout": "it is a folder with oci-layout: write oci:layout",
+    "./layout": "it is a folder with oci-layout: write oci:./layout",
+    "./folder": "a folder on disk is written oci:./folder or dir:./folder",
 }
 
 

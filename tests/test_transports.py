@@ -5,7 +5,9 @@ What a tar becomes is compared with the folder that GNU tar made it of.
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import stat
 from contextlib import closing
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_a_transport_keeps_its_contract(prefix: str, tmp_path: Path) -> None:
     location = parse_location(text)
     assert is_location(text)
     assert (str(location), location.transport, location.is_remote) == (text, prefix, transport.is_remote)
-    assert (location.path is not None) == transport.has_path
+    assert (location.path is not None) == (transport.on_disk is not None)
     assert (location.remote is not None) == transport.is_remote
     assert f"{prefix}:" in transport.syntax
     assert transport.syntax in syntax()
@@ -68,6 +70,23 @@ def test_a_transport_keeps_its_contract(prefix: str, tmp_path: Path) -> None:
     else:
         open_destination(location).abort()
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "dir"])
+
+
+def test_no_list_of_prefixes_stands_elsewhere() -> None:
+    """Texts that name two prefixes or more, other than docstrings, come from the table."""
+    package = Path(ocifast.__file__).parent
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        if path.is_relative_to(package / "sources/transports"):
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            text = ast.unparse(node) if isinstance(node, ast.JoinedStr) else getattr(node, "value", None)
+            if isinstance(text, str) and id(node) not in documentation:
+                named = {prefix for prefix in TRANSPORTS if re.search(rf"(?<![\w-]){prefix}:(?=[\w{{])", text)}
+                found += [f"{path.name}: {text}"] * (len(named) > 1)
+    assert found == []
 
 
 @pytest.fixture

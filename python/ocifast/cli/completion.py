@@ -15,14 +15,11 @@ from ocifast.sources.transports import TRANSPORTS
 
 __all__ = ["install", "places"]
 
-_LOCAL = tuple(name for name, transport in TRANSPORTS.items() if not transport.is_remote)
-_PATHS = tuple(name for name in _LOCAL if TRANSPORTS[name].has_path)
-
 
 def places(incomplete: str) -> list[CompletionItem[str]]:
     """Locations that begin so: the transports, and behind one of them the files that are there."""
     transport, colon, path = incomplete.partition(":")
-    if colon and transport in _PATHS:
+    if colon and transport in TRANSPORTS and TRANSPORTS[transport].on_disk is not None:
         folder, slash, start = path.rpartition("/")
         try:
             found = sorted(entry for entry in Path(folder + slash).iterdir() if entry.name.startswith(start))
@@ -33,7 +30,12 @@ def places(incomplete: str) -> list[CompletionItem[str]]:
             for entry in found
             if start or not entry.name.startswith(".")
         ]
-    return [CompletionItem(f"{name}:") for name in _LOCAL if f"{name}:".startswith(incomplete)]
+    return [CompletionItem(lead) for lead in _leads() if lead.startswith(incomplete)]
+
+
+def _leads() -> list[str]:
+    """What locations of this machine begin with."""
+    return [transport.lead for transport in TRANSPORTS.values() if not transport.is_remote]
 
 
 _SOURCE = """\
@@ -84,7 +86,8 @@ class _Bash(BashComplete):
         kind = "open" if item.type == "plain" and value.endswith((":", "/")) else item.type
         transport, colon, path = value.partition(":")
         # What stands before the colon is a word of its own in bash.
-        return f"{kind},{path if colon and path and transport in _LOCAL else value}"
+        inner = colon and path and f"{transport}:" in _leads()
+        return f"{kind},{path if inner else value}"
 
 
 def install() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ocifast.cli.display import check_stdout, report, streaming
-from ocifast.cli.options import PLACE, PLACE_OR_FILE, as_json, follow_links, progress, quiet
+from ocifast.cli.options import PLACE, PLACE_OR_FILE, PlacesOption, as_json, follow_links, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
 
@@ -27,7 +27,8 @@ _OPTIONS = (
         "--output",
         metavar="FILE",
         type=PLACE_OR_FILE,
-        help="Where to write it: a file, for an OCI archive, or oci:DIR[:TAG], docker-archive:FILE[:NAME:TAG].",
+        cls=PlacesOption,
+        help="Where to write it: a file, for an OCI archive, or {disk}.",
     ),
     click.option("--push", is_flag=True, help="Send it to the registry that --tag names."),
     click.option("--name", help="The executable's name in the image.  [default: that of its file]"),

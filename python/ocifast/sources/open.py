@@ -36,7 +36,7 @@ def parse_location(text: str) -> Location:
     if colon and prefix in TRANSPORTS:
         return TRANSPORTS[prefix].parse(text, rest)
     if colon and prefix in _ELSEWHERE and (prefix not in ("http", "https") or rest.startswith("//")):
-        raise invalid(text, f"{prefix}: is not supported; use docker:// or {', '.join(_prefixes())}")
+        raise invalid(text, f"{prefix}: is not supported; use {_either([each.lead for each in TRANSPORTS.values()])}")
     _refuse_bare_path(text)
     return parse_bare(text, text)
 
@@ -65,7 +65,7 @@ def syntax(*, written: bool = False, remote: bool | None = None) -> str:
         for transport in TRANSPORTS.values()
         if not (written and transport.destination is None) and remote in (None, transport.is_remote)
     ]
-    return " or ".join(filter(None, (", ".join(chosen[:-1]), chosen[-1])))
+    return _either(chosen)
 
 
 def open_source(
@@ -112,23 +112,23 @@ def _refuse_bare_path(text: str) -> None:
     if not text:
         raise invalid(text, "nothing is written there")
     looks_like_path = text.startswith(("/", "./", "../", "~")) or text in (".", "..")
+    marked = None
     try:
         path = Path(text)
         is_archive = text.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst")) and path.is_file()
-        is_layout = (path / "oci-layout").is_file()
         is_folder = path.is_dir()
+        if is_folder:
+            marked = next((one for one in TRANSPORTS.values() if one.marker and (path / one.marker).is_file()), None)
     except (OSError, ValueError):
-        is_archive = is_layout = is_folder = False
-    if is_layout:
-        raise invalid(text, f"this is an image layout on disk: write oci:{text}")
-    if is_archive or (looks_like_path and not is_folder):
-        raise invalid(
-            text,
-            f"a file on disk is written oci-archive:{text} or docker-archive:{text}, a root filesystem tar:{text}",
-        )
-    if looks_like_path:
-        raise invalid(text, f"a folder with an image layout is written oci:{text}, and this one holds none")
+        is_archive = is_folder = False
+    if marked is not None:
+        raise invalid(text, f"it is a folder with {marked.marker}: write {marked.lead}{text}")
+    if is_archive or looks_like_path:
+        kind = "folder" if is_folder else "file"
+        ways = [f"{one.lead}{text}" for one in TRANSPORTS.values() if one.on_disk == kind]
+        raise invalid(text, f"a {kind} on disk is written {_either(ways)}")
 
 
-def _prefixes() -> list[str]:
-    return [f"{prefix}:" for prefix, transport in TRANSPORTS.items() if not transport.is_remote]
+def _either(words: Sequence[str]) -> str:
+    """Words as a choice: "A, B or C"."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -70,5 +70,4 @@ TRANSPORT = Transport(
     "an image in the store of podman and buildah",
     parse_name,
     _source,
-    has_path=False,
 )

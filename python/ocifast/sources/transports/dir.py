@@ -17,4 +17,4 @@ def _source(location: Location, access: Access) -> Source:
     return open_folder(path, name=location.text)
 
 
-TRANSPORT = Transport("dir", "dir:DIR", "a root filesystem in a folder", parse_path, _source)
+TRANSPORT = Transport("dir", "dir:DIR", "a root filesystem in a folder", parse_path, _source, on_disk="folder")

@@ -66,5 +66,4 @@ TRANSPORT = Transport(
     _source,
     _destination,
     is_remote=True,
-    has_path=False,
 )

@@ -49,5 +49,6 @@ TRANSPORT = Transport(
     _parse,
     _source,
     _destination,
+    on_disk="file",
     streams=True,
 )

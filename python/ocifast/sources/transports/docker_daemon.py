@@ -103,5 +103,4 @@ TRANSPORT = Transport(
     "an image in a Docker daemon or podman's service",
     parse_name,
     _source,
-    has_path=False,
 )

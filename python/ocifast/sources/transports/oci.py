@@ -51,5 +51,7 @@ TRANSPORT = Transport(
     parse_tagged,
     _source,
     _destination,
+    on_disk="folder",
+    marker="oci-layout",
     names_by_tag=True,
 )

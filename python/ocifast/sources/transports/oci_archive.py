@@ -30,6 +30,7 @@ TRANSPORT = Transport(
     parse_tagged,
     _source,
     _destination,
+    on_disk="file",
     names_by_tag=True,
     streams=True,
 )

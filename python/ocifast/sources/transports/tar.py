@@ -23,5 +23,6 @@ TRANSPORT = Transport(
     "a root filesystem in one tar, as docker export writes it",
     parse_path,
     _source,
+    on_disk="file",
     streams=True,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ocifast.errors import ImageNotFoundError
 from ocifast.reference import Location
@@ -46,7 +46,8 @@ class Transport:
         destination: opens a place for writing, nothing is written yet; None where nothing can be written.
         is_remote: whether it is a registry: others can reach the image under the same name, and what is read is kept in
             the cache. Any other name means something on this machine alone and is never published.
-        has_path: whether a path follows the colon; shells complete it.
+        on_disk: what stands at the path that follows the colon; None where no path does.
+        marker: a file that tells such a folder from any other.
         names_by_tag: whether a name within is any text (`Location.tag`) and not a reference.
         streams: whether `-` as the path is standard input, and standard output where images are written.
     """
@@ -58,9 +59,15 @@ class Transport:
     source: Callable[[Location, Access], Source]
     destination: Callable[[Location, Access], Destination] | None = None
     is_remote: bool = False
-    has_path: bool = True
+    on_disk: Literal["file", "folder"] | None = None
+    marker: str | None = None
     names_by_tag: bool = False
     streams: bool = False
+
+    @property
+    def lead(self) -> str:
+        """What a location of this kind begins with."""
+        return f"{self.prefix}://" if self.is_remote else f"{self.prefix}:"
 
 
 def named_path(text: str) -> Path:
