@@ -98,7 +98,12 @@ def test_every_command_and_option_is_documented() -> None:
             path = name if inner is command else f"{name} {inner.name}"
             section = page.partition(f"### `ocifast {path}`")[2].partition("\n### ")[0]
             assert section, f"docs/cli.md has no section on {path}"
-            options = [option for one in inner.params if isinstance(one, click.Option) for option in one.opts]
+            options = [
+                option
+                for one in inner.params
+                if isinstance(one, click.Option) and not one.hidden
+                for option in one.opts
+            ]
             assert [
                 option for option in options if option.startswith("--") and f"`{option}" not in section + shared
             ] == []

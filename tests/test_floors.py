@@ -34,7 +34,13 @@ PYTHON: Mapping[int, Steps] = {
         ("sources",),
         ("cache",),
     ),
-    2: (("decoded", "history", "layered", "layers"), ("edits", "packers"), ("rootfs",), ("flatten",), ("image",)),
+    2: (
+        ("decoded", "history", "layered", "layers"),
+        ("edits", "packers", "seals"),
+        ("rootfs",),
+        ("flatten",),
+        ("image",),
+    ),
     3: (("boot", "loader"),),
     4: (
         ("compiled", "options", "planned"),

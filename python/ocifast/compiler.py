@@ -39,6 +39,7 @@ from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
+from ocifast.seals import load_seals
 from ocifast.sources.open import open_source, parse_location
 from ocifast.spec import total_size
 from ocifast.streams import binary_stdout, fd_of
@@ -165,7 +166,7 @@ class _Run:
         self.fetched: dict[str, int] = {}
         self.found: dict[str, int] = {}
         self.cancelled = cancelled
-        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack)
+        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, load_seals(self.options.seals))
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
         self.cache: Cache | None = None
@@ -303,6 +304,9 @@ class _Run:
                 output.written = self._write(image, output, rootfs, order[:index], waiting)
                 if self.options.strict:
                     refuse_losses(self.plan.image, output.format.name, output.written.losses)
+            # Only now: others may have read from an image while it was unsealed.
+            for output in outputs:
+                output.seal(self._digest(image), self.cancelled)
             done = {}
             for output in outputs:
                 made, directory = output.made, output.format.is_directory

@@ -20,6 +20,7 @@ class CompileOptions:
 
     Attributes:
         pack: what may be chosen about the output.
+        seals: names of what runs over each finished output before it is published, in this order.
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
         follow_links: whether symbolic links that lead out of an image layout are followed.
@@ -47,6 +48,7 @@ class CompileOptions:
     """
 
     pack: PackOptions = changes_bytes(default_factory=PackOptions, told_by="the format's options")
+    seals: tuple[str, ...] = changes_bytes((), told_by="seals")
     registry: RegistryOptions | None = keeps_bytes(default=None)
     seeds: tuple[str, ...] = keeps_bytes(default=())
     follow_links: bool = keeps_bytes(default=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ocifast.atomic import reported
 from ocifast.cache import output_key
 from ocifast.errors import UsageError
 from ocifast.file_data import clone_file
+from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
 from ocifast.marks import byte_values
 from ocifast.packers import (
@@ -26,6 +28,7 @@ from ocifast.packers import (
     load_format,
     options_of,
 )
+from ocifast.seals import Seal, SealRequest, apply_seals, check_seal
 from ocifast.workspace import Workspace
 
 __all__ = ["STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
@@ -44,12 +47,13 @@ class PlannedOutput:
         format: what is made.
         options: of the format.
         backend: what writes it.
+        seals: what runs over it when it is written.
         streams: whether it goes to standard output.
         space: where it is made, once `open` was called; None for standard output.
         written: what came of it.
     """
 
-    def __init__(self, shown: str, form: Format, pack: PackOptions) -> None:
+    def __init__(self, shown: str, form: Format, pack: PackOptions, seals: Sequence[Seal] = ()) -> None:
         self.shown = shown
         self.streams = shown == STDOUT
         self.format = form
@@ -62,6 +66,11 @@ class PlannedOutput:
         pack = replace(pack, compression=compression)
         self.backend, self._version = choose_backend(form, pack)
         self.options = options_of(form.options, pack)
+        self.seals = tuple(seals)
+        for seal in self.seals:
+            if self.streams:
+                raise UsageError(f"the seal {seal.name} needs a file, and standard output is none")
+            check_seal(seal, form.name)
         self.space: Workspace | None = None
         self.written = Written(None)
         self._begins_to_publish = False
@@ -75,6 +84,20 @@ class PlannedOutput:
     def made(self) -> Path | None:
         """Where it stands until it is published."""
         return None if self.space is None else self.space.path / "output"
+
+    def seal(self, digest: str, cancelled: Callable[[], bool]) -> None:
+        """Runs the seals over what was written.
+
+        Args:
+            digest: of the image.
+            cancelled: whether to stop; asked now and then.
+        """
+        if self.made is None or not self.seals:
+            return
+        stop = threading.Event()
+        request = SealRequest(self.made, self.format.name, digest, lambda: stop.is_set() or cancelled())
+        found = interruptible(lambda: apply_seals(self.seals, request), stop, nothing)
+        self.written = replace(self.written, properties={**self.written.properties, **found})
 
     def publish(self) -> None:
         """Gives it its name. A stream has been written already. Raises as `Workspace.publish`."""
@@ -113,6 +136,7 @@ class PlannedOutput:
                 **byte_values(options),
                 "clamp_mtime": clamp_mtime,
                 "edits": edits,
+                **({"seals": [[seal.name, seal.version] for seal in self.seals]} if self.seals else {}),
             },
         )
 
@@ -130,13 +154,16 @@ class PlannedOutput:
             clone_file(source.fileno(), copy.fileno())
 
 
-def plan_outputs(outputs: Sequence[str], form: str | None, pack: PackOptions) -> list[PlannedOutput]:
+def plan_outputs(
+    outputs: Sequence[str], form: str | None, pack: PackOptions, seals: Sequence[Seal] = ()
+) -> list[PlannedOutput]:
     """The outputs in the order in which they are named.
 
     Args:
         outputs: paths, or "-".
         form: format of all; None goes by the suffix of each.
         pack: options; each goes to all outputs whose format has it.
+        seals: of all outputs.
 
     Raises:
         UsageError: what was asked for makes no sense.
@@ -146,7 +173,7 @@ def plan_outputs(outputs: Sequence[str], form: str | None, pack: PackOptions) ->
         raise UsageError("there is no output; name one")
     formats = [load_format(form or ("tar" if output == STDOUT else format_of(output)[0])) for output in outputs]
     if len(outputs) == 1:
-        return [PlannedOutput(outputs[0], formats[0], pack)]
+        return [PlannedOutput(outputs[0], formats[0], pack, seals)]
     _refuse_common_places(outputs, formats)
     shared = [_own(pack, each) for each in formats]
     for each in fields(pack):
@@ -156,7 +183,7 @@ def plan_outputs(outputs: Sequence[str], form: str | None, pack: PackOptions) ->
                 raise UsageError(f"no output has a backend {chosen!r}")
             # One format's refusal stands for that of all.
             options_of(formats[0].options, PackOptions(**{each.name: chosen}))
-    return list(map(PlannedOutput, outputs, formats, shared))
+    return [PlannedOutput(*each, seals) for each in zip(outputs, formats, shared, strict=True)]
 
 
 def _own(pack: PackOptions, form: Format) -> PackOptions:

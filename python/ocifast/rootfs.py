@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from ocifast.packers import (
 from ocifast.packers.places import as_named
 from ocifast.packers.rows import Row
 from ocifast.refusals import flush_folder, processors
+from ocifast.seals import SealRequest, apply_seals, load_seals
 from ocifast.streams import fd_of
 from ocifast.workspace import Workspace
 
@@ -268,6 +269,7 @@ class Rootfs:
         *,
         clamp_mtime: int | None = None,
         threads: int | None = None,
+        seals: Sequence[str] = (),
     ) -> Written:
         """Writes the tree in any format. The output appears whole or not at all, as that of `ocifast.compile`.
 
@@ -280,6 +282,7 @@ class Rootfs:
             options: of the format (`ErofsOptions`, ...), or of all (`PackOptions`), which can name a backend.
             clamp_mtime: seconds since 1970 that no time passes; None takes `SOURCE_DATE_EPOCH`, if that is set.
             threads: that pack; None for one per processor.
+            seals: names of what runs over the finished file before it is published, in this order.
 
         Raises:
             UsageError: what was asked for makes no sense.
@@ -296,6 +299,7 @@ class Rootfs:
         backend, _ = choose_backend(chosen, options)
         own = options_of(chosen.options, options) if isinstance(options, PackOptions) else options
         clamp = source_date_epoch() if clamp_mtime is None else clamp_mtime
+        sealing = load_seals(seals, chosen.name)
         with Workspace(path, is_directory=chosen.is_directory) as space, as_named([(shown, space)]):
             made = space.path / "output"
             request = WriteRequest(
@@ -309,6 +313,10 @@ class Rootfs:
                 threads=threads or processors(),
             )
             written = backend.write(request)
+            found = apply_seals(sealing, SealRequest(made, chosen.name, self._digest))
+            written = replace(written, properties={**written.properties, **found})
+            if sealing:
+                written = replace(written, bytes=made.stat().st_size)
             space.publish(made)
         return written
 

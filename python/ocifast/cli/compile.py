@@ -18,6 +18,7 @@ from ocifast.cli.rootfs import options_for
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
 from ocifast.packers import FORMATS, PackOptions
+from ocifast.seals import SEALS
 from ocifast.workspace import Workspace
 
 __all__ = ["command"]
@@ -70,6 +71,14 @@ __all__ = ["command"]
 )
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
 @edit_options
+@click.option(
+    "--seal",
+    "seals",
+    metavar="NAME",
+    multiple=True,
+    hidden=not SEALS,
+    help="Run this over the finished output before it appears. May be given several times.",
+)
 @options.seed
 @options.follow_links
 @options.no_cache
@@ -109,6 +118,7 @@ def command(
     strict: bool,
     config_file: Path | None,
     tree_digest: bool,
+    seals: tuple[str, ...],
     seeds: tuple[Path, ...],
     follow_links: bool,
     no_cache: bool,
@@ -150,6 +160,7 @@ def command(
                 tails=tails,
                 fragments=fragments,
             ),
+            seals=seals,
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             follow_links=follow_links,
