@@ -44,7 +44,7 @@ PYTHON: Mapping[int, Steps] = {
     3: (("boot", "loader"),),
     4: (
         ("compiled", "options", "planned"),
-        ("compiler", "copying", "runnable"),
+        ("compiler", "copying", "difference", "runnable"),
         ("filesystem", "transfers"),
         ("aio",),
         ("",),
@@ -53,9 +53,9 @@ PYTHON: Mapping[int, Steps] = {
 }
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
-    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch"), ("budget",), ("merge", "edit")),
+    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch", "same"), ("budget",), ("merge", "edit")),
     2: (("layer", "decoded"), ("turns",), ("flatten",)),
-    3: (("output",),),
+    3: (("output",), ("compare", "usage")),
     4: (("bindings",), ("",)),
 }
 

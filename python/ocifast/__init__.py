@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ocifast.compiled import CompiledImage
     from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004 - the verb of this project
     from ocifast.copying import CopyResult
+    from ocifast.difference import Change, Difference, diff
     from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
     from ocifast.flatten import FlattenOptions
@@ -48,6 +49,7 @@ __all__ = [
     "BuiltRunnable",
     "Cache",
     "CacheInfo",
+    "Change",
     "CompileOptions",
     "CompilePlan",
     "CompiledImage",
@@ -55,6 +57,7 @@ __all__ = [
     "CpioOptions",
     "Credential",
     "Descriptor",
+    "Difference",
     "DirOptions",
     "Edits",
     "ErofsOptions",
@@ -86,6 +89,7 @@ __all__ = [
     "compile",
     "copy",
     "delete",
+    "diff",
     "errors",
     "open",
     "open_index",
@@ -106,7 +110,9 @@ _HOMES = {
     "CopyResult": "copying",
     "CpioOptions": "packers",
     "Credential": "sources.registry.options",
+    "Change": "difference",
     "Descriptor": "spec",
+    "Difference": "difference",
     "DirOptions": "packers",
     "Edits": "edits",
     "ErofsOptions": "packers",
@@ -137,6 +143,7 @@ _HOMES = {
     "compile": "compiler",
     "copy": "transfers",
     "delete": "transfers",
+    "diff": "difference",
     "open": "image",
     "open_index": "image",
     "pull": "transfers",

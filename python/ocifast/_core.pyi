@@ -5,7 +5,7 @@ Every call releases the GIL while it works. Failures are raised as the classes o
 
 from collections.abc import Callable
 from os import PathLike
-from typing import final
+from typing import TypeAlias, final
 
 __all__ = [
     "CODES",
@@ -20,9 +20,11 @@ __all__ = [
     "Tree",
     "__version__",
     "check_digest",
+    "compare",
     "decompress",
     "digest",
     "layer_digest",
+    "usage",
     "write_folder",
     "write_layer",
 ]
@@ -178,6 +180,9 @@ class Flattener:
         decoders: layers decoded at the same time; None chooses by the number of cores.
         added: indexes of the layers that hold what a user adds to the image; see `Merge::additions` in
             `rust/src/merge.rs`.
+        branch: makes two trees: how many of the layers are the lowest ones of both, and the number of the first layer
+            that only the second tree has; such layers come last.
+        keep_removed: keeps what layers hide, for `usage`.
     """
 
     def __new__(
@@ -189,6 +194,8 @@ class Flattener:
         limits: Limits | None = None,
         decoders: int | None = None,
         added: list[int] | None = None,
+        branch: tuple[int, int] | None = None,
+        keep_removed: bool = False,
     ) -> Flattener: ...
     def write(self, layer: int, chunk: bytes | bytearray, /) -> None:
         """Hands on bytes of the layer's blob; blocks while the decoder has enough. Raises what stopped the decoder."""
@@ -217,6 +224,8 @@ class Flattener:
         """For each layer: compressed bytes taken, decompressed bytes done, whether it is applied."""
     def finish(self, edit: Edit | None = None, /) -> Tree:
         """Waits for all layers and edits the tree. Raises the first failure, by layer order; UsageError."""
+    def finish_all(self) -> list[Tree]:
+        """The same for all trees, unedited: one, or two with `branch`. Raises the first failure, by layer order."""
     def abort(self) -> None:
         """Stops all threads; blocked writers get CancelledError. Safe at any time, from any thread."""
 
@@ -439,3 +448,38 @@ class Tree:
             journal: whether it gets a journal.
             clamp_mtime: seconds since 1970; later times become this.
         """
+
+_Row: TypeAlias = tuple[bytes, str, int, int, int, int, int, bytes, int, int]
+
+def compare(first: Tree, second: Tree, /, *, times: bool) -> list[tuple[bytes, _Row | None, _Row | None, list[str]]]:
+    """What differs between two trees, in the order of `Tree.entries`; `rust/src/compare.rs` names what can differ.
+
+    Each: path, the entry in the first tree and in the second (as in `Tree.entries`; None where it has none), what
+    differs where both have it. `times` compares modification times as well. Reads every file at most once, and none
+    that both trees have from one layer of one flattener.
+    """
+
+def usage(
+    tree: Tree, path: bytes, /, *, layers: int, top: int
+) -> tuple[
+    list[tuple[int, int, int, int]],
+    list[tuple[bytes, int, int]],
+    list[tuple[bytes, int, int]],
+    list[tuple[bytes, int, int, int, bool]],
+    list[tuple[list[bytes], int, int]],
+    int,
+]:
+    """Where the bytes are at and below a path, which goes through no link. Bytes are those of data, without holes.
+
+    Args:
+        tree: of a flattener that kept what layers hide; of another one nothing is known to be hidden.
+        path: without a leading slash.
+        layers: how many there are.
+        top: most items of each list but the first.
+
+    Returns:
+        For each layer: files, their bytes, those of them that are hidden, and their bytes. The largest files: path,
+        bytes, layer. The largest folders: path, bytes with all below, 0. The largest hidden files: path, bytes, layer,
+        the layer that hid it, whether something took its place. Duplicates: the first paths, how many there are, bytes
+        of one. Bytes of all duplicates but one of each. Raises PathNotFoundError.
+    """

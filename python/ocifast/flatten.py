@@ -10,22 +10,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ocifast import _core
 from ocifast.cache.layers import LayerStore
 from ocifast.decoded import KEPT_LAYERS_MAX, RunLayers
-from ocifast.edits import PreparedEdits
+from ocifast.edits import MadeLayer, PreparedEdits
 from ocifast.errors import CancelledError, OcifastError
 from ocifast.layered import BlobStore, BlobWriter, Layered
 from ocifast.marks import keeps_bytes
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.rootfs import Rootfs
-from ocifast.sources import FileSlice
+from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
 
-__all__ = ["FlattenOptions", "flatten"]
+__all__ = ["FlattenOptions", "flatten", "flatten_both", "shared_layers"]
 
 _POLL_SECONDS = 0.1
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def flatten(
     edits: PreparedEdits | None = None,
     digest: str | None = None,
     created: int = 0,
+    keep_removed: bool = False,
 ) -> Rootfs:
     """Downloads, verifies, decodes and merges all layers, side by side.
 
@@ -74,6 +78,7 @@ def flatten(
         edits: what is changed; None for nothing.
         digest: what UUIDs of filesystems are derived from when the tree is written; None for one of all diff IDs.
         created: time of such filesystems, in seconds since 1970.
+        keep_removed: the tree keeps what layers hide, for `_core.usage`.
 
     Returns:
         The tree, complete, verified and edited.
@@ -95,14 +100,20 @@ def flatten(
             folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
         try:
             flattener = _core.Flattener(
-                layers, store=store, folder=folder, limits=options.limits, decoders=options.decoders, added=added
+                layers,
+                store=store,
+                folder=folder,
+                limits=options.limits,
+                decoders=options.decoders,
+                added=added,
+                keep_removed=keep_removed,
             )
-            decoded = None
-            if options.layers is not None and len(layers) <= KEPT_LAYERS_MAX:
-                decoded = resources.enter_context(
-                    RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers)
-                )
-            tree = _Flattening(image, flattener, options, progress, cancelled, decoded, edits).run()
+            decoded = _decoded(resources, image, flattener, options, len(layers))
+            edit = None if edits is None else edits.edit
+            run = _Flattening(
+                image, flattener, options, progress, cancelled, decoded, made, lambda: flattener.finish(edit)
+            )
+            tree = run.run()
         except OcifastError as error:
             names = {layer.descriptor.digest: layer.name for layer in made}
             raise error.about(names.get(error.context.get("layer", ""), image.name)) from error.__cause__
@@ -110,7 +121,97 @@ def flatten(
         return Rootfs(tree, name=image.name, resources=resources.pop_all(), digest=digest, created=created)
 
 
-class _Flattening:
+def shared_layers(first: Layered, second: Layered) -> int:
+    """How many of the lowest layers of two images are the same, by their diff IDs."""
+    pairs = zip(first.diff_ids, second.diff_ids, strict=False)
+    return next(
+        (count for count, (one, other) in enumerate(pairs) if one != other),
+        min(len(first.diff_ids), len(second.diff_ids)),
+    )
+
+
+def flatten_both(
+    first: Layered,
+    second: Layered,
+    *,
+    options: FlattenOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
+) -> tuple[Rootfs, Rootfs]:
+    """Flattens two images in one run. The lowest layers that they share are read once, from the first image.
+
+    Contents of both wait in one folder of the temporary folder. The bounds of `options` are for both together.
+
+    Args:
+        first: an image; after a failure both are closed.
+        second: another.
+        options: how, as for `flatten`.
+        progress: gets the LAYER_ACQUIRE events.
+        cancelled: asked several times a second while layers arrive.
+
+    Returns:
+        The two trees, both to be closed, the second one first.
+
+    Raises:
+        SourceError, VerificationError, LayerError: as `flatten` does.
+    """
+    options = options or FlattenOptions()
+    both = _Both(first, second)
+    layers = [(layer.digest, layer.size, diff_id) for layer, diff_id in zip(both.layers, both.diff_ids, strict=True)]
+    with ExitStack() as resources:
+        folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
+        try:
+            flattener = _core.Flattener(
+                layers,
+                store="spool",
+                folder=folder,
+                limits=options.limits,
+                decoders=options.decoders,
+                branch=(both.shared, len(first.layers)),
+            )
+            decoded = _decoded(resources, both, flattener, options, len(layers))
+            run = _Flattening(both, flattener, options, progress, cancelled, decoded, (), flattener.finish_all)
+            one, other = run.run()
+        except OcifastError as error:
+            raise error.about(both.image_of(error.context.get("layer", "")).name) from error.__cause__
+        return Rootfs(one, name=first.name, resources=resources.pop_all()), Rootfs(other, name=second.name)
+
+
+class _Both:
+    """Two images as one run has them: the layers of the first, then those that only the second has."""
+
+    def __init__(self, first: Layered, second: Layered) -> None:
+        self._first, self._second = first, second
+        self.shared = shared_layers(first, second)
+        self.name = f"{first.name} and {second.name}"
+        self.layers = (*first.layers, *second.layers[self.shared :])
+        self.diff_ids = (*first.diff_ids, *second.diff_ids[self.shared :])
+        self._of_first = {layer.digest for layer in first.layers}
+
+    def image_of(self, digest: str) -> Layered:
+        """The image that a layer is read from."""
+        return self._first if digest in self._of_first else self._second
+
+    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
+        """Opens a layer of either."""
+        return self.image_of(descriptor.digest).blob(descriptor, offset=offset)
+
+    def close(self) -> None:
+        """Closes both."""
+        self._first.close()
+        self._second.close()
+
+
+def _decoded(
+    resources: ExitStack, image: Layered, flattener: _core.Flattener, options: FlattenOptions, count: int
+) -> RunLayers | None:
+    """The decoded layers of a run of so many layers, until `resources` are closed."""
+    if options.layers is None or count > KEPT_LAYERS_MAX:
+        return None
+    return resources.enter_context(RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers))
+
+
+class _Flattening(Generic[Made]):
     """One run: threads that bring blobs to the flattener, and a watch over what it has done with them."""
 
     def __init__(
@@ -121,13 +222,13 @@ class _Flattening:
         progress: Progress,
         cancelled: Callable[[], bool] | None,
         decoded: RunLayers | None,
-        edits: PreparedEdits | None,
+        made: Sequence[MadeLayer],
+        end: Callable[[], Made],
     ) -> None:
         self.decoded = decoded
         self.cancelled = cancelled
         self.image = image
-        self.edit = None if edits is None else edits.edit
-        made = () if edits is None else edits.layers
+        self.end = end
         self.made = {layer.descriptor.digest: layer.file for layer in made}
         self.layers = (*image.layers, *(layer.descriptor for layer in made))
         self.flattener = flattener
@@ -142,7 +243,7 @@ class _Flattening:
         self.told: dict[int, tuple[LayerState, int]] = {}
         self.inflated: dict[int, int] = {}
 
-    def run(self) -> _core.Tree:
+    def run(self) -> Made:
         descriptors = {descriptor.digest: descriptor for descriptor in self.layers}
         for digest, descriptor in descriptors.items():
             self.tell(digest, LayerState.WAITING, total=descriptor.size)
@@ -153,7 +254,7 @@ class _Flattening:
                 failure = self.watch(futures)
                 if failure is not None:
                     raise failure
-                tree = self.finish()
+                made = self.finish()
             except BaseException:
                 self.flattener.abort()
                 # A thread that waits for a silent server ends only when its connection does.
@@ -161,7 +262,7 @@ class _Flattening:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         self.watch_applied()
-        return tree
+        return made
 
     def watch(self, futures: Sequence[Future[None]]) -> BaseException | None:
         """Waits for all; returns the failure that is the cause of the others, if any."""
@@ -183,9 +284,9 @@ class _Flattening:
             self.finish()
         return stopped
 
-    def finish(self) -> _core.Tree:
+    def finish(self) -> Made:
         if self.progress is silent:
-            return self.flattener.finish(self.edit)
+            return self.end()
         stop = threading.Event()
 
         def poll() -> None:
@@ -196,7 +297,7 @@ class _Flattening:
         poller = threading.Thread(target=poll, name="ocifast-progress", daemon=True)
         try:
             poller.start()
-            return self.flattener.finish(self.edit)
+            return self.end()
         finally:
             stop.set()
             if poller.is_alive():

@@ -35,7 +35,7 @@ from ocifast.seals import SealRequest, apply_seals, load_seals
 from ocifast.streams import fd_of
 from ocifast.workspace import Workspace
 
-__all__ = ["Rootfs", "RootfsEntry"]
+__all__ = ["Rootfs", "RootfsEntry", "entry_of", "path_of"]
 
 _BATCH = 4096
 _PIECE = 1 << 18
@@ -69,10 +69,16 @@ class RootfsEntry:
     inode: int
 
 
-def _entry(row: tuple[bytes, str, int, int, int, int, int, bytes, int, int]) -> RootfsEntry:
+def path_of(path: bytes) -> str:
+    """A path of the core as entries have it: absolute, bytes that are no UTF-8 as surrogate escapes."""
+    return "/" + os.fsdecode(path)
+
+
+def entry_of(row: tuple[bytes, str, int, int, int, int, int, bytes, int, int]) -> RootfsEntry:
+    """The entry of a row of the core."""
     path, kind, mode, uid, gid, seconds, nanoseconds, target, size, inode = Row._make(row)
     mtime = seconds * 1_000_000_000 + nanoseconds
-    return RootfsEntry("/" + os.fsdecode(path), kind, mode, uid, gid, mtime, os.fsdecode(target), size, inode)
+    return RootfsEntry(path_of(path), kind, mode, uid, gid, mtime, os.fsdecode(target), size, inode)
 
 
 def _key(path: str | bytes) -> bytes:
@@ -181,12 +187,12 @@ class Rootfs:
         """
         start = 0
         while rows := self.tree.entries(_key(path), start, _BATCH):
-            yield from map(_entry, rows)
+            yield from map(entry_of, rows)
             start += len(rows)
 
     def stat(self, path: str | bytes, *, follow: bool = True) -> RootfsEntry:
         """One entry; a link is followed inside the tree. Raises PathNotFoundError."""
-        return _entry(self.tree.stat(_key(path), follow=follow))
+        return entry_of(self.tree.stat(_key(path), follow=follow))
 
     def resolve(self, path: str | bytes, *, follow: bool = True) -> str:
         """The absolute path that leads to the same without a link on the way, as `os.path.realpath` has it.
@@ -206,7 +212,7 @@ class Rootfs:
         Raises:
             PathNotFoundError: nothing is there, or no directory.
         """
-        return list(map(_entry, self.tree.children(_key(path))))
+        return list(map(entry_of, self.tree.children(_key(path))))
 
     def listdir(self, path: str | bytes = "/") -> list[str]:
         """The names in a directory, as `scandir` has them. Raises what it does."""

@@ -95,8 +95,26 @@ enum Slot {
     Fed,
 }
 
-/// Nothing when a layer did not become complete or could not be applied.
-type Merged = Option<(Tree, Notices)>;
+/// One tree, or two where layers branch; nothing when a layer did not become complete or could not be applied.
+type Merged = Option<Vec<(Tree, Notices)>>;
+
+/// What is made of the layers besides one tree.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Making {
+    /// A second tree.
+    pub branch: Option<Branch>,
+    /// Whether trees keep what layers hide: see [`Tree::each_gone`].
+    pub removed: bool,
+}
+
+/// Two images that have their lowest layers in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Branch {
+    /// How many layers are the lowest ones of both.
+    pub base: usize,
+    /// The first layer of those that only the second image has, which come last.
+    pub at: usize,
+}
 
 /// The work on one image.
 pub struct Flattener {
@@ -116,6 +134,23 @@ impl Flattener {
     /// # Errors
     /// `limit_exceeded` for too many layers; `io_error` when no thread can be started.
     pub fn new(layers: Vec<Descriptor>, store: Arc<dyn Store>, limits: Limits, decoders: usize) -> Result<Self> {
+        Flattener::making(layers, store, limits, decoders, Making::default())
+    }
+
+    /// The same, for more than one tree.
+    ///
+    /// # Errors
+    /// As [`Flattener::new`]; `internal_error` for a branch that does not fit the layers.
+    pub fn making(
+        layers: Vec<Descriptor>,
+        store: Arc<dyn Store>,
+        limits: Limits,
+        decoders: usize,
+        making: Making,
+    ) -> Result<Self> {
+        if making.branch.is_some_and(|branch| branch.base > branch.at || branch.at > layers.len()) {
+            return Err(Error::new(Code::Internal, "the branch is not one of these layers"));
+        }
         if layers.len() > limits.layers {
             let message = format!("the image has {} layers, more than {}", layers.len(), limits.layers);
             return Err(Error::new(Code::LimitExceeded, message));
@@ -134,7 +169,7 @@ impl Flattener {
         let (told, hears): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
         let merging = {
             let shared = Arc::clone(&shared);
-            spawn("merge", move || merge(&shared, hears))?
+            spawn("merge", move || merge(&shared, hears, making))?
         };
         Ok(Flattener {
             shared,
@@ -305,6 +340,14 @@ impl Flattener {
     /// The failure of the lowest layer that has one; `cancelled` when a layer was never fed; `internal_error` when the
     /// tree was given before.
     pub fn finish(&self) -> Result<(Tree, Notices)> {
+        self.finish_all().map(|mut trees| trees.swap_remove(0))
+    }
+
+    /// The same for all trees that are made, the one of the branch last.
+    ///
+    /// # Errors
+    /// As [`Flattener::finish`].
+    pub fn finish_all(&self) -> Result<Vec<(Tree, Notices)>> {
         self.drop_feeds();
         for worker in std::mem::take(&mut *lock(&self.workers)) {
             if let Err(panic) = worker.join() {
@@ -386,9 +429,17 @@ fn run_layer(
 }
 
 /// Applies the layers in order.
-fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
+fn merge(shared: &Shared, hears: Vec<Receiver<Told>>, making: Making) -> Merged {
     let mut merge = Merge::within(Arc::clone(&shared.budget));
+    let mut trees = Vec::new();
+    let mut base = None;
+    // Whether nothing is below the next layer.
+    let mut lowest = true;
     for (layer, hears) in hears.into_iter().enumerate() {
+        (merge, lowest) = branch(merge, lowest, layer, making.branch, &mut base, &mut trees);
+        if making.removed {
+            merge.keep_removed(layer as u32);
+        }
         let mut broken = false;
         merge.additions(shared.layers[layer].added);
         let entries = std::iter::from_fn(|| match hears.recv() {
@@ -400,7 +451,7 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
                 Some(Err(cancelled()))
             }
         });
-        let applied = if layer == 0 {
+        let applied = if std::mem::take(&mut lowest) {
             merge.lowest_layer(entries)
         } else {
             entries.collect::<Result<Vec<_>>>().and_then(|batches| merge.upper_layer(batches))
@@ -412,5 +463,29 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
         }
         shared.progress[layer].applied.store(true, Ordering::Relaxed);
     }
-    Some(merge.finish())
+    (merge, _) = branch(merge, lowest, shared.layers.len(), making.branch, &mut base, &mut trees);
+    trees.push(merge.finish());
+    Some(trees)
+}
+
+/// Before layer number `layer`, or after all: sets the common base aside, or goes on from it once the first tree is done.
+fn branch(
+    mut merge: Merge,
+    mut lowest: bool,
+    layer: usize,
+    branch: Option<Branch>,
+    base: &mut Option<Merge>,
+    trees: &mut Vec<(Tree, Notices)>,
+) -> (Merge, bool) {
+    let Some(branch) = branch else { return (merge, lowest) };
+    if layer == branch.base {
+        *base = Some(merge.branch());
+    }
+    if layer == branch.at
+        && let Some(base) = base.take()
+    {
+        trees.push(std::mem::replace(&mut merge, base).finish());
+        lowest = branch.base == 0;
+    }
+    (merge, lowest)
 }

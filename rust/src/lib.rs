@@ -26,6 +26,7 @@ pub mod contents;
 pub mod decompress;
 pub mod edit;
 pub mod merge;
+pub mod same;
 pub mod tar;
 pub mod tree;
 
@@ -35,6 +36,9 @@ pub mod layer;
 mod turns;
 
 pub mod output;
+
+pub mod compare;
+pub mod usage;
 
 #[cfg(feature = "python")]
 mod bindings;

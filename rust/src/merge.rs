@@ -112,6 +112,17 @@ impl Merge {
         self.adding = adding;
     }
 
+    /// Keeps, from here on, the names that go, for [`crate::tree::Tree::each_gone`]; `layer` is the one that comes next.
+    pub fn keep_removed(&mut self, layer: u32) {
+        self.tree.keep_removed(layer);
+    }
+
+    /// The same as it is between two layers, to go another way from here. Both count in one budget.
+    pub(crate) fn branch(&self) -> Self {
+        let (tree, notices) = (self.tree.clone(), self.notices.clone());
+        Merge { tree, notices, entries: self.entries, ..Merge::within(Arc::clone(&self.budget)) }
+    }
+
     /// The finished tree, and what was dropped.
     pub fn finish(self) -> (Tree, Notices) {
         (self.tree, self.notices)

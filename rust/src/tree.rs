@@ -4,15 +4,18 @@
 //! `merge`'s affair.
 
 mod inode;
+mod removed;
 mod resolution;
 
 pub use self::inode::{Children, Inode, InodeId, InodeKind};
+pub use self::removed::Gone;
 #[cfg(test)]
 pub(crate) use self::resolution::STEPS;
 pub use self::resolution::SYMLINKS_MAX;
 pub(crate) use self::resolution::count_step;
 
 use self::inode::{ROOT, implicit_directory};
+use self::removed::Removed;
 use self::resolution::{Found, Resolution};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
@@ -36,6 +39,8 @@ pub struct Tree {
     names: u64,
     /// How often a directory or a symbolic link lost a name: what no path went through cannot change where it leads.
     detours: u64,
+    /// Names that are gone, where they are kept.
+    removed: Option<Removed>,
 }
 
 impl Default for Tree {
@@ -47,7 +52,7 @@ impl Default for Tree {
 impl Tree {
     /// An empty root, 0755, owner 0:0, time 0.
     pub fn new() -> Self {
-        Tree { inodes: vec![implicit_directory()], names: 1, detours: 0 }
+        Tree { inodes: vec![implicit_directory()], names: 1, detours: 0, removed: None }
     }
 
     /// The root directory.
@@ -116,7 +121,7 @@ impl Tree {
             None => children.insert(name.into(), inode),
         };
         if let Some(displaced) = displaced {
-            self.unlinked(displaced);
+            self.unlinked(directory, name.into(), displaced, true);
         }
         Ok(())
     }
@@ -126,9 +131,9 @@ impl Tree {
         let InodeKind::Directory(children) = &mut self.inode_mut(directory).kind else {
             return false;
         };
-        match children.remove(name) {
-            Some(inode) => {
-                self.unlinked(inode);
+        match children.remove_entry(name) {
+            Some((name, inode)) => {
+                self.unlinked(directory, name, inode, false);
                 true
             }
             None => false,
@@ -138,23 +143,26 @@ impl Tree {
     /// Takes all children of a directory away.
     pub(crate) fn clear(&mut self, directory: InodeId) {
         if let InodeKind::Directory(children) = &mut self.inode_mut(directory).kind {
-            for inode in std::mem::take(children).into_values() {
-                self.unlinked(inode);
+            for (name, inode) in std::mem::take(children) {
+                self.unlinked(directory, name, inode, false);
             }
         }
     }
 
-    /// A name of `inode` is gone; iterative, for trees as deep as they like.
-    fn unlinked(&mut self, inode: InodeId) {
-        let mut gone = vec![inode];
-        while let Some(id) = gone.pop() {
+    /// A name of `inode` is gone, `replaced` by another or not; iterative, for trees as deep as they like.
+    fn unlinked(&mut self, directory: InodeId, name: Box<[u8]>, inode: InodeId, replaced: bool) {
+        let mut gone = vec![(directory, name, inode)];
+        while let Some((directory, name, id)) = gone.pop() {
+            if let Some(removed) = &mut self.removed {
+                removed.note(directory, name, id, replaced);
+            }
             self.names -= 1;
             let inode = &mut self.inodes[id.index()];
             inode.nlink -= 1;
             match &mut inode.kind {
                 InodeKind::Directory(children) => {
                     self.detours += 1;
-                    gone.extend(std::mem::take(children).into_values());
+                    gone.extend(std::mem::take(children).into_iter().map(|(name, child)| (id, name, child)));
                 }
                 InodeKind::Symlink(_) => self.detours += 1,
                 _ => {}
@@ -268,6 +276,19 @@ impl Tree {
         }
         names.truncate(walk.depth() - 1);
         Ok((found, names.join(&b'/')))
+    }
+
+    /// From here on names that go are kept, each with the layer that was named last.
+    pub(crate) fn keep_removed(&mut self, layer: u32) {
+        self.removed.get_or_insert_default().enter(layer);
+    }
+
+    /// Hands on every regular file that was in the tree and is no more, once, by the last name that went. Nothing where
+    /// names were not kept.
+    pub fn each_gone(&self, take: impl FnMut(Gone)) {
+        if let Some(removed) = &self.removed {
+            removed.each_gone(&self.inodes, take);
+        }
     }
 
     /// All names, parents before children, siblings in the order of their bytes.

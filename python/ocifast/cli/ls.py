@@ -15,7 +15,7 @@ from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import open_rootfs
 from ocifast.rootfs import Rootfs, RootfsEntry
 
-__all__ = ["command"]
+__all__ = ["command", "entry_json"]
 
 _TYPES = {
     "file": stat.S_IFREG,
@@ -69,7 +69,7 @@ def command(
     ) as rootfs:
         entries = _chosen(rootfs, path, recursive)
         if as_json:
-            report({"entries": [_json(entry) for entry in entries]}, as_json=True, text="")
+            report({"entries": [entry_json(entry) for entry in entries]}, as_json=True, text="")
             return
         lines = [_line(entry) for entry in entries]
     with standard_output():
@@ -90,7 +90,8 @@ def _line(entry: RootfsEntry) -> str:
     return f"{mode} {entry.uid:>5} {entry.gid:>5} {entry.size:>12} {when} {printable(entry.path + target)}"
 
 
-def _json(entry: RootfsEntry) -> dict[str, Any]:
+def entry_json(entry: RootfsEntry) -> dict[str, Any]:
+    """An entry as JSON has it."""
     return {
         "path": entry.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
         "type": entry.type,

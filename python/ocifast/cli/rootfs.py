@@ -12,7 +12,7 @@ from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options
 from ocifast.errors import PathNotFoundError
 from ocifast.flatten import flatten
-from ocifast.image import resolve
+from ocifast.image import Image, resolve
 from ocifast.platforms import parse as parse_platform
 from ocifast.rootfs import Rootfs
 from ocifast.sources.open import open_source, parse_location
@@ -20,7 +20,7 @@ from ocifast.sources.open import open_source, parse_location
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["open_rootfs", "options_for"]
+__all__ = ["open_rootfs", "opened", "options_for"]
 
 
 def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | None:
@@ -32,6 +32,29 @@ def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | No
     if location.remote is None:
         return None
     return make_options(location.remote.host, **registry)
+
+
+@contextmanager
+def opened(
+    image: str,
+    platform: str | None,
+    seeds: Sequence[Path],
+    *,
+    follow_links: bool,
+    cache: bool,
+    options: RegistryOptions | None,
+) -> Iterator[Image]:
+    """The image that a command looks into; what comes of a registry is kept in the cache, unless `cache` says no."""
+    location = parse_location(image)
+    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links)
+    try:
+        if cache and location.remote is not None:
+            kept = Cache.usable()
+            if kept is not None:
+                source = CachedSource(source, kept.blobs, digest=location.remote.digest)
+        yield resolve(source, None if platform is None else parse_platform(platform))
+    finally:
+        source.close()
 
 
 @contextmanager
@@ -50,19 +73,13 @@ def open_rootfs(
 
     `registry` is what `registry_options` passed on.
     """
-    location = parse_location(image)
-    source = open_source(location, options=options_for(image, registry), seeds=seeds, follow_links=follow_links)
-    try:
-        if cache and location.remote is not None:
-            kept = Cache.usable()
-            if kept is not None:
-                source = CachedSource(source, kept.blobs, digest=location.remote.digest)
-        chosen = resolve(source, None if platform is None else parse_platform(platform))
+    with opened(
+        image, platform, seeds, follow_links=follow_links, cache=cache, options=options_for(image, registry)
+    ) as chosen:
         with progress_display(image, mode=progress, quiet=quiet, makes=False) as show:
             rootfs = flatten(chosen, progress=show)
-        with rootfs:
-            yield rootfs
-    except PathNotFoundError as error:
-        raise error.about(image) from None
-    finally:
-        source.close()
+        try:
+            with rootfs:
+                yield rootfs
+        except PathNotFoundError as error:
+            raise error.about(image) from None

@@ -15,7 +15,7 @@ use crate::contents::{SpoolStore, Store};
 use crate::decoded::Keep;
 use crate::edit::Edited;
 use crate::error::{Code, Error, Result};
-use crate::flatten as core;
+use crate::flatten::{self as core, Branch, Making};
 use crate::layer::{BUFFER, Descriptor};
 use crate::output::DirectoryStore;
 use crate::output::erofs::ErofsStore;
@@ -101,6 +101,7 @@ impl Flattener {
         limits: Option<&Limits>,
         decoders: Option<usize>,
         added: &[usize],
+        making: Making,
     ) -> Result<Self> {
         let layers = layers.into_iter().enumerate();
         let layers =
@@ -108,7 +109,7 @@ impl Flattener {
         let (kept, store) = store.make(folder, layers.len())?;
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
-        Ok(Flattener { inner: core::Flattener::new(layers, store, limits, decoders)?, kept })
+        Ok(Flattener { inner: core::Flattener::making(layers, store, limits, decoders, making)?, kept })
     }
 
     fn check(&self, layer: usize) -> Result<()> {
@@ -141,7 +142,10 @@ impl Flattener {
 #[pymethods]
 impl Flattener {
     #[new]
-    #[pyo3(signature = (layers, *, store, folder, limits = None, decoders = None, added = None))]
+    #[pyo3(signature = (
+        layers, *, store, folder, limits = None, decoders = None, added = None, branch = None, keep_removed = false
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
     fn new(
         py: Python<'_>,
         layers: Vec<LayerRow>,
@@ -150,8 +154,12 @@ impl Flattener {
         limits: Option<&Limits>,
         decoders: Option<usize>,
         added: Option<Vec<usize>>,
+        branch: Option<(usize, usize)>,
+        keep_removed: bool,
     ) -> PyResult<Self> {
-        Ok(py.detach(|| Flattener::make(layers, &store, &folder, limits, decoders, &added.unwrap_or_default()))?)
+        let making = Making { branch: branch.map(|(base, at)| Branch { base, at }), removed: keep_removed };
+        let added = added.unwrap_or_default();
+        Ok(py.detach(|| Flattener::make(layers, &store, &folder, limits, decoders, &added, making))?)
     }
 
     #[pyo3(signature = (layer, chunk, /))]
@@ -207,6 +215,12 @@ impl Flattener {
         });
         let (Edited { tree, unmatched }, notices) = finished?;
         Ok(Tree::new(tree, notices, unmatched, self.kept.clone()))
+    }
+
+    fn finish_all(&self, py: Python<'_>) -> PyResult<Vec<Tree>> {
+        let finished = py.detach(|| self.inner.finish_all())?;
+        let trees = finished.into_iter();
+        Ok(trees.map(|(tree, notices)| Tree::new(tree, notices, Vec::new(), self.kept.clone())).collect())
     }
 
     fn abort(&self, py: Python<'_>) {

@@ -1,6 +1,7 @@
 //! The Python module `ocifast._core`: one file per noun, no logic. Every call takes its arguments, runs with the GIL
 //! released, and maps the error.
 
+mod compare;
 mod contents;
 mod decoded;
 mod decompress;
@@ -13,11 +14,14 @@ mod layer;
 mod output;
 mod pages;
 mod tree;
+mod usage;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::compare::compare;
     #[pymodule_export]
     use super::decoded::{KeptLayer, LayerTable, layer_digest};
     #[pymodule_export]
@@ -34,6 +38,8 @@ mod _core {
     use super::output::SquashfsCompression;
     #[pymodule_export]
     use super::tree::Tree;
+    #[pymodule_export]
+    use super::usage::usage;
     use crate::error::Code;
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;

@@ -21,10 +21,10 @@ use crate::tree::{self as core, InodeId, InodeKind};
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Tree {
-    tree: core::Tree,
+    pub tree: core::Tree,
     notices: Notices,
     unmatched: Vec<String>,
-    kept: Kept,
+    pub kept: Kept,
     pages: Pages,
     /// Bytes of contents that the writer has taken so far.
     packed: AtomicU64,
@@ -34,7 +34,7 @@ pub(super) struct Tree {
 const READ_MAX: u64 = 16 << 20;
 
 /// Path, type, mode, uid, gid, mtime seconds, nanoseconds, symlink target, size, inode number.
-type Row = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64, usize);
+pub(super) type Row = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64, usize);
 
 /// Kind, detail, count, the first few paths.
 type LossRow = (&'static str, String, u64, Vec<Py<PyBytes>>);
@@ -50,7 +50,7 @@ impl Tree {
         Tree { tree, notices, unmatched, kept, pages: Pages::default(), packed: AtomicU64::new(0) }
     }
 
-    fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
+    pub(super) fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
         let inode = self.tree.inode(id);
         let (kind, target, size): (_, &[u8], _) = match &inode.kind {
             InodeKind::File(content) => ("file", b"", content.size),

@@ -1,0 +1,135 @@
+"""Which files differ between two images, or between two trees."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ocifast import _core
+from ocifast.errors import UsageError
+from ocifast.flatten import FlattenOptions, flatten_both, shared_layers
+from ocifast.image import Image
+from ocifast.image import open as open_image
+from ocifast.interrupt import interruptible, nothing
+from ocifast.progress import Progress, silent
+from ocifast.rootfs import Rootfs, RootfsEntry, entry_of, path_of
+from ocifast.spec import Platform
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.options import RegistryOptions
+
+__all__ = ["Change", "Difference", "compare", "diff"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One name that differs.
+
+    Attributes:
+        path: absolute path; bytes that are no UTF-8 as surrogate escapes.
+        kind: "added", when the second image alone has it; "removed", when the first alone has; else "changed".
+        fields: what changed, of "type", "mode", "owner", "size", "content", "target", "device", "xattrs", "hard_link"
+            (which earlier name, if any, is the same file) and "mtime", in this order.
+        before: the entry in the first image; None when it has none.
+        after: the entry in the second image; None when it has none.
+    """
+
+    path: str
+    kind: Literal["added", "removed", "changed"]
+    fields: tuple[str, ...]
+    before: RootfsEntry | None
+    after: RootfsEntry | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between two images.
+
+    Attributes:
+        changes: in the order of a walk: a directory, what is in it, its siblings by their bytes.
+        shared_layers: how many of the lowest layers are the same in both, by their diff IDs.
+        digests: of the manifests of the first and the second image.
+    """
+
+    changes: tuple[Change, ...]
+    shared_layers: int
+    digests: tuple[str, str]
+
+    def of_kind(self, kind: str) -> tuple[Change, ...]:
+        """The changes of one kind."""
+        return tuple(change for change in self.changes if change.kind == kind)
+
+
+def compare(first: Rootfs, second: Rootfs, *, times: bool = False) -> tuple[Change, ...]:
+    """What differs between two trees, as `Difference.changes` has it. Contents are read where they wait, once at most.
+
+    Args:
+        first: a tree.
+        second: another.
+        times: whether modification times count.
+
+    Raises:
+        UsageError: one of them is closed.
+    """
+    one, other = first.tree, second.tree
+    rows = interruptible(lambda: _core.compare(one, other, times=times), threading.Event(), nothing)
+    changes = []
+    for path, old, new, fields in rows:
+        before, after = None if old is None else entry_of(old), None if new is None else entry_of(new)
+        kind: Literal["added", "removed", "changed"] = (
+            "added" if before is None else "removed" if after is None else "changed"
+        )
+        changes.append(Change(path_of(path), kind, tuple(fields), before, after))
+    return tuple(changes)
+
+
+def diff(
+    first: str | Image,
+    second: str | Image,
+    *,
+    platform: Platform | str | None = None,
+    times: bool = False,
+    options: RegistryOptions | None = None,
+    flattening: FlattenOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
+) -> Difference:
+    """Compares two images file by file, with all layers applied.
+
+    The lowest layers that both have, by their diff IDs, are read once, from the first image; a file that came from one
+    of them is not compared. Where all layers are the same nothing is read. Nothing is written but what waits in the
+    temporary folder.
+
+    Args:
+        first: where an image is, as `ocifast.open` takes it, or an image, which is left open.
+        second: another.
+        platform: which image of an index, for those that are named.
+        times: whether modification times count.
+        options: how registries are spoken to, for images that are named.
+        flattening: how many layers at a time, and bounds on what they may ask for, of both images together.
+        progress: gets the events of layers.
+        cancelled: asked several times a second while layers arrive.
+
+    Raises:
+        ImageReferenceError, SourceError, VerificationError, LayerError.
+        UsageError: a platform or options for images that are open.
+    """
+    with ExitStack() as stack:
+        images = []
+        for image in (first, second):
+            if isinstance(image, str):
+                image = stack.enter_context(open_image(image, platform=platform, options=options))
+            images.append(image)
+        if all(isinstance(image, Image) for image in (first, second)) and (platform is not None or options is not None):
+            raise UsageError("a platform and options are for images that are named, not for those that are open")
+        one, other = images
+        shared = shared_layers(one, other)
+        digests = (one.digest, other.digest)
+        if one.diff_ids == other.diff_ids:
+            return Difference((), shared, digests)
+        trees = flatten_both(one, other, options=flattening, progress=progress, cancelled=cancelled)
+        with trees[0], trees[1]:
+            return Difference(compare(*trees, times=times), shared, digests)

@@ -1,0 +1,304 @@
+"""`ocifast diff` and `ocifast.diff`: what differs, what is read of it, and what is said."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import ocifast
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ocifast.difference import Change, compare
+from ocifast.errors import DigestMismatchError, UsageError
+
+from tests.support.images import BuiltImage, Layer, build_image, write_layout, wrong_digest
+from tests.support.layers import TarBuilder
+from tests.support.registry import Registry
+from tests.support.run import ocifast as command
+from tests.support.run import try_ocifast
+
+BASE = (
+    TarBuilder()
+    .directory("etc")
+    .file("etc/same", b"same")
+    .file("etc/mode", b"m")
+    .file("etc/owner", b"o")
+    .file("etc/size", b"12")
+    .file("etc/text", b"one")
+    .file("etc/type", b"t")
+    .symlink("link", "etc/same")
+    .device("null", "char", 1, 3)
+    .file("attributes", b"", xattrs={"user.a": b"1"})
+    .file("time", b"", mtime=5)
+    .file("linked", b"l")
+    .hard_link("other", "linked")
+    .file("old/below", b"gone")
+)
+FIRST = TarBuilder().file("only-first", b"12345")
+SECOND = (
+    TarBuilder()
+    .file("etc/mode", b"m", mode=0o600)
+    .file("etc/owner", b"o", uid=7, gid=8)
+    .file("etc/size", b"123")
+    .file("etc/text", b"two")
+    .symlink("etc/type", "same")
+    .symlink("link", "etc/text")
+    .device("null", "char", 1, 5)
+    .file("attributes", b"", xattrs={"user.a": b"2"})
+    .file("time", b"", mtime=6)
+    .whiteout("other")
+    .file("other", b"l")
+    .whiteout("old")
+    .file("new/x\x1b[2J", bytes(2000))
+)
+CHANGES = [
+    ("/attributes", "changed", ("xattrs",)),
+    ("/etc/mode", "changed", ("mode",)),
+    ("/etc/owner", "changed", ("owner",)),
+    ("/etc/size", "changed", ("size", "content")),
+    ("/etc/text", "changed", ("content",)),
+    ("/etc/type", "changed", ("type", "mode")),
+    ("/link", "changed", ("target",)),
+    ("/new", "added", ()),
+    ("/new/x\x1b[2J", "added", ()),
+    ("/null", "changed", ("device",)),
+    ("/old", "removed", ()),
+    ("/old/below", "removed", ()),
+    ("/only-first", "removed", ()),
+    ("/other", "changed", ("hard_link",)),
+]
+TEXT = """\
+~ /attributes  xattrs
+~ /etc/mode  mode 0644 -> 0600
+~ /etc/owner  owner 0:0 -> 7:8
+~ /etc/size  size 2 B -> 3 B, content
+~ /etc/text  content
+~ /etc/type  type file -> symlink, mode 0644 -> 0777
+~ /link  target etc/same -> etc/text
++ /new/
++ /new/x\\x1b[2J  2.0 kB
+~ /null  device
+- /old/
+- /old/below  4 B
+- /only-first  5 B
+~ /other  hard link
+"""
+STAT = """\
+             NAMES     BEFORE      AFTER
+added            2          -     2.0 kB
+removed          3        9 B          -
+changed          9        9 B        9 B
+layers    1 shared, of 2 and 2
+"""
+
+
+def found(changes: tuple[Change, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """The changes without the entries."""
+    return [(change.path, change.kind, change.fields) for change in changes]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str]:
+    """Two images with one base."""
+    images = {"one": build_image([BASE, FIRST]), "two": build_image([BASE, SECOND])}
+    write_layout(tmp_path / "pair", images)
+    return f"oci:{tmp_path}/pair:one", f"oci:{tmp_path}/pair:two"
+
+
+def test_what_differs(pair: tuple[str, str]) -> None:
+    difference = ocifast.diff(*pair)
+    assert found(difference.changes) == CHANGES
+    assert difference.shared_layers == 1
+    with ocifast.open(pair[0]) as one, ocifast.open(pair[1]) as two:
+        assert difference.digests == (one.digest, two.digest)
+        assert ocifast.diff(one, two) == difference
+        with one.flatten() as first, two.flatten() as second:
+            # From two stores, where every content has to be read.
+            assert compare(first, second) == difference.changes
+            for change in difference.changes:
+                assert change.before == (first.stat(change.path, follow=False) if change.kind != "added" else None)
+                assert change.after == (second.stat(change.path, follow=False) if change.kind != "removed" else None)
+        with pytest.raises(UsageError, match="closed"):
+            compare(first, second)
+        with pytest.raises(UsageError, match="those that are open"):
+            ocifast.diff(one, two, platform="linux/amd64")
+    timed = [*CHANGES, ("/time", "changed", ("mtime",))]
+    assert found(ocifast.diff(*pair, times=True).changes) == timed
+    turned = {"added": "removed", "removed": "added", "changed": "changed"}
+    back = ocifast.diff(pair[1], pair[0])
+    assert found(back.changes) == [(path, turned[kind], fields) for path, kind, fields in CHANGES]
+
+
+def test_diff_for_people(pair: tuple[str, str]) -> None:
+    assert command("diff", *pair).decode() == TEXT
+    assert command("diff", "--stat", *pair).decode() == STAT
+    assert command("diff", "--times", *pair).decode() == TEXT + "~ /time  mtime\n"
+    assert command("diff", pair[0], pair[0]).decode() == ""
+
+
+def test_diff_as_json(pair: tuple[str, str]) -> None:
+    told = json.loads(command("diff", "--json", *pair))
+    assert [(one["path"], one["kind"], tuple(one["fields"])) for one in told["changes"]] == CHANGES
+    entries = {one["path"]: one for one in json.loads(command("ls", "-R", "--json", pair[1]))["entries"]}
+    for change in told["changes"]:
+        expected = (
+            None if change["kind"] == "removed" else {**entries[change["path"]], "inode": change["after"]["inode"]}
+        )
+        assert change["after"] == expected
+        assert (change["before"] is None) == (change["kind"] == "added")
+    brief = json.loads(command("diff", "--json", "--stat", *pair))
+    assert brief == {**told, "changes": []}
+    del brief["first_digest"], brief["second_digest"]
+    assert brief == {
+        "first": pair[0],
+        "second": pair[1],
+        "shared_layers": 1,
+        "differs": True,
+        "added": 2,
+        "removed": 3,
+        "changed": 9,
+        "added_bytes": 2000,
+        "removed_bytes": 9,
+        "changes": [],
+    }
+
+
+def test_the_exit_status_is_as_asked_for(pair: tuple[str, str]) -> None:
+    for words, status in [
+        ((), 0),
+        (("--exit-code",), 1),
+        (("--exit-code", "--stat"), 1),
+        (("--exit-code", "--json"), 1),
+    ]:
+        done = try_ocifast("diff", *words, *pair)
+        assert (done.returncode, done.stderr) == (status, b"")
+    assert try_ocifast("diff", "--exit-code", pair[1], pair[1]).returncode == 0
+    gone = try_ocifast("diff", pair[0], "oci:/no/where:app")
+    assert (gone.returncode, gone.stderr.count(b"\n")) == (1, 1)
+
+
+def asked(registry: Registry, first: BuiltImage, second: BuiltImage) -> tuple[list[int], list[str]]:
+    """How often a diff of two images fetched each layer of the first and those above of the second; its lines."""
+    names = [registry.put(image, f"diff/{number}:1") for number, image in enumerate((first, second))]
+    before = len(registry.requests())
+    lines = command("diff", "--no-cache", *names).decode().splitlines()
+    gets = [line for line in registry.requests()[before:] if "GET" in line]
+    layers = dict.fromkeys(layer.digest for image in (first, second) for layer in image.layers)
+    return [sum(digest in line for line in gets) for digest in layers], lines
+
+
+def test_what_both_have_is_read_once(registry: Registry) -> None:
+    files = [TarBuilder().file(f"file{number}", bytes([number]) * 100) for number in range(4)]
+    first = build_image([files[0], files[1], files[2]])
+    assert asked(registry, first, build_image([files[0], files[1], files[3]])) == (
+        [1, 1, 1, 1],
+        ["- /file2  100 B", "+ /file3  100 B"],
+    )
+    # One image goes on where the other ends.
+    assert asked(registry, first, build_image([files[0], files[1]])) == ([1, 1, 1], ["- /file2  100 B"])
+    assert asked(registry, build_image([files[0]]), first) == ([1, 1, 1], ["+ /file1  100 B", "+ /file2  100 B"])
+    # Nothing in common but a blob at another place.
+    assert asked(registry, build_image([files[0], files[1]]), build_image([files[1]])) == ([1, 1], ["- /file0  100 B"])
+    # No layer at all.
+    assert asked(registry, build_image([]), build_image([files[1]])) == ([1], ["+ /file1  100 B"])
+    # A base in other clothes is that of the first image.
+    dressed = [Layer(files[0], compression="zstd"), Layer(files[3])]
+    assert asked(registry, build_image(files[:1]), build_image(dressed)) == ([1, 0, 1], ["+ /file3  100 B"])
+    # The same layers in other clothes: nothing is read.
+    other = build_image([Layer(tar, compression="zstd") for tar in files[:3]], config={"Env": ["A=1"]})
+    assert asked(registry, first, other) == ([0] * 6, [])
+
+
+def test_a_damaged_layer_is_named_with_its_image(tmp_path: Path) -> None:
+    damaged = Layer(TarBuilder().file("x"), digest=wrong_digest(b"x"))
+    write_layout(tmp_path, {"one": build_image([BASE, FIRST]), "two": build_image([BASE, damaged])})
+    one, two = f"oci:{tmp_path}:one", f"oci:{tmp_path}:two"
+    for names in ((one, two), (two, one)):
+        with pytest.raises(DigestMismatchError) as caught:
+            ocifast.diff(*names)
+        assert str(caught.value).startswith(f"{two}: ")
+
+
+SIZE = 1 << 20
+HOLES: list[tuple[str, list[tuple[int, bytes]], bool]] = [
+    ("zeros that are data", [(0, bytes(4096)), (8192, b"x" * 512)], True),
+    ("the same in two pieces", [(8192, b"x" * 256), (8448, b"x" * 256)], True),
+    ("another byte", [(8192, b"x" * 511 + b"y")], False),
+    ("another place", [(8704, b"x" * 512)], False),
+    ("nothing at all", [], False),
+]
+
+
+@pytest.mark.parametrize(("what", "extents", "same"), HOLES)
+def test_holes_are_zeros(tmp_path: Path, what: str, extents: list[tuple[int, bytes]], same: bool) -> None:
+    assert what
+    one = TarBuilder().sparse("f", [(8192, b"x" * 512), (SIZE, b"")], SIZE)
+    two = TarBuilder().sparse("f", [*extents, (SIZE, b"")], SIZE)
+    write_layout(tmp_path, {"one": build_image([one]), "two": build_image([two])})
+    changes = ocifast.diff(f"oci:{tmp_path}:one", f"oci:{tmp_path}:two").changes
+    assert found(changes) == ([] if same else [("/f", "changed", ("content",))])
+
+
+def test_holes_cost_nothing(tmp_path: Path) -> None:
+    """Two files that say that they have a terabyte each: who reads holes does not come back."""
+    tars = [TarBuilder().sparse("f", [(0, text), (1 << 40, b"")], 1 << 40) for text in (b"a" * 512, b"b" * 512)]
+    write_layout(tmp_path, {"one": build_image([tars[0]]), "two": build_image([tars[1]])})
+    assert len(ocifast.diff(f"oci:{tmp_path}:one", f"oci:{tmp_path}:two").changes) == 1
+
+
+NAMES = st.sampled_from(["a", "b", "a.b", "d/a", "d/b", "d-e"])
+ENTRIES = st.lists(
+    st.one_of(
+        st.tuples(st.just("file"), NAMES, st.sampled_from([b"", b"x", b"y", b"zz"])),
+        st.tuples(st.just("link"), NAMES, st.sampled_from([b"a", b"b"])),
+        st.tuples(st.just("mode"), NAMES, st.sampled_from([b"", b"x"])),
+        st.tuples(st.just("white"), NAMES, st.just(b"")),
+        st.tuples(st.just("hard"), NAMES, st.just(b"")),
+    ),
+    max_size=6,
+)
+
+
+def layer_of(entries: list[tuple[str, str, bytes]]) -> TarBuilder:
+    """A layer that can be applied to anything."""
+    tar = TarBuilder().directory("d").file("target", b"t")
+    for kind, name, data in entries:
+        if kind == "file":
+            tar.file(name, data)
+        elif kind == "link":
+            tar.symlink(name, data)
+        elif kind == "mode":
+            tar.file(name, data, mode=0o600, uid=1)
+        elif kind == "white":
+            tar.whiteout(name)
+        else:
+            tar.hard_link(name, "target")
+    return tar
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ENTRIES, max_size=2), st.lists(ENTRIES, max_size=2), st.lists(ENTRIES, max_size=2))
+def test_both_ways_to_compare_agree_with_the_canonical_texts(
+    tmp_path_factory: pytest.TempPathFactory,
+    base: list[list[tuple[str, str, bytes]]],
+    above: list[list[tuple[str, str, bytes]]],
+    other: list[list[tuple[str, str, bytes]]],
+) -> None:
+    folder = tmp_path_factory.mktemp("pair")
+    images = [build_image([layer_of(entries) for entries in (*base, *more)]) for more in (above, other)]
+    write_layout(folder, {"one": images[0], "two": images[1]})
+    names = f"oci:{folder}:one", f"oci:{folder}:two"
+    difference = ocifast.diff(*names, times=True)
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(ocifast.open(name)) for name in names)
+        one, two = (stack.enter_context(image.flatten()) for image in (first, second))
+        lines = [{line.split(b" ")[0]: line for line in tree.dump().splitlines()} for tree in (one, two)]
+        plain = {
+            path.decode() for path in lines[0].keys() | lines[1].keys() if lines[0].get(path) != lines[1].get(path)
+        }
+        assert {change.path for change in difference.changes} == plain
+        if first.diff_ids != second.diff_ids:
+            again = compare(one, two, times=True)
+            assert found(again) == found(difference.changes)
