@@ -6,8 +6,10 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ocifast
@@ -176,3 +178,54 @@ def test_a_file_that_is_called_so(kind: str, layout: str, tmp_path: Path, monkey
 def test_which_places_are_standard_output() -> None:
     texts = ["oci-archive:-", "docker-archive:-:a:1", "oci:-", "tar:-", "dir:-", "oci-archive:./-", "oci-archive:x"]
     assert [writes_stdout(parse_location(text)) for text in texts] == [True, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_while_nobody_reads(number: signal.Signals, layout: str, waiting: Path) -> None:
+    words = [str(COMMAND), "copy", "-q", layout, "oci-archive:-"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        # The archive is larger than the pipe: the run waits for us.
+        assert len(list(waiting.iterdir())) == 1
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1].decode()
+    if number is signal.SIGKILL:
+        assert run(*words)
+    else:
+        word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+        assert (process.returncode, said) == (128 + number, f"ocifast: {word}; standard output is not complete\n")
+    assert list(waiting.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["copy", "oci-archive:-"], ["compile", "-"]], ids=lambda words: words[0])
+def test_a_pipe_that_does_not_wait(words: list[str], layout: str) -> None:
+    """As some programs give it to those that they start: a full pipe is no error."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    words = [str(COMMAND), words[0], layout, words[1], "-q"]
+    with subprocess.Popen(words, stdout=writer) as process:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            first = pipe.read(1)
+            time.sleep(0.2)
+            data = first + pipe.read()
+    assert process.returncode == 0
+    assert data == run(*words)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("words", [["copy", "oci-archive:-"], ["compile", "-"]], ids=lambda words: words[0])
+def test_a_stop_while_the_pipe_is_full(words: list[str], blocking: bool, layout: str, waiting: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, blocking)
+    words = [str(COMMAND), words[0], layout, words[1], "-q"]
+    with subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        assert os.read(reader, 1)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1].decode()
+    os.close(reader)
+    assert (process.returncode, said) == (130, "ocifast: interrupted; standard output is not complete\n")
+    assert list(waiting.iterdir()) == []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 from ocifast.errors import UsageError
@@ -30,19 +32,24 @@ def fd_of(stream: BinaryIO) -> Iterator[int]:
     """A file descriptor whose bytes arrive in the stream, all of them when the block ends without an error.
 
     A stream that has a descriptor of its own is flushed, and that descriptor is given. For any other (`io.BytesIO`, a
-    compressor, an upload) it is a pipe, and a thread calls `stream.write` with at most 1 MiB at a time.
+    compressor, an upload) it is a pipe, and a thread calls `stream.write` with at most 1 MiB at a time. So it is for a
+    descriptor that does not block, as some programs give it to those that they start: the thread waits for room.
 
     Raises:
         What `stream.write` raises, instead of the broken pipe that the block meets then.
     """
+    stop = threading.Event()
+    write = partial(_write_all, stream)
     try:
         fd = stream.fileno()
     except (AttributeError, io.UnsupportedOperation):
         pass
     else:
         stream.flush()
-        yield fd
-        return
+        if os.get_blocking(fd):
+            yield fd
+            return
+        write = partial(_write_waiting, fd, stop)
     reader, writer = os.pipe()
     failures: list[BaseException] = []
 
@@ -50,7 +57,7 @@ def fd_of(stream: BinaryIO) -> Iterator[int]:
         try:
             with os.fdopen(reader, "rb", buffering=0) as pipe:
                 while chunk := pipe.read(_CHUNK):
-                    _write_all(stream, chunk)
+                    write(chunk)
         except BaseException as error:
             failures.append(error)
 
@@ -59,6 +66,7 @@ def fd_of(stream: BinaryIO) -> Iterator[int]:
     try:
         yield writer
     except BaseException as error:
+        stop.set()
         os.close(writer)
         thread.join()
         if failures and isinstance(error, Exception):
@@ -68,6 +76,18 @@ def fd_of(stream: BinaryIO) -> Iterator[int]:
     thread.join()
     if failures:
         raise failures[0]
+
+
+def _write_waiting(fd: int, stop: threading.Event, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    while left and not stop.is_set():
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            # Looked at now and then: nobody may ever read, and we may be stopped.
+            room.poll(100)
 
 
 def _write_all(stream: BinaryIO, chunk: bytes) -> None:
