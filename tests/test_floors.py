@@ -44,7 +44,7 @@ PYTHON: Mapping[int, Steps] = {
     3: (("boot", "loader"),),
     4: (
         ("compiled", "options", "planned"),
-        ("compiler", "copying", "difference", "runnable"),
+        ("compiler", "copying", "difference", "footprint", "runnable"),
         ("filesystem", "transfers"),
         ("aio",),
         ("",),

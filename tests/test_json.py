@@ -80,6 +80,7 @@ CASES = [
     "inspect {layout}",
     "history {layout}",
     "ls {layout}",
+    "du {layout}",
     "diff {layout} {reference}",
     "tags {repository}",
     "cache info",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
     from ocifast.flatten import FlattenOptions
+    from ocifast.footprint import Usage, usage
     from ocifast.history import History, HistoryEntry
     from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
     from ocifast.packers import (
@@ -83,6 +84,7 @@ __all__ = [
     "Runnable",
     "SquashfsOptions",
     "TarOptions",
+    "Usage",
     "Written",
     "__version__",
     "aio",
@@ -96,6 +98,7 @@ __all__ = [
     "pull",
     "push",
     "tags",
+    "usage",
 ]
 
 _HOMES = {
@@ -138,6 +141,7 @@ _HOMES = {
     "Runnable": "runnable",
     "SquashfsOptions": "packers",
     "TarOptions": "packers",
+    "Usage": "footprint",
     "Written": "packers",
     "__version__": "_core",
     "compile": "compiler",
@@ -149,6 +153,7 @@ _HOMES = {
     "pull": "transfers",
     "push": "transfers",
     "tags": "transfers",
+    "usage": "footprint",
 }
 
 

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("ocifast.cli.history:command", "Show how an image was made, step beside layer."),
     "ls": ("ocifast.cli.ls:command", "List the files of an image."),
     "diff": ("ocifast.cli.diff:command", "Show which files differ between two images."),
+    "du": ("ocifast.cli.du:command", "Show where the bytes of an image are, and what is wasted."),
     "cat": ("ocifast.cli.cat:command", "Write a file of an image to standard output."),
     "tags": ("ocifast.cli.tags:command", "List the tags of a repository."),
     "login": ("ocifast.cli.login:command", "Store the credentials of a registry."),
