@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +11,9 @@ import ocifast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ocifast import aio
 from ocifast.difference import Change, compare
-from ocifast.errors import DigestMismatchError, UsageError
+from ocifast.errors import CancelledError, DigestMismatchError, UsageError
 
 from tests.support.images import BuiltImage, Layer, build_image, write_layout, wrong_digest
 from tests.support.layers import TarBuilder
@@ -129,6 +131,24 @@ def test_what_differs(pair: tuple[str, str]) -> None:
     turned = {"added": "removed", "removed": "added", "changed": "changed"}
     back = ocifast.diff(pair[1], pair[0])
     assert found(back.changes) == [(path, turned[kind], fields) for path, kind, fields in CHANGES]
+
+
+def test_diff_in_asyncio(pair: tuple[str, str]) -> None:
+    async def both() -> None:
+        difference, found = await asyncio.gather(aio.diff(*pair, times=True), aio.usage(pair[0], "/etc"))
+        assert difference == ocifast.diff(*pair, times=True)
+        assert found == ocifast.usage(pair[0], "/etc")
+
+    asyncio.run(both())
+
+
+def test_work_that_is_called_off(pair: tuple[str, str]) -> None:
+    for work in (
+        lambda: ocifast.diff(*pair, cancelled=lambda: True),
+        lambda: ocifast.usage(pair[0], cancelled=lambda: True),
+    ):
+        with pytest.raises(CancelledError, match="was stopped"):
+            work()
 
 
 def test_diff_for_people(pair: tuple[str, str]) -> None:
