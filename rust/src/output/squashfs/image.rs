@@ -82,7 +82,7 @@ pub fn write(
         plain: compression.is_plain(),
         packs_tails: compression.packs_tails,
         ids: written.ids.count(),
-        root: written.root.reference(),
+        root: written.root,
         bytes: end(&tables),
         tables: Tables { inodes, directories, fragments: fragment_index, export, ids, xattrs },
     };

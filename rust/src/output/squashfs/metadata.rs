@@ -18,6 +18,11 @@ impl Position {
     pub fn reference(self) -> u64 {
         self.block << 16 | u64::from(self.offset)
     }
+
+    /// What such a reference says.
+    pub fn of(reference: u64) -> Self {
+        Position { block: reference >> 16, offset: reference as u16 }
+    }
 }
 
 /// Writes one run.

@@ -13,7 +13,7 @@ use crate::tree::{InodeId, InodeKind, Tree};
 
 /// Files of one checksum and size that are compared byte by byte. More come from somebody who wants us to be slow, and
 /// are written as they come.
-const ALIKE: usize = 8;
+const ALIKE: u8 = 8;
 
 /// No content.
 const NOT_HERE: u64 = u64::MAX;
@@ -49,7 +49,7 @@ impl Placed {
             copies: Vec::new(),
             end: start,
         };
-        let mut known: HashMap<(u64, u32), Vec<&Content>> = HashMap::new();
+        let mut known = Known::new();
         for step in tree.walk().filter(|step| step.first) {
             let InodeKind::File(content) = &tree.inode(step.inode).kind else { continue };
             let (layer, position) = (content.layer, content.position);
@@ -134,37 +134,28 @@ pub fn copy(store: &SquashfsStore, copies: &[(u32, u64, u64, u64)], image: &File
     Ok(())
 }
 
+/// Contents by size and checksum, those that are alike by a number.
+type Known<'t> = HashMap<(u64, u32, u8), &'t Content>;
+
 /// The content among those that are known that equals this one, which is known from now on.
-fn equal<'t>(
-    store: &SquashfsStore,
-    known: &mut HashMap<(u64, u32), Vec<&'t Content>>,
-    content: &'t Content,
-) -> Result<Option<&'t Content>> {
+fn equal<'t>(store: &SquashfsStore, known: &mut Known<'t>, content: &'t Content) -> Result<Option<&'t Content>> {
     let (part, record) = store.record(content);
-    let alike = match known.entry((content.size, record.checksum)) {
-        Entry::Vacant(new) => {
-            new.insert(vec![content]);
-            return Ok(None);
-        }
-        Entry::Occupied(known) => known.into_mut(),
-    };
-    for other in alike.iter() {
+    for number in 0..ALIKE {
+        let other = match known.entry((content.size, record.checksum, number)) {
+            Entry::Vacant(free) => {
+                free.insert(content);
+                return Ok(None);
+            }
+            Entry::Occupied(known) => *known.get(),
+        };
         let (other_part, other_record) = store.record(other);
+        let length = part.runs(record).iter().map(|run| run.stored()).sum();
         if part.runs(record) == other_part.runs(other_record)
-            && same_data(
-                part,
-                record.start,
-                other_part,
-                other_record.start,
-                part.runs(record).iter().map(|run| run.stored()).sum(),
-            )?
+            && same_data(part, record.start, other_part, other_record.start, length)?
             && same_tail(store, content, other)?
         {
             return Ok(Some(other));
         }
-    }
-    if alike.len() < ALIKE {
-        alike.push(content);
     }
     Ok(None)
 }

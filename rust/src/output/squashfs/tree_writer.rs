@@ -1,10 +1,12 @@
 //! Inodes and listings of a whole tree.
 
+use std::collections::btree_map;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::directory::{Name, write_listing};
 use super::fit::fit;
+use super::format::NOWHERE;
 use super::ids::Ids;
 use super::inode::{FileData, Head, Type};
 use super::metadata::{MetadataWriter, Position};
@@ -29,8 +31,10 @@ pub struct TreeWriter<'a> {
     directories: MetadataWriter,
     /// By inode: its number, from 1 on in the order of the tree.
     numbers: Vec<u32>,
-    /// By number less one: where the inode is.
-    places: Vec<Option<Position>>,
+    /// By number less one: a reference to the inode, [`NOWHERE`] until it is written.
+    places: Vec<u64>,
+    /// Path of the inode that is being written.
+    path: Vec<u8>,
     ids: Ids,
     xattrs: Xattrs,
     losses: Losses,
@@ -38,8 +42,8 @@ pub struct TreeWriter<'a> {
 
 /// The tables that are left to write.
 pub struct Written {
-    /// Where the root's inode is.
-    pub root: Position,
+    /// A reference to the root's inode.
+    pub root: u64,
     /// Where the inodes end in the image.
     pub end: u64,
     /// All listings.
@@ -55,11 +59,12 @@ pub struct Written {
 }
 
 /// A directory on its way.
-struct Open {
+struct Open<'t> {
     id: InodeId,
-    path: Vec<u8>,
-    /// Subdirectories that are not written yet, the first one last.
-    left: Vec<(Vec<u8>, InodeId)>,
+    /// Bytes of its path.
+    path: usize,
+    /// Children of which those that are directories are to be written first.
+    left: btree_map::Iter<'t, Box<[u8]>, InodeId>,
 }
 
 impl<'a> TreeWriter<'a> {
@@ -92,7 +97,8 @@ impl<'a> TreeWriter<'a> {
             inodes: MetadataWriter::new(compression)?,
             directories: MetadataWriter::new(compression)?,
             numbers,
-            places: vec![None; count as usize],
+            places: vec![NOWHERE; count as usize],
+            path: Vec::new(),
             ids: Ids::default(),
             xattrs: Xattrs::new(compression)?,
             losses: Losses::default(),
@@ -105,16 +111,14 @@ impl<'a> TreeWriter<'a> {
         self.flush()?;
         let rest = self.inodes.finish()?;
         self.image.write_all_at(&rest, self.end).map_err(|error| Error::io("cannot write the image", &error))?;
-        let mut export = Vec::with_capacity(self.places.len() * 8);
-        for place in &self.places {
-            let place = place.ok_or_else(|| Error::new(Code::Internal, "an inode was not written"))?;
-            export.extend_from_slice(&place.reference().to_le_bytes());
+        if self.places.contains(&NOWHERE) {
+            return Err(Error::new(Code::Internal, "an inode was not written"));
         }
         Ok(Written {
-            root: self.places.first().copied().flatten().unwrap_or_default(),
+            root: self.places.first().copied().unwrap_or_default(),
             end: self.end + rest.len() as u64,
             directories: self.directories.finish()?,
-            export,
+            export: self.places.iter().flat_map(|place| place.to_le_bytes()).collect(),
             ids: self.ids,
             xattrs: self.xattrs,
             losses: self.losses,
@@ -125,11 +129,13 @@ impl<'a> TreeWriter<'a> {
     fn directories(&mut self) -> Result<()> {
         // The number of the root's parent is one that there is not.
         let outside = self.places.len() as u32 + 1;
-        let mut open = vec![self.open(self.tree.root(), Vec::new())];
+        let mut open = Vec::new();
+        open.extend(self.open(self.tree.root()));
         while let Some(directory) = open.last_mut() {
-            if let Some((path, child)) = directory.left.pop() {
-                let child = self.open(child, path);
-                open.push(child);
+            self.path.truncate(directory.path);
+            if let Some((name, &child)) = directory.left.next() {
+                below(&mut self.path, name);
+                open.extend(self.open(child));
                 continue;
             }
             let Some(directory) = open.pop() else { break };
@@ -139,16 +145,14 @@ impl<'a> TreeWriter<'a> {
         Ok(())
     }
 
-    fn open(&self, id: InodeId, path: Vec<u8>) -> Open {
-        let children = self.tree.inode(id).children().into_iter().flatten();
-        let directories = children.filter(|&(_, &child)| self.tree.inode(child).children().is_some());
-        let mut left: Vec<_> = directories.map(|(name, &child)| (below(&path, name), child)).collect();
-        left.reverse();
-        Open { id, path, left }
+    /// Begins with the inode at the path, if it is a directory.
+    fn open(&self, id: InodeId) -> Option<Open<'a>> {
+        let left = self.tree.inode(id).children()?.iter();
+        Some(Open { id, path: self.path.len(), left })
     }
 
     /// Writes the files of a directory, its listing and itself.
-    fn close(&mut self, directory: &Open, parent: u32) -> Result<()> {
+    fn close(&mut self, directory: &Open<'_>, parent: u32) -> Result<()> {
         let tree = self.tree;
         let mut names = Vec::new();
         let mut nlink = 2;
@@ -156,25 +160,27 @@ impl<'a> TreeWriter<'a> {
             let number = self.numbers[child.index()];
             let kind = type_of(&tree.inode(child).kind);
             nlink += u32::from(kind == Type::Directory);
-            let inode = match self.places[number as usize - 1] {
-                Some(place) => place,
-                None => self.inode(child, number, &below(&directory.path, name))?,
-            };
+            if self.places[number as usize - 1] == NOWHERE {
+                below(&mut self.path, name);
+                self.inode(child, number)?;
+                self.path.truncate(directory.path);
+            }
+            let inode = Position::of(self.places[number as usize - 1]);
             names.push(Name { name, inode, number, kind });
         }
         let listing = write_listing(&names, &mut self.directories)?;
         let number = self.numbers[directory.id.index()];
-        let head = Head { nlink, ..self.head(directory.id, number, &directory.path)? };
+        let head = Head { nlink, ..self.head(directory.id, number)? };
         let bytes = head.directory(&listing, parent)?;
         self.place(number);
         self.inodes.write(&bytes)?;
         self.flush()
     }
 
-    /// Writes an inode that is no directory; returns where.
-    fn inode(&mut self, id: InodeId, number: u32, path: &[u8]) -> Result<Position> {
-        let head = self.head(id, number, path)?;
-        let place = self.place(number);
+    /// Writes an inode that is no directory.
+    fn inode(&mut self, id: InodeId, number: u32) -> Result<()> {
+        let head = self.head(id, number)?;
+        self.place(number);
         let bytes = match &self.tree.inode(id).kind {
             InodeKind::File(content) => {
                 let (part, record) = self.store.record(content);
@@ -202,21 +208,18 @@ impl<'a> TreeWriter<'a> {
             InodeKind::Directory(_) => unreachable!("a directory is written after what is in it"),
         };
         self.inodes.write(&bytes)?;
-        self.flush()?;
-        Ok(place)
+        self.flush()
     }
 
     /// The next inode written is this one.
-    fn place(&mut self, number: u32) -> Position {
-        let place = self.inodes.position();
-        self.places[number as usize - 1] = Some(place);
-        place
+    fn place(&mut self, number: u32) {
+        self.places[number as usize - 1] = self.inodes.position().reference();
     }
 
-    fn head(&mut self, id: InodeId, number: u32, path: &[u8]) -> Result<Head> {
+    fn head(&mut self, id: InodeId, number: u32) -> Result<Head> {
         let inode = self.tree.inode(id);
         let mut metadata = inode.metadata.clone();
-        fit(path, &mut metadata, self.options.clamp_mtime, &mut self.losses);
+        fit(&self.path, &mut metadata, self.options.clamp_mtime, &mut self.losses);
         Ok(Head {
             mode: metadata.mode,
             uid: self.ids.number(metadata.uid)?,
@@ -240,8 +243,12 @@ impl<'a> TreeWriter<'a> {
     }
 }
 
-fn below(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+/// Goes from a directory's path to that of a child.
+fn below(path: &mut Vec<u8>, name: &[u8]) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
 }
 
 fn type_of(kind: &InodeKind) -> Type {
