@@ -352,6 +352,36 @@ fn equal_files_stand_once() {
     assert_ne!(place("/tail"), place("/d/other"));
 }
 
+/// Two strings of 8 bytes with one CRC-32.
+fn of_one_checksum() -> [[u8; 8]; 2] {
+    let mut known = std::collections::HashMap::new();
+    for part in bytes(1, 8 << 20).chunks_exact(8) {
+        let part: [u8; 8] = part.try_into().expect("8 bytes");
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&part);
+        if let Some(other) = known.insert(checksum.sum(), part) {
+            return [other, part];
+        }
+    }
+    panic!("a million strings and no two of one checksum");
+}
+
+#[test]
+fn files_of_one_checksum_are_told_apart() {
+    let compression = compression(("none", None, 4096, true));
+    let [one, other] = of_one_checksum();
+    let long = |start: &[u8]| [start, &[7; 3 * 4096 - 8][..]].concat();
+    let layer = vec![
+        Item::file("a", one),
+        Item::file("b", other),
+        Item::file("c", long(&one)),
+        Item::file("d", long(&other)),
+        Item::file("e", long(&other)),
+    ];
+    let found = check(&build(&[layer], &compression));
+    assert_eq!(found.inodes["/d"].start, found.inodes["/e"].start);
+}
+
 #[test]
 fn what_was_deleted_is_not_in_it() {
     let secret = bytes(1, 500_000);
