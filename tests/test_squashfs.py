@@ -207,6 +207,8 @@ def test_threads_and_order_change_nothing(tmp_path: Path) -> None:
         tree.write_squashfs(tmp_path / f"{number}.gzip", compression=other, created=7, folder=folder)
         images.append([(tmp_path / f"{number}{suffix}").read_bytes() for suffix in ("", ".gzip")])
     assert images[0] == images[1] == images[2]
+    dumps = {dump_mounted(tmp_path / name, "squashfs", tmp_path / f"mount-{name}") for name in ("0", "0.gzip")}
+    assert dumps == {held(tree.dump().decode())}
 
 
 def test_every_store_gives_the_same_bytes(tmp_path: Path) -> None:
