@@ -13,7 +13,7 @@ use super::format::PLAIN;
 use crate::error::{Code, Error, Result};
 
 /// Pieces on their way for each thread, of each who brings some: one in work, one to go on with.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 
 /// Bytes that a thread takes at a time, so that small blocks are not handed over one by one.
 const PIECE: usize = 128 << 10;
