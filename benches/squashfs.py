@@ -1,6 +1,7 @@
 """squashfs by us and by other tools: from a registry, every compression, from kept layers, and read by the kernel.
 
     python -m benches.squashfs oci:DIR:TAG [--runs 3] [--folder /dev/shm] [--only registry,levels,read]
+        [--levels 'zstd 3,gzip 6']
 
 All is written below `--folder`, a tmpfs. `registry` goes from Debian's docker-registry on loopback to an image, by us,
 by the best tools fed by our own stream, and by skopeo, umoci and mksquashfs one after the other. `levels` makes every
@@ -27,7 +28,7 @@ from pathlib import Path
 from benches.compare import OCIFAST, Bench, versions
 from benches.measure import Command, Contestant, measure, table
 from tests.support.oracle import mounted
-from tests.support.run import attempt, tool
+from tests.support.run import attempt
 
 LEVELS: dict[str, tuple[str, ...]] = {
     "zstd 1": ("zstd", "1"),
@@ -98,11 +99,12 @@ def from_registry(bench: Bench) -> Iterator[Contestant]:
     yield Contestant("registry", "skopeo copy + umoci unpack + mksquashfs, zstd 3", peers, "result")
 
 
-def levels(layout: str, folder: Path, unpacked: Path) -> None:
-    """Prints what every compression makes of the image, by every tool: MB, wall seconds, CPU seconds."""
+def levels(layout: str, folder: Path, unpacked: Path, names: Sequence[str]) -> None:
+    """Prints what compressions make of the image, by every tool: MB, wall seconds, CPU seconds."""
     print("| compression | ocifast | mksquashfs | sqfstar | tar2sqfs | gensquashfs |")
     print("|---|---|---|---|---|---|")
-    for name, level in LEVELS.items():
+    for name in names:
+        level = LEVELS[name]
         cells = []
         ways = {
             "ocifast": partial(by_us, layout, level, None),
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs of each contestant (default 3)")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all is written (default /dev/shm)")
     parser.add_argument("--only", default="registry,levels,read")
+    parser.add_argument("--levels", default=",".join(LEVELS), help=f"of {','.join(LEVELS)}")
     options = parser.parse_args()
     match = re.fullmatch(r"oci:(.+):([^:]+)", options.image)
     if match is None:
@@ -197,14 +200,13 @@ def main() -> None:
                 [OCIFAST, "compile", "-q", "--no-cache", options.image, unpacked], check=True, stdout=sys.stderr
             )
             if "levels" in only:
-                levels(options.image, folder, unpacked)
+                levels(options.image, folder, unpacked, options.levels.split(","))
                 print()
             if "read" in only:
                 reading(options.image, folder, unpacked, options.runs)
                 print()
         print(versions())
         print(tool_versions())
-        tool("mksquashfs")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ocifast import _core
 from ocifast.errors import OutputUnsupportedError, UsageError
 from ocifast.packers import PackOptions, choose_backend, load_format
 
+from tests.support.edge import empty_files, write_layer
 from tests.support.images import digest_of
 from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_mounted, dump_tar, dump_unsquashfs, mounted
@@ -133,6 +134,20 @@ def test_two_hundred_thousand_names_in_one_directory(tmp_path: Path) -> None:
         for number in range(0, 200_000, 7):
             assert (folder / f"d/{number}").stat().st_mode & 0o777 == 0o600 + number % 64
         assert not any((folder / f"d/{number}x").exists() for number in range(0, 200_000, 1001))
+
+
+def test_a_million_entries_mount(tmp_path: Path) -> None:
+    names = (b"folder-%d/file-number-%d" % (at // 1000, at) for at in range(1_000_000))
+    layer = write_layer(tmp_path / "layer", empty_files(names, uid=7))
+    image = pack([layer], tmp_path / "a.squashfs", "squashfs", with_dump=False).path
+    with mounted(image, "squashfs", tmp_path / "mount") as folder:
+        found = 0
+        for at in range(1000):
+            with os.scandir(folder / f"folder-{at}") as entries:
+                found += sum(entry.name.startswith("file-number-") for entry in entries)
+        assert found == 1_000_000
+        assert (folder / "folder-999/file-number-999999").stat().st_uid == 7
+        assert folder.stat().st_nlink == 1002
 
 
 def test_a_file_handle_of_a_mounted_image_can_be_kept(tmp_path: Path) -> None:

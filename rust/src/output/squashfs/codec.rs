@@ -132,6 +132,15 @@ pub struct Codec {
     out: Vec<u8>,
 }
 
+/// The level of the library whose results are as small as those of zlib at `level`: some of its levels are faster and
+/// larger than what people know by their number.
+fn library_level(level: u32) -> u32 {
+    match level {
+        1 | 6 | 8 => level + 1,
+        _ => level,
+    }
+}
+
 fn failed(why: impl std::fmt::Display) -> Error {
     Error::new(Code::OutputUnsupported, format!("compression failed: {why}"))
 }
@@ -144,7 +153,9 @@ impl Codec {
     pub fn new(compression: &Compression) -> Result<Self> {
         let engine = match compression.algorithm {
             Algorithm::Zstd { level } => Engine::Zstd(Box::new(Compressor::new(level).map_err(failed)?)),
-            Algorithm::Gzip { level } => Engine::Gzip(Box::new(Compress::new(flate2::Compression::new(level), true))),
+            Algorithm::Gzip { level } => {
+                Engine::Gzip(Box::new(Compress::new(flate2::Compression::new(library_level(level)), true)))
+            }
             Algorithm::Xz => Engine::Xz { dictionary: compression.block.max(METADATA) as u32 },
             Algorithm::Lz4 { high: false } => Engine::Lz4(CompressionMode::DEFAULT),
             Algorithm::Lz4 { high: true } => Engine::Lz4(CompressionMode::HIGHCOMPRESSION(LZ4HC_LEVEL)),
