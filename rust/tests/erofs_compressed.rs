@@ -4,6 +4,7 @@ mod erofs_support;
 
 use erofs_support::build::{Built, Item, Part, build, bytes, compress, options};
 use erofs_support::fsck;
+use erofs_support::items::text;
 use erofs_support::read::{Found, read};
 use ocifast_core::error::{Code, Error};
 use ocifast_core::output::erofs::{Compression, write_compressed};
@@ -19,21 +20,6 @@ const KINDS: [(&str, Option<i32>, usize); 7] = [
     ("zstd", Some(9), 65_536),
     ("zstd", Some(3), 1 << 20),
 ];
-
-/// Text that compresses to about a third.
-fn text(seed: u64, length: usize) -> Vec<u8> {
-    let words = bytes(seed, 400);
-    let mut out = Vec::with_capacity(length + 8);
-    for (index, byte) in bytes(seed + 1, length).into_iter().enumerate() {
-        let from = usize::from(byte) + index % 100;
-        out.extend_from_slice(&words[from..from + 8]);
-        if out.len() >= length {
-            break;
-        }
-    }
-    out.truncate(length);
-    out
-}
 
 /// The image, compressed every way, holds the tree.
 fn check(built: &Built) -> Vec<Found> {

@@ -9,7 +9,7 @@ use ocifast_core::output::Loss;
 use ocifast_core::output::squashfs::{Compression, Options, write};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use squashfs_support::items::{Item, Part, bytes};
+use squashfs_support::items::{Item, Part, bytes, text};
 use squashfs_support::read::{Found, read};
 use squashfs_support::{Built, OPTIONS, build, try_build, zstd};
 
@@ -29,21 +29,6 @@ const KINDS: [(&str, Option<i32>, usize, bool); 11] = [
 
 fn compression((name, level, block, packs_tails): (&str, Option<i32>, usize, bool)) -> Compression {
     Compression::parse(name, level, block, packs_tails, 3).expect("a compression")
-}
-
-/// Text that compresses to about a third.
-fn text(seed: u64, length: usize) -> Vec<u8> {
-    let words = bytes(seed, 400);
-    let mut out = Vec::with_capacity(length + 8);
-    for (index, byte) in bytes(seed + 1, length).into_iter().enumerate() {
-        let from = usize::from(byte) + index % 100;
-        out.extend_from_slice(&words[from..from + 8]);
-        if out.len() >= length {
-            break;
-        }
-    }
-    out.truncate(length);
-    out
 }
 
 /// The image holds the tree that it was made from.

@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +161,16 @@ def dump_mounted(image: Path, kind: str, folder: Path, *, skip: Collection[bytes
     """The canonical text of a mounted image; `folder` does not exist yet. An ext4's `lost+found` can be skipped."""
     with mounted(image, kind, folder, options="noload" if kind == "ext4" else "") as root:
         return dump_directory(root, skip=skip)
+
+
+def assert_same_from_any_place(path: Path, expected: bytes) -> None:
+    """Reads a large file in small pieces from the end to the start, and as a whole by some readers at once."""
+    with path.open("rb", buffering=0) as file:
+        for offset in range(len(expected) - 10_000, 0, -777_777):
+            file.seek(offset)
+            assert file.read(10_000) == expected[offset : offset + 10_000]
+    with ThreadPoolExecutor() as pool:
+        assert all(read == expected for read in pool.map(Path.read_bytes, [path] * 4))
 
 
 def without_mtime(dump: str, *paths: str) -> str:

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use ocifast_core::entry::Mtime;
 use ocifast_core::error::Result;
-use ocifast_core::output::dump;
 use ocifast_core::output::erofs::{Compression, ErofsStore, Options, Summary, finish, write_compressed};
 use ocifast_core::tree::Tree;
 use tempfile::TempDir;
 
-pub use super::items::{Item, Part, bytes, merged};
+pub use super::items::{Item, Part, bytes};
+use super::items::{dumped, merged};
 
 /// An image and what it was made from.
 pub struct Built {
@@ -29,13 +29,7 @@ impl Built {
 
     /// The canonical text of the tree that the image was made from.
     pub fn dump(&self) -> String {
-        let mut text = String::new();
-        dump(&self.tree, &*self.store, |line| {
-            text.push_str(line);
-            Ok(())
-        })
-        .expect("a dump");
-        text
+        dumped(&self.tree, &*self.store)
     }
 }
 

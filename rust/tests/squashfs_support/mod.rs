@@ -8,9 +8,8 @@ pub mod read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use items::{Item, merged};
+use items::{Item, dumped, merged};
 use ocifast_core::error::Result;
-use ocifast_core::output::dump;
 use ocifast_core::output::squashfs::{Compression, Options, SquashfsStore, Summary, write};
 use ocifast_core::tree::Tree;
 use tempfile::TempDir;
@@ -31,13 +30,7 @@ impl Built {
 
     /// The canonical text of the tree that the image was made from.
     pub fn dump(&self) -> String {
-        let mut text = String::new();
-        dump(&self.tree, &*self.store, |line| {
-            text.push_str(line);
-            Ok(())
-        })
-        .expect("a dump");
-        text
+        dumped(&self.tree, &*self.store)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use ocifast_core::batch::{Batch, Ingested};
-use ocifast_core::contents::Store;
+use ocifast_core::contents::{Contents, Store};
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
 use ocifast_core::limits::Limits;
 use ocifast_core::merge::Merge;
+use ocifast_core::output::dump;
 use ocifast_core::tree::Tree;
 
 /// Part of a file.
@@ -96,6 +97,32 @@ pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
     }
     out.truncate(length);
     out
+}
+
+/// Text that compresses to about a third.
+pub fn text(seed: u64, length: usize) -> Vec<u8> {
+    let words = bytes(seed, 400);
+    let mut out = Vec::with_capacity(length + 8);
+    for (index, byte) in bytes(seed + 1, length).into_iter().enumerate() {
+        let from = usize::from(byte) + index % 100;
+        out.extend_from_slice(&words[from..from + 8]);
+        if out.len() >= length {
+            break;
+        }
+    }
+    out.truncate(length);
+    out
+}
+
+/// The canonical text of a tree.
+pub fn dumped(tree: &Tree, contents: &dyn Contents) -> String {
+    let mut text = String::new();
+    dump(tree, contents, |line| {
+        text.push_str(line);
+        Ok(())
+    })
+    .expect("a dump");
+    text
 }
 
 /// The tree of some layers, which are read in the order of `order` into `store`.

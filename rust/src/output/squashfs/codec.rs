@@ -171,6 +171,7 @@ impl Codec {
     pub fn compress(&mut self, plain: &[u8]) -> Result<Option<&[u8]>> {
         let Some(room) = plain.len().checked_sub(1).filter(|&room| room > 0) else { return Ok(None) };
         let out = &mut self.out[..room];
+        // zstd and lz4 know one failure here, that there is no room: then compressing saves nothing.
         let length = match &mut self.engine {
             Engine::Zstd(zstd) => zstd.compress_to_buffer(plain, out).ok(),
             Engine::Gzip(zlib) => {
