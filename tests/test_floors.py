@@ -55,7 +55,7 @@ RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
     1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch", "same"), ("budget",), ("merge", "edit")),
     2: (("layer", "decoded"), ("turns",), ("flatten",)),
-    3: (("output",), ("compare", "usage")),
+    3: (("output",), ("compare", "usage", "verity")),
     4: (("bindings",), ("",)),
 }
 
@@ -122,7 +122,7 @@ def test_every_library_is_a_declared_one() -> None:
                 imported |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(str(node.module).split(".")[0])
-    libraries = imported - sys.stdlib_module_names - {"ocifast", "fsspec", "tomllib"}
+    libraries = imported - sys.stdlib_module_names - {"ocifast", "fsspec", "cryptography", "tomllib"}
     assert libraries == {{"pyelftools": "elftools"}.get(name, name) for name in declared}
 
 

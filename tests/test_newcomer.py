@@ -17,7 +17,7 @@ import ocifast
 import pytest
 from ocifast.errors import UsageError
 from ocifast.packers import FORMATS
-from ocifast.seals import SEALS
+from ocifast.seals import SEALS, load_seals
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
@@ -34,7 +34,7 @@ LINES = {
 RUN = """
 import sys
 from ocifast.packers import FORMATS
-from ocifast.seals import SEALS
+from ocifast.seals import SEALS, load_seals
 from ocifast.sources.transports import TRANSPORTS
 from tests.support.toys import zipped
 {lines}
@@ -126,7 +126,7 @@ def test_a_seal_is_one_file_and_one_line(name: str, image: str, tmp_path: Path) 
     plain = json.loads(run(*words, **environment))
     before = (tmp_path / name).read_bytes()
     for cached in (False, True):
-        made = json.loads(run(*words, "--seal", "trailer", **environment))
+        made = json.loads(run(*words, "--trailer", **environment))
         # Its name is part of the key; what is kept is sealed.
         assert made["from_cache"] == cached
         assert made["size"] == plain["size"] + 32 == (tmp_path / name).stat().st_size
@@ -134,31 +134,29 @@ def test_a_seal_is_one_file_and_one_line(name: str, image: str, tmp_path: Path) 
         assert made["properties"].pop("sealed_image") == made["digest"]
         assert made["properties"] == plain["properties"]
         assert (tmp_path / name).read_bytes()[:-32] == before
-    assert "--seal NAME" in run("compile", "--help")
+    assert "--trailer Append the SHA-256 of the file." in " ".join(run("compile", "--help").split())
 
 
 def test_several_outputs_are_sealed(image: str, tmp_path: Path) -> None:
     """Contents wait in the first image, from which the others are written before it is sealed; two are copies."""
     names = [tmp_path / name for name in ("a.erofs", "b.tar", "c.erofs")]
-    made = json.loads(run("compile", image, *names, "--seal", "trailer", "--no-cache", "--json"))
+    made = json.loads(run("compile", image, *names, "--trailer", "--no-cache", "--json"))
     assert [each["properties"]["trailer"] for each in made] == [sealed(path) for path in names]
     assert names[0].read_bytes() == names[2].read_bytes()
 
 
 def test_what_cannot_be_sealed(image: str, tmp_path: Path) -> None:
     for words, says in {
-        ("out.tar", "--seal", "wax"): "there is no seal 'wax'; there are trailer",
-        ("out.tar", "--seal", "trailer", "--seal", "trailer"): "the seal trailer is named twice",
-        ("out.ext4", "--seal", "trailer"): "the seal trailer is not for ext4, but for erofs, listing, tar",
-        ("out", "--seal", "trailer"): "the seal trailer is not for dir, but for erofs, listing, tar",
-        ("-", "--seal", "trailer"): "the seal trailer needs a file, and standard output is none",
+        ("out.ext4",): "the seal trailer is not for ext4, but for erofs, listing, tar",
+        ("out",): "the seal trailer is not for dir, but for erofs, listing, tar",
+        ("-",): "the seal trailer needs a file, and standard output is none",
     }.items():
         output = words[0] if words[0] == "-" else str(tmp_path / words[0])
-        done = attempt("compile", image, output, *words[1:], "--no-cache")
+        done = attempt("compile", image, output, "--trailer", "--no-cache")
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"ocifast: error: {says}\n")
     # A seal that fails takes all outputs with it.
     empty = f"oci:{write_layout(tmp_path / 'empty', build_image([TarBuilder()]))}:app"
-    done = attempt("compile", empty, tmp_path / "a", "-f", "listing", "--seal", "trailer", "--no-cache", "-q")
+    done = attempt("compile", empty, tmp_path / "a", "-f", "listing", "--trailer", "--no-cache", "-q")
     assert (done.returncode, done.stderr) == (1, "ocifast: error: an empty file has no seal\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "layout"]
 
@@ -175,9 +173,12 @@ def test_a_tree_is_written_with_a_seal(image: str, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_seen_of_seals_while_there_are_none() -> None:
-    assert SEALS == {}
-    assert b"--seal" not in command("compile", "--help")
+def test_seals_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SEALS, "trailer", "tests.support.toys.trailer:SEAL")
+    with pytest.raises(UsageError, match="there is no seal 'wax'; there are verity, trailer"):
+        load_seals(["wax"])
+    with pytest.raises(UsageError, match="the seal trailer is named twice"):
+        load_seals(["trailer", "trailer"])
 
 
 def test_the_documentation_walks_through_each() -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "decompress",
     "digest",
     "layer_digest",
+    "seal_verity",
     "usage",
     "write_folder",
     "write_layer",
@@ -482,4 +483,29 @@ def usage(
         bytes, layer. The largest folders: path, bytes with all below, 0. The largest hidden files: path, bytes, layer,
         the layer that hid it, whether something took its place. Duplicates: the first paths, how many there are, bytes
         of one. Bytes of all duplicates but one of each. Raises PathNotFoundError.
+    """
+
+def seal_verity(
+    path: PathLike[str] | str,
+    /,
+    *,
+    salt: bytes,
+    uuid: bytes,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[bytes, int, int]:
+    """Appends a superblock and hash tree of dm-verity to an image, as `veritysetup format` makes them.
+
+    SHA-256, hash type 1, blocks of 4096 bytes. A size that is no multiple of a block is filled up with zeros first.
+
+    Args:
+        path: the image.
+        salt: at most 256 bytes.
+        uuid: 16 bytes.
+        threads: that hash side by side; changes nothing in the result.
+        progress: told bytes done and bytes to do; what it raises ends the work and is raised.
+
+    Returns:
+        The root hash of 32 bytes, the offset of the superblock in bytes, the number of blocks of data. Raises
+        OutputUnsupportedError for an empty image or a long salt, FileError.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ocifast.errors import DocumentError, PathNotFoundError
+from ocifast.seals.verity import Verity
 from ocifast.spec import ImageConfig
 
 __all__ = ["BootConfig", "Files", "User", "boot_config"]
@@ -65,6 +66,7 @@ class BootConfig:
         user: who runs it.
         working_directory: absolute path.
         stop_signal: name or number of the signal that asks it to end; None when the config has none.
+        verity: what opens the output that this was written beside; None where it is not sealed.
     """
 
     entrypoint: tuple[str, ...]
@@ -73,6 +75,7 @@ class BootConfig:
     user: User
     working_directory: str
     stop_signal: str | None
+    verity: Verity | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -94,6 +97,7 @@ class BootConfig:
             },
             "working_directory": self.working_directory,
             "stop_signal": self.stop_signal,
+            "verity": None if self.verity is None else self.verity.to_json(),
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class BootConfig:
             User(user["name"], user["uid"], user["gid"], tuple(user["groups"]), user["home"]),
             data["working_directory"],
             data["stop_signal"],
+            None if data.get("verity") is None else Verity.from_json(data["verity"]),
         )
 
 

@@ -31,7 +31,7 @@ from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
-from ocifast.options import CompileOptions
+from ocifast.options import CompileOptions, sidecars_of
 from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written, rows, totals
 from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
@@ -40,6 +40,7 @@ from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
 from ocifast.seals import load_seals
+from ocifast.seals.verity import Verity
 from ocifast.sources.open import open_source, parse_location
 from ocifast.spec import total_size
 from ocifast.streams import binary_stdout, fd_of
@@ -166,7 +167,8 @@ class _Run:
         self.fetched: dict[str, int] = {}
         self.found: dict[str, int] = {}
         self.cancelled = cancelled
-        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, load_seals(self.options.seals))
+        seals = load_seals(self.options.seals), sidecars_of(self.options)
+        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, *seals)
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
         self.cache: Cache | None = None
@@ -203,7 +205,7 @@ class _Run:
             missing = [output for output in self.outputs if output not in made]
             if missing:
                 made |= self._make(image, missing, keys)
-            self._publish(sum(made[output].size or 0 for output in self.outputs) or None)
+            self._publish(made)
         return tuple(made[output] for output in self.outputs)
 
     def _counted(self, progress: Progress) -> Progress:
@@ -306,7 +308,7 @@ class _Run:
                     refuse_losses(self.plan.image, output.format.name, output.written.losses)
             # Only now: others may have read from an image while it was unsealed.
             for output in outputs:
-                output.seal(self._digest(image), self.cancelled)
+                output.seal(self._digest(image), self.threads, self.cancelled)
             done = {}
             for output in outputs:
                 made, directory = output.made, output.format.is_directory
@@ -314,7 +316,7 @@ class _Run:
                 done[output] = self._result(
                     image,
                     output,
-                    config=config,
+                    config=replace(config, verity=Verity.of(output.written.properties)),
                     size=None if made is None or directory else made.stat().st_size,
                     losses=output.written.losses,
                     properties=tuple(sorted(output.written.properties.items())),
@@ -330,17 +332,18 @@ class _Run:
                     self._keep(keys[output], image, done[output], output)
             return done
 
-    def _publish(self, size: int | None) -> None:
+    def _publish(self, made: Mapping[PlannedOutput, CompiledImage]) -> None:
         """Gives all outputs their names, and tells what has come of it whenever a signal comes.
 
         Nothing is called off from here on: what was published is never told as cancelled.
 
         Args:
-            size: bytes of all outputs.
+            made: what each output is.
         """
+        size = sum(made[output].size or 0 for output in self.outputs) or None
         try:
             for output in self.outputs:
-                output.publish()
+                output.publish(dict(made[output].properties))
             self.progress(Event(Phase.COMPLETE, done=size, total=size))
         except BaseException as error:
             # A signal may have come at any moment, also between the name and the next line of ours.

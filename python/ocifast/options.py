@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from ocifast.errors import UsageError
 from ocifast.marks import changes_bytes, keeps_bytes
 from ocifast.packers import PackOptions
+from ocifast.seals import Sidecar
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["CompileOptions"]
+__all__ = ["CompileOptions", "sidecars_of"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,10 @@ class CompileOptions:
     Attributes:
         pack: what may be chosen about the output.
         seals: names of what runs over each finished output before it is published, in this order.
+        verity_file: whether OUTPUT.verity, a JSON object, says beside each output how to open what the seal "verity"
+            made.
+        sign_verity: paths of a private key and of its X.509 certificate, both PEM: the root hash that the seal "verity"
+            made is signed, and OUTPUT.verity.p7s holds the signature (see `ocifast.seals.signing`).
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
         follow_links: whether symbolic links that lead out of an image layout are followed.
@@ -49,6 +58,8 @@ class CompileOptions:
 
     pack: PackOptions = changes_bytes(default_factory=PackOptions, told_by="the format's options")
     seals: tuple[str, ...] = changes_bytes((), told_by="seals")
+    verity_file: bool = keeps_bytes(default=False)
+    sign_verity: tuple[str, str] | None = keeps_bytes(default=None)
     registry: RegistryOptions | None = keeps_bytes(default=None)
     seeds: tuple[str, ...] = keeps_bytes(default=())
     follow_links: bool = keeps_bytes(default=False)
@@ -67,3 +78,29 @@ class CompileOptions:
     max_layer_bytes: int | None = keeps_bytes(default=None)
     max_metadata_bytes: int | None = keeps_bytes(default=None)
     max_image_bytes: int | None = keeps_bytes(default=None)
+
+
+def sidecars_of(options: CompileOptions) -> tuple[Sidecar, ...]:
+    """What is written beside each output.
+
+    Raises:
+        UsageError, FileError: there is nothing that it could tell of, or a key cannot be used.
+    """
+    found = []
+    if options.verity_file:
+        from ocifast.seals.verity import Verity
+
+        def description(properties: Mapping[str, str]) -> bytes:
+            sealed = Verity.of(properties)
+            assert sealed is not None
+            return msgspec.json.format(msgspec.json.encode(sealed.to_json()), indent=2) + b"\n"
+
+        found.append(Sidecar(".verity", description))
+    if options.sign_verity is not None:
+        from ocifast.seals.signing import root_hash_signer
+
+        sign = root_hash_signer(*options.sign_verity)
+        found.append(Sidecar(".verity.p7s", lambda properties: sign(properties["root_hash"])))
+    if found and "verity" not in options.seals:
+        raise UsageError("nothing has a root hash without the seal verity")
+    return tuple(found)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ocifast import _core
-from ocifast.atomic import reported
+from ocifast.atomic import NewFile, reported
 from ocifast.cache import output_key
 from ocifast.errors import UsageError
-from ocifast.file_data import clone_file
+from ocifast.file_data import clone_file, write_all
 from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
 from ocifast.marks import byte_values
@@ -28,7 +28,7 @@ from ocifast.packers import (
     load_format,
     options_of,
 )
-from ocifast.seals import Seal, SealRequest, apply_seals, check_seal
+from ocifast.seals import Seal, SealRequest, Sidecar, apply_seals, check_seal
 from ocifast.workspace import Workspace
 
 __all__ = ["STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
@@ -48,12 +48,20 @@ class PlannedOutput:
         options: of the format.
         backend: what writes it.
         seals: what runs over it when it is written.
+        sidecars: what is written beside it.
         streams: whether it goes to standard output.
         space: where it is made, once `open` was called; None for standard output.
         written: what came of it.
     """
 
-    def __init__(self, shown: str, form: Format, pack: PackOptions, seals: Sequence[Seal] = ()) -> None:
+    def __init__(
+        self,
+        shown: str,
+        form: Format,
+        pack: PackOptions,
+        seals: Sequence[Seal] = (),
+        sidecars: Sequence[Sidecar] = (),
+    ) -> None:
         self.shown = shown
         self.streams = shown == STDOUT
         self.format = form
@@ -67,6 +75,7 @@ class PlannedOutput:
         self.backend, self._version = choose_backend(form, pack)
         self.options = options_of(form.options, pack)
         self.seals = tuple(seals)
+        self.sidecars = tuple(sidecars)
         for seal in self.seals:
             if self.streams:
                 raise UsageError(f"the seal {seal.name} needs a file, and standard output is none")
@@ -85,25 +94,40 @@ class PlannedOutput:
         """Where it stands until it is published."""
         return None if self.space is None else self.space.path / "output"
 
-    def seal(self, digest: str, cancelled: Callable[[], bool]) -> None:
+    def seal(self, digest: str, threads: int, cancelled: Callable[[], bool]) -> None:
         """Runs the seals over what was written.
 
         Args:
             digest: of the image.
+            threads: to use.
             cancelled: whether to stop; asked now and then.
         """
         if self.made is None or not self.seals:
             return
         stop = threading.Event()
-        request = SealRequest(self.made, self.format.name, digest, lambda: stop.is_set() or cancelled())
+        request = SealRequest(self.made, self.format.name, digest, threads, lambda: stop.is_set() or cancelled())
         found = interruptible(lambda: apply_seals(self.seals, request), stop, nothing)
         self.written = replace(self.written, properties={**self.written.properties, **found})
 
-    def publish(self) -> None:
-        """Gives it its name. A stream has been written already. Raises as `Workspace.publish`."""
+    def publish(self, properties: Mapping[str, str]) -> None:
+        """Gives it its name, and its sidecars theirs before. A stream has been written already.
+
+        Args:
+            properties: of what was made.
+
+        Raises:
+            FileError, UsageError: as `Workspace.publish`.
+        """
+        if self.space is None or self.made is None:
+            self._begins_to_publish = True
+            return
+        for sidecar in self.sidecars:
+            place = Path(f"{self.space.destination}{sidecar.suffix}")
+            with NewFile(place.parent, mode=0o600) as file, reported(place):
+                write_all(file.descriptor, sidecar.make(properties))
+                file.publish(place)
         self._begins_to_publish = True
-        if self.space is not None and self.made is not None:
-            self.space.publish(self.made)
+        self.space.publish(self.made)
 
     @property
     def is_published(self) -> bool:
@@ -155,7 +179,11 @@ class PlannedOutput:
 
 
 def plan_outputs(
-    outputs: Sequence[str], form: str | None, pack: PackOptions, seals: Sequence[Seal] = ()
+    outputs: Sequence[str],
+    form: str | None,
+    pack: PackOptions,
+    seals: Sequence[Seal] = (),
+    sidecars: Sequence[Sidecar] = (),
 ) -> list[PlannedOutput]:
     """The outputs in the order in which they are named.
 
@@ -164,6 +192,7 @@ def plan_outputs(
         form: format of all; None goes by the suffix of each.
         pack: options; each goes to all outputs whose format has it.
         seals: of all outputs.
+        sidecars: of all outputs.
 
     Raises:
         UsageError: what was asked for makes no sense.
@@ -173,7 +202,7 @@ def plan_outputs(
         raise UsageError("there is no output; name one")
     formats = [load_format(form or ("tar" if output == STDOUT else format_of(output)[0])) for output in outputs]
     if len(outputs) == 1:
-        return [PlannedOutput(outputs[0], formats[0], pack, seals)]
+        return [PlannedOutput(outputs[0], formats[0], pack, seals, sidecars)]
     _refuse_common_places(outputs, formats)
     shared = [_own(pack, each) for each in formats]
     for each in fields(pack):
@@ -183,7 +212,7 @@ def plan_outputs(
                 raise UsageError(f"no output has a backend {chosen!r}")
             # One format's refusal stands for that of all.
             options_of(formats[0].options, PackOptions(**{each.name: chosen}))
-    return [PlannedOutput(*each, seals) for each in zip(outputs, formats, shared, strict=True)]
+    return [PlannedOutput(*each, seals, sidecars) for each in zip(outputs, formats, shared, strict=True)]
 
 
 def _own(pack: PackOptions, form: Format) -> PackOptions:

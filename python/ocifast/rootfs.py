@@ -319,7 +319,7 @@ class Rootfs:
                 threads=threads or processors(),
             )
             written = backend.write(request)
-            found = apply_seals(sealing, SealRequest(made, chosen.name, self._digest))
+            found = apply_seals(sealing, SealRequest(made, chosen.name, self._digest, threads or processors()))
             written = replace(written, properties={**written.properties, **found})
             if sealing:
                 written = replace(written, bytes=made.stat().st_size)

@@ -39,6 +39,7 @@ pub mod output;
 
 pub mod compare;
 pub mod usage;
+pub mod verity;
 
 #[cfg(feature = "python")]
 mod bindings;

@@ -87,28 +87,54 @@ def boot(kernel: Kernel, initrd: Path, words: str, *, disk: Path | None = None, 
 def shell_image(script: str) -> TarBuilder:
     """A small image: dash, what it is linked with, and a script at `/hello` for it, all of this machine's."""
     tar = TarBuilder().directory(".", mode=0o755).directory("dev").directory("bin")
-    for name in re.findall(r"(/\S+) \(0x", run("ldd", "/bin/dash").decode()):
-        tar.file(name, Path(name).read_bytes(), mode=0o755)
-    tar.file("bin/dash", Path("/bin/dash").read_bytes(), mode=0o755).symlink("bin/sh", "dash")
+    _add_program(tar, "/bin/dash")
+    tar.symlink("bin/sh", "dash")
     return tar.file("hello", script.encode(), mode=0o644)
 
 
-def disk_initramfs(kernel: Kernel, kind: str, options: str) -> TarBuilder:
-    """What mounts the disk `/dev/vda` and hands over to the shell and the script on it: Debian's static busybox."""
-    modules = kernel.with_dependencies(["virtio_pci", "virtio_blk", kind])
+def _add_program(tar: TarBuilder, path: str) -> None:
+    """A program of this machine's, and what it is linked with."""
+    for name in [*re.findall(r"(/\S+) \(0x", run("ldd", path).decode()), path]:
+        tar.file(name, Path(name).read_bytes(), mode=0o755)
+
+
+def disk_initramfs(
+    kernel: Kernel, kind: str, options: str, *, device: str = "/dev/vda", verity: str | None = None
+) -> TarBuilder:
+    """What mounts a disk and hands over to the shell and the script on it: Debian's static busybox.
+
+    Args:
+        kernel: whose modules are loaded.
+        kind: of the file system.
+        options: for `mount`.
+        device: the file system.
+        verity: where the hash tree of the file system is, and more for `veritysetup open`: the root hash is
+            `roothash=` of the kernel's command line, and what it opens is mounted in the place of `device`.
+    """
+    modules = kernel.with_dependencies(["virtio_pci", "virtio_blk", kind, *(["dm_verity"] if verity else [])])
     tar = TarBuilder().directory("dev").directory("proc").directory("root").directory("bin")
     tar.file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
     for name in modules:
         tar.file(f"modules/{name}.ko", kernel.module(name))
+    unlock = ""
+    if verity is not None:
+        _add_program(tar, "/usr/sbin/veritysetup")
+        unlock = f"""mkdir /sys /run
+mount -t sysfs sysfs /sys
+hash=$(sed 's/.*roothash=\\([0-9a-f]*\\).*/\\1/' /proc/cmdline)
+veritysetup open {device} root {verity.partition(" ")[0]} $hash {verity.partition(" ")[2]}
+umount /sys
+"""
+        device = "/dev/dm-0"
     script = f"""#!/bin/busybox sh
-export PATH=/bin
+export PATH=/bin:/usr/sbin
 /bin/busybox --install -s /bin
 set -e
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 for name in {" ".join(modules)}; do insmod /modules/$name.ko; done
-mount -t {kind} -o {options} /dev/vda /root
-grep /dev/vda /proc/mounts
+{unlock}mount -t {kind} -o {options} {device} /root
+grep {device} /proc/mounts
 umount /proc
 exec switch_root /root /bin/sh /hello
 """

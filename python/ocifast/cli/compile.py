@@ -15,10 +15,10 @@ from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import options_for
+from ocifast.cli.seals import chosen_seals, seal_options
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
 from ocifast.packers import FORMATS, PackOptions
-from ocifast.seals import SEALS
 from ocifast.workspace import Workspace
 
 __all__ = ["command"]
@@ -71,14 +71,7 @@ __all__ = ["command"]
 )
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
 @edit_options
-@click.option(
-    "--seal",
-    "seals",
-    metavar="NAME",
-    multiple=True,
-    hidden=not SEALS,
-    help="Run this over the finished output before it appears. May be given several times.",
-)
+@seal_options
 @options.seed
 @options.follow_links
 @options.no_cache
@@ -118,7 +111,6 @@ def command(
     strict: bool,
     config_file: Path | None,
     tree_digest: bool,
-    seals: tuple[str, ...],
     seeds: tuple[Path, ...],
     follow_links: bool,
     no_cache: bool,
@@ -142,6 +134,7 @@ def command(
     if STDOUT in outputs:
         check_stdout("OUTPUT", as_json=as_json)
     edits = make_edits(**{name: others.pop(name) for name in inspect.signature(make_edits).parameters})
+    seals = chosen_seals(others)
     plan = CompilePlan(
         image,
         outputs,
@@ -160,7 +153,7 @@ def command(
                 tails=tails,
                 fragments=fragments,
             ),
-            seals=seals,
+            **seals,
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             follow_links=follow_links,
@@ -236,4 +229,6 @@ def _line(done: CompiledImage, *, named: bool) -> str:
     ]
     tree = f"tree {done.tree_digest}\n" if done.tree_digest else ""
     names = f"{done.digest}\n{tree}" if named else ""
-    return f"{names}{done.path}: {', '.join(fact for fact in facts if fact)}"
+    sealed = dict(done.properties)
+    root = f"\nroot hash {sealed['root_hash']}, at {sealed['hash_offset']}" if "root_hash" in sealed else ""
+    return f"{names}{done.path}: {', '.join(fact for fact in facts if fact)}{root}"

@@ -1,4 +1,4 @@
-"""Seals: what runs over a finished output before it is published, as dm-verity does. There is none yet.
+"""Seals: what runs over a finished output before it is published, as dm-verity does.
 
 One file per seal and one line in `SEALS`.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ocifast.errors import UsageError
 
-__all__ = ["SEALS", "Seal", "SealRequest", "apply_seals", "check_seal", "load_seals"]
+__all__ = ["SEALS", "Seal", "SealRequest", "Sidecar", "apply_seals", "check_seal", "load_seals"]
 
-SEALS: dict[str, str] = {}
-"""Name of each seal, and where its `Seal` is."""
+SEALS: dict[str, str] = {"verity": "ocifast.seals.verity:SEAL"}
+"""Name of each seal, which is its option on the command line as well, and where its `Seal` is."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class SealRequest:
         path: the finished file, which has no other name yet. The seal may write to it; the caller publishes it.
         format: of the file.
         digest: of the image; what salts and UUIDs are derived from, so that the same image gives the same bytes.
+        threads: to use; changes nothing in the result.
         cancelled: whether to stop; asked now and then.
     """
 
     path: Path
     format: str
     digest: str
+    threads: int = 1
     cancelled: Callable[[], bool] = lambda: False
 
 
@@ -45,12 +47,27 @@ class Seal:
         formats: that it can seal.
         apply: seals a file, and returns what must be known to open the seal, as "root_hash". Raises OutputError when it
             cannot; nothing is published then.
+        about: help for its option.
     """
 
     name: str
     version: str
     formats: frozenset[str]
     apply: Callable[[SealRequest], Mapping[str, str]]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A small file beside a sealed output, which says how to open it.
+
+    Attributes:
+        suffix: what follows the output's name.
+        make: its bytes, of the output's properties.
+    """
+
+    suffix: str
+    make: Callable[[Mapping[str, str]], bytes]
 
 
 def load_seals(names: Sequence[str], form: str | None = None) -> tuple[Seal, ...]:

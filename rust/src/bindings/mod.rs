@@ -15,6 +15,7 @@ mod output;
 mod pages;
 mod tree;
 mod usage;
+mod verity;
 
 use pyo3::prelude::*;
 
@@ -40,6 +41,8 @@ mod _core {
     use super::tree::Tree;
     #[pymodule_export]
     use super::usage::usage;
+    #[pymodule_export]
+    use super::verity::seal_verity;
     use crate::error::Code;
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;

@@ -101,7 +101,7 @@ fn for_copies(folder: Option<PathBuf>) -> Result<PathBuf> {
 }
 
 /// Calls a progress callback of Python's; what it raises ends the work and is kept.
-fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, done: u64, total: u64) -> Result<()> {
+pub(super) fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, done: u64, total: u64) -> Result<()> {
     let Some(progress) = progress else { return Ok(()) };
     Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(|error| {
         *raised = Some(error);

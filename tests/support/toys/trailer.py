@@ -19,4 +19,4 @@ def _apply(request: SealRequest) -> Mapping[str, str]:
     return {"trailer": found.hexdigest(), "sealed_image": request.digest}
 
 
-SEAL = Seal("trailer", "1", frozenset({"tar", "erofs", "listing"}), _apply)
+SEAL = Seal("trailer", "1", frozenset({"tar", "erofs", "listing"}), _apply, "Append the SHA-256 of the file.")
