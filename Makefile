@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test check develop packages bench wheel clean
+.PHONY: help demo picture test test-rest test-all check develop packages bench wheel clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,15 +24,25 @@ $(BIN)/python -m mypy.stubtest ocifast._core --mypy-config-file pyproject.toml
 $(BIN)/python -m pytest -q tests/test_floors.py
 endef
 
+# What a machine lacks on which nobody is root and none of Debian's packages are there, and what takes long.
+REST := root or tools or slow
+
 define TEST
-cargo test --profile $(PROFILE) --workspace --quiet
-$(BIN)/python -m pytest
+cargo test --profile $(PROFILE) --workspace --quiet --lib
+$(BIN)/python -m pytest -q --durations=10 -m "not ($(REST))"
+endef
+
+define TEST_REST
+cargo test --profile $(PROFILE) --workspace --quiet --test '*'
+cargo test --profile $(PROFILE) --workspace --quiet --doc
+$(BIN)/python -m pytest --durations=20 -m "$(REST)"
 endef
 
 define HELP
 make demo      makes a virtual environment, builds, and compiles a real image to a root filesystem
 make picture   draws docs/progress.svg from a real run (wants tmux)
-make test      makes a virtual environment, builds, and runs all tests
+make test      makes a virtual environment, builds, and runs the tests that need neither root nor packages
+make test-all  all tests, as root, with the packages that they need
 make check     formats, lints, types and floors, changing nothing
 make develop   builds the package into $(VENV)
 make packages  installs the Debian packages that the tests run (as root)
@@ -40,13 +50,16 @@ make bench     benchmarks; CORPUS=oci:DIR:TAG names the image that is compared
 make wheel     builds a release wheel into dist/
 make clean     removes all that was made here
 
-CI runs .ci/run, which is make packages, make check and make test.
+CI runs .ci/run, which is make packages, make check, make test and make test-rest.
 
 make check:
 $(CHECK)
 
 make test:
 $(TEST)
+
+make test-rest:
+$(TEST_REST)
 endef
 
 help:
@@ -70,8 +83,16 @@ demo: develop
 picture: develop
 	$(BIN)/python tools/picture.py
 
-test: packages develop
+test: develop
 	$(TEST)
+	@echo "Left out: tests that need root, Debian packages (tests/apt-packages.txt), or long. make test-all runs them."
+
+test-rest: develop
+	$(TEST_REST)
+
+test-all: packages develop
+	$(TEST)
+	$(TEST_REST)
 
 check: develop
 	$(CHECK)

@@ -4,32 +4,56 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
+from tests.support import run as support
 from tests.support.real import TAG, RealImage
 from tests.support.real import real_image as build
 from tests.support.registry import Registry, serve_registry
 
+WITH_PACKAGES = {"kernel", "public_names", "real_image", "real_reference", "registry", "registry_requests"}
+"""Fixtures that run programs of Debian packages."""
 
-def pytest_configure() -> None:
+
+MARKS = (
+    "root: needs root (mounts, device nodes, owners)",
+    "slow: takes seconds where others take milliseconds",
+    "tools: runs programs of Debian packages (tests/apt-packages.txt)",
+)
+"""What `make test` leaves out."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A runner in the background may ignore SIGINT, and all that the tests start would inherit that."""
+    for mark in MARKS:
+        config.addinivalue_line("markers", mark)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for a registry, an image made by other tools, or a kernel runs programs of Debian packages."""
+    for item in items:
+        if WITH_PACKAGES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("tools")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Says whether this test may run what `make test` goes without."""
+    support.packages_allowed = any(item.get_closest_marker(name) for name in ("root", "tools"))
+    try:
+        return (yield)
+    finally:
+        support.packages_allowed = True
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `root` fail, rather than skip, for who is not root: a green run means that all was tested."""
-    if os.geteuid() != 0:
-        for item in items:
-            if item.get_closest_marker("root"):
-                item.add_marker(pytest.mark.usefixtures("_needs_root"))
-
-
-@pytest.fixture
-def _needs_root() -> None:
-    pytest.fail("this test mounts images or makes devices; run it as root")
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.fail("this test mounts images, makes devices or gives files away; run it as root")
 
 
 @pytest.fixture(autouse=True)

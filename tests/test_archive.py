@@ -78,6 +78,7 @@ def test_an_archive_is_read_by_tag_by_digest_and_alone(tmp_path: Path) -> None:
         assert contents(f"oci-archive:{archive}{suffix}") == expected()
 
 
+@pytest.mark.tools
 def test_a_compressed_archive_is_unpacked_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = write_oci_archive(tmp_path / "a.tar", {"app": IMAGE})
     run("gzip", "-k", archive)
@@ -251,6 +252,7 @@ def test_without_the_module_of_a_compression(tmp_path: Path, monkeypatch: pytest
         ocifast.open(f"oci-archive:{archive}.xz")
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
 @pytest.mark.parametrize("compression", ["cat", "gzip -c", "zstd -qc", "xz -c", "bzip2 -c"])
 def test_an_archive_from_a_pipe(kind: str, compression: str, tmp_path: Path) -> None:
@@ -362,6 +364,7 @@ def test_a_written_archive_is_the_same_every_time(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.tools
 def test_a_written_archive_is_read_by_skopeo_and_umoci(tmp_path: Path) -> None:
     write_layout(tmp_path / "in", {"a": IMAGE})
     move(f"oci:{tmp_path}/in:a", f"oci-archive:{tmp_path}/a.tar:b")

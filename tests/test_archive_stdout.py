@@ -55,6 +55,7 @@ def test_what_goes_out_is_the_file(kind: str, layout: str, waiting: Path, tmp_pa
     assert list(waiting.iterdir()) == []
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("kind", KINDS)
 def test_podman_and_tar_read_it(kind: str, layout: str, tmp_path: Path) -> None:
     (tmp_path / "storage.conf").write_text(
@@ -85,6 +86,7 @@ def test_an_image_from_a_registry(registry: Registry, layout: str, tmp_path: Pat
     assert data == run(COMMAND, "copy", "-q", layout, "oci-archive:-:app")
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("output", ["-", "oci-archive:-", "docker-archive:-:app:1"])
 def test_a_runnable(output: str, tmp_path: Path) -> None:
     program = compile_c("musl-gcc", tmp_path / "hello", "-static")
@@ -108,6 +110,7 @@ def test_a_copy_that_fails_writes_nothing(kind: str, size: str, waiting: Path, t
     assert list(waiting.iterdir()) == []
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("words", [["copy", "{layout}"], ["runnable", "{program}", "-o"]])
 def test_json_goes_nowhere_else(words: list[str], layout: str, tmp_path: Path) -> None:
     program = compile_c("musl-gcc", tmp_path / "hello", "-static")
@@ -214,6 +217,7 @@ def test_a_pipe_that_does_not_wait(words: list[str], layout: str) -> None:
     assert data == run(*words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("words", [["copy", "oci-archive:-"], ["compile", "-"]], ids=lambda words: words[0])
 def test_a_stop_while_the_pipe_is_full(words: list[str], blocking: bool, layout: str, waiting: Path) -> None:

@@ -19,6 +19,7 @@ RIGHT = "Basic bWU6cmlnaHQ="  # me:right
 THREADS = 6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("password", "tried"), [("wrong", 1), ("right", THREADS)])
 def test_parallel_requests_try_a_password_once(password: str, tried: int) -> None:

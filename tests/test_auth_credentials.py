@@ -320,6 +320,7 @@ def run(
     return status, seen.out, seen.err
 
 
+@pytest.mark.tools
 def test_login_and_logout(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "docker/config.json"
     config.parent.mkdir()

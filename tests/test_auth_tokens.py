@@ -67,6 +67,7 @@ def guarded(real_tokens: TokenServer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 class TestBasic:
+    @pytest.mark.tools
     def test_the_right_password(self, locked: Registry) -> None:
         image = random_image(3000)
         name = locked.put(image, "basic/a:1")
@@ -79,12 +80,14 @@ class TestBasic:
             f"GET /v2/basic/a/blobs/{image.layers[0].digest} 200",
         ]
 
+    @pytest.mark.tools
     def test_no_password(self, locked: Registry) -> None:
         name = locked.put(random_image(), "basic/b:1")
         with pytest.raises(AuthenticationError) as caught:
             pull(name)
         assert str(caught.value) == f"{locked.host} asks for a password; use `ocifast login {locked.host}`"
 
+    @pytest.mark.tools
     def test_a_wrong_password_is_tried_once(self, locked: Registry) -> None:
         image = random_image(*[1000] * 6)
         name = locked.put(image, "basic/c:1")
@@ -95,6 +98,7 @@ class TestBasic:
                     source.root()
         assert locked.requests()[before:] == ["GET /v2/basic/c/manifests/1 401"] * 2
 
+    @pytest.mark.tools
     def test_push(self, locked: Registry) -> None:
         image = random_image(5000)
         name = f"{locked.host}/basic/pushed:1"
@@ -102,6 +106,7 @@ class TestBasic:
         assert pull(name, as_user(locked.host)) == [image.layers[0].blob]
 
 
+@pytest.mark.tools
 class TestBearerOfDockerRegistry:
     @pytest.fixture
     def tokens(self, real_tokens: TokenServer) -> TokenServer:

@@ -153,6 +153,8 @@ def fails(work: Work, location: str, form: str, *options: str, code: str, words:
     return said
 
 
+@pytest.mark.tools
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dir", "tar", "erofs", "squashfs"])
 @pytest.mark.parametrize("name", BAD)
 def test_bad_layers_in_a_layout(work: Work, name: str, form: str) -> None:
@@ -247,6 +249,7 @@ def test_what_is_not_an_image(work: Work, name: str) -> None:
     fails(work, f"oci:{layout}:app", "dir", code=code, words=[f"oci:{layout}:app"])
 
 
+@pytest.mark.tools
 def test_a_failure_never_tells_a_secret(work: Work, tmp_path: Path) -> None:
     layer = gzipped(diff_id=digest_of(b"another"))
     with serve_registry(tmp_path / "registry", user=("someone", SECRET)) as private:

@@ -109,6 +109,7 @@ def damage(folder: Path, kind: str) -> None:
             raise AssertionError(kind)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     "kind",
     [
@@ -193,6 +194,7 @@ def test_a_link_of_the_right_length_is_no_output(cache: Cache, tmp_path: Path) -
     assert cache.outputs.get(key) is None
 
 
+@pytest.mark.root
 def test_a_failed_copy_leaves_nothing(cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep(cache, tmp_path / "missing")
     assert [line.split(":")[0] for line in logged(caplog)] == ["output missing is not cached"]

@@ -31,6 +31,7 @@ def replaced(out: Path) -> None:
 MEDDLE: dict[str, Callable[[Path], None]] = {"changed": changed, "replaced": replaced, "removed": Path.unlink}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MEDDLE)
 @pytest.mark.parametrize("form", ["tar", "erofs", "ext4"])
 def test_an_output_that_others_touch_at_once(

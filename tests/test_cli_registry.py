@@ -261,6 +261,7 @@ def test_a_password_is_asked_for_on_a_terminal_and_not_shown(tmp_path: Path) -> 
     assert json.loads(auth.read_text())["auths"][server.host] == {"auth": base64.b64encode(b"me:swordfish").decode()}
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("stated", [[], ["--password-stdin"]])
 def test_a_password_from_a_pipe(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: list[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("pass word\n"))
@@ -269,6 +270,7 @@ def test_a_password_from_a_pipe(said: Said, tmp_path: Path, monkeypatch: pytest.
         assert said("tags", f"{registry.host}/a", "-u", "me", *stated) == "1\n"
 
 
+@pytest.mark.tools
 def test_login_asks_on_a_terminal(tmp_path: Path) -> None:
     with serve_registry(tmp_path / "registry", user=("me", "pass word")) as registry:
         auth = tmp_path / "auth.json"

@@ -24,6 +24,7 @@ def without_xattrs(dump: str) -> str:
     return "".join(" ".join([*fields[:8], "-", *fields[9:]]) + "\n" for fields in lines)
 
 
+@pytest.mark.tools
 def test_libarchive_extracts_the_tree(tmp_path: Path) -> None:
     packed = pack([everything()], tmp_path / "a.cpio", "cpio")
     assert dump_cpio(packed.path, tmp_path / "read") == without_xattrs(packed.dump)
@@ -37,6 +38,7 @@ def test_libarchive_extracts_the_tree(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.tools
 def test_gnu_cpio_extracts_the_tree(tmp_path: Path) -> None:
     def as_told(dump: str) -> list[str]:
         """All but the times of folders and links, which GNU cpio does not restore, and the folder extracted into."""
@@ -51,6 +53,7 @@ def test_gnu_cpio_extracts_the_tree(tmp_path: Path) -> None:
     assert as_told(dump_directory(folder)) == as_told(without_xattrs(packed.dump))
 
 
+@pytest.mark.tools
 def test_two_compressions_hold_the_same_archive(tmp_path: Path) -> None:
     plain = pack([everything()], tmp_path / "a.cpio", "cpio").path.read_bytes()
     zipped = pack([everything()], tmp_path / "a.cpio.gz", "cpio", options=PackOptions(compression="gzip"))
@@ -69,6 +72,7 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
         assert runs[0].path.read_bytes() == runs[1].path.read_bytes()
 
 
+@pytest.mark.tools
 def test_a_member_that_would_end_the_archive_does_not(tmp_path: Path) -> None:
     tar = TarBuilder().file("TRAILER!!!", b"not the end").file("after", b"still there")
     packed = pack([tar], tmp_path / "a.cpio", "cpio")

@@ -92,6 +92,7 @@ def layout(image: BuiltImage, tmp_path: Path) -> Path:
     return write_layout(tmp_path / "layout", image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_outputs_are_the_same_whatever_is_kept(
     cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path, kind: str
@@ -301,6 +302,7 @@ def kept_images(cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path) -
     return [place(cache, image, index).with_suffix(".erofs") for index in range(3)]
 
 
+@pytest.mark.tools
 def test_each_kept_layer_is_an_image_of_its_own(kept_images: list[Path], tmp_path: Path) -> None:
     shown = []
     for index, path in enumerate(kept_images):
@@ -344,6 +346,7 @@ def standalone_layers() -> list[TarBuilder]:
     return [base, middle, last]
 
 
+@pytest.mark.root
 def test_overlayfs_over_standalone_layers_shows_what_umoci_unpacks(cache: Cache, tmp_path: Path) -> None:
     image = build_image(standalone_layers())
     layout = write_layout(tmp_path / "layout", image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tarfile
 from collections.abc import Callable, Mapping
@@ -44,7 +45,14 @@ from tests.support.run import run
 ONE = TarBuilder().file("one", b"1" * 300_000).build()
 TWO = TarBuilder().file("two", b"2" * 100_000).build()
 PLAIN = build_image([Layer(ONE, compression="plain"), Layer(TWO, compression="plain")], docker=True)
-MIXED = build_image([Layer(ONE), Layer(TWO, compression="zstd")])
+
+
+@functools.cache
+def mixed() -> BuiltImage:
+    """An image whose layers are compressed in two ways; `zstd` makes it, so not before a test asks."""
+    return build_image([Layer(ONE), Layer(TWO, compression="zstd")])
+
+
 CONFIG: str = PLAIN.manifest["config"]["digest"]
 DIFF_IDS = (digest_of(ONE), digest_of(TWO))
 
@@ -128,47 +136,51 @@ def test_layers_that_are_links_to_each_other(tmp_path: Path) -> None:
             ocifast.open(f"docker-archive:{tmp_path}/d.tar")
 
 
+@pytest.mark.tools
 def test_an_archive_with_a_layout_has_the_true_manifest(tmp_path: Path) -> None:
-    files = layout_files({"1": MIXED})
-    layers = [f"blobs/{layer.digest.replace(':', '/')}" for layer in MIXED.layers]
-    config = f"blobs/{MIXED.manifest['config']['digest'].replace(':', '/')}"
+    files = layout_files({"1": mixed()})
+    layers = [f"blobs/{layer.digest.replace(':', '/')}" for layer in mixed().layers]
+    config = f"blobs/{mixed().manifest['config']['digest'].replace(':', '/')}"
     members: dict[str, bytes | str] = {**files, "manifest.json": as_json([saved(config, layers, "app:1")])}
     write(tmp_path / "d.tar", members)
     with ocifast.open(f"docker-archive:{tmp_path}/d.tar:app:1") as image:
-        assert image.document.raw == MIXED.raw
+        assert image.document.raw == mixed().raw
         assert [digest_of(b"".join(image.blob(layer))) for layer in image.layers] == [x.digest for x in image.layers]
     # One manifest blob that is missing, as for the platforms that Docker has not got, or damaged: the other way.
-    manifest = "blobs/" + MIXED.digest.replace(":", "/")
-    for damaged in (b"", MIXED.raw.replace(b"2", b"1")):
+    manifest = "blobs/" + mixed().digest.replace(":", "/")
+    for damaged in (b"", mixed().raw.replace(b"2", b"1")):
         write(tmp_path / "d.tar", {**members, manifest: damaged})
         with ocifast.open(f"docker-archive:{tmp_path}/d.tar") as image:
             assert image.document.media_type == "application/vnd.docker.distribution.manifest.v2+json"
-            assert [layer.digest for layer in image.layers] == [layer.digest for layer in MIXED.layers]
+            assert [layer.digest for layer in image.layers] == [layer.digest for layer in mixed().layers]
 
 
+@pytest.mark.tools
 def test_an_index_in_the_layout(tmp_path: Path) -> None:
     arm = build_image([TarBuilder().file("arm")], platform="linux/arm64")
-    files = layout_files({"1": build_index([arm, MIXED])})
+    files = layout_files({"1": build_index([arm, mixed()])})
     for digest in (arm.digest, *arm.blobs):
         del files["blobs/" + digest.replace(":", "/")]
-    layers = [f"blobs/{layer.digest.replace(':', '/')}" for layer in MIXED.layers]
-    config = f"blobs/{MIXED.manifest['config']['digest'].replace(':', '/')}"
+    layers = [f"blobs/{layer.digest.replace(':', '/')}" for layer in mixed().layers]
+    config = f"blobs/{mixed().manifest['config']['digest'].replace(':', '/')}"
     write(tmp_path / "d.tar", {**files, "manifest.json": as_json([saved(config, layers, "app:1")])})
     with ocifast.open(f"docker-archive:{tmp_path}/d.tar") as image:
-        assert image.digest == MIXED.digest
+        assert image.digest == mixed().digest
 
 
+@pytest.mark.tools
 def test_compressed_layers_have_their_own_digests(tmp_path: Path) -> None:
-    write_docker_archive(tmp_path / "d.tar", {"app:1": MIXED})
+    write_docker_archive(tmp_path / "d.tar", {"app:1": mixed()})
     found, blobs = contents(f"docker-archive:{tmp_path}/d.tar")
-    assert [(digest, size) for _, digest, size in found] == [(x.digest, len(x.blob)) for x in MIXED.layers]
-    assert blobs == [layer.blob for layer in MIXED.layers]
+    assert [(digest, size) for _, digest, size in found] == [(x.digest, len(x.blob)) for x in mixed().layers]
+    assert blobs == [layer.blob for layer in mixed().layers]
 
 
+@pytest.mark.tools
 def test_several_images(tmp_path: Path) -> None:
-    write_docker_archive(tmp_path / "d.tar", {"app:1": PLAIN, "r.io/app": MIXED, "": PLAIN})
+    write_docker_archive(tmp_path / "d.tar", {"app:1": PLAIN, "r.io/app": mixed(), "": PLAIN})
     where = f"docker-archive:{tmp_path}/d.tar"
-    names = {":app:1": PLAIN, ":r.io/app": MIXED, ":r.io/app:latest": MIXED, ":@1": MIXED, ":@2": PLAIN}
+    names = {":app:1": PLAIN, ":r.io/app": mixed(), ":r.io/app:latest": mixed(), ":@1": mixed(), ":@2": PLAIN}
     for suffix, image in names.items():
         with ocifast.open(where + suffix) as found:
             assert found.manifest.config.digest == image.manifest["config"]["digest"], suffix
@@ -275,10 +287,11 @@ def test_names_without_end_fill_no_message(tmp_path: Path) -> None:
         assert len(caught.value.message) < 2000
 
 
+@pytest.mark.tools
 def test_a_bare_tag(tmp_path: Path) -> None:
-    write_docker_archive(tmp_path / "d.tar", {"app:1": PLAIN, "r.io/app:2": MIXED, "x/y": MIXED, "z": MIXED})
+    write_docker_archive(tmp_path / "d.tar", {"app:1": PLAIN, "r.io/app:2": mixed(), "x/y": mixed(), "z": mixed()})
     with ocifast.open(f"docker-archive:{tmp_path}/d.tar:2") as image:
-        assert image.manifest.config.digest == MIXED.manifest["config"]["digest"]
+        assert image.manifest.config.digest == mixed().manifest["config"]["digest"]
     for tag in ("latest", "3"):
         with pytest.raises(ImageNotFoundError, match=f"there is no docker.io/library/{tag}:latest"):
             ocifast.open(f"docker-archive:{tmp_path}/d.tar:{tag}")
@@ -350,8 +363,9 @@ def test_what_is_wrong_with_an_old_archive_is_named(kind: str, tmp_path: Path) -
     assert caught.value.message.startswith(f"docker-archive:{archive}:@0: {message}")
 
 
+@pytest.mark.tools
 def test_an_oci_archive_is_told_its_prefix(tmp_path: Path) -> None:
-    write_oci_archive(tmp_path / "a.tar", MIXED)
+    write_oci_archive(tmp_path / "a.tar", mixed())
     with pytest.raises(ImageNotFoundError, match=r"it is an OCI archive, write oci-archive:.*/a\.tar$"):
         ocifast.open(f"docker-archive:{tmp_path}/a.tar")
 
@@ -362,12 +376,13 @@ def members_of(path: Path) -> list[tuple[str, int]]:
         return [(member.name, member.size) for member in archive]
 
 
+@pytest.mark.tools
 def test_a_written_archive(tmp_path: Path) -> None:
-    write_layout(tmp_path / "in", {"a": MIXED})
+    write_layout(tmp_path / "in", {"a": mixed()})
     for number in (1, 2):
         move(f"oci:{tmp_path}/in:a", f"docker-archive:{tmp_path}/{number}.tar:app:1")
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
-    config = MIXED.manifest["config"]
+    config = mixed().manifest["config"]
     name = config["digest"].removeprefix("sha256:") + ".json"
     layers = [diff_id.removeprefix("sha256:") + ".tar" for diff_id in DIFF_IDS]
     manifest = as_json([{"Config": name, "RepoTags": ["docker.io/library/app:1"], "Layers": layers}])
@@ -381,8 +396,9 @@ def test_a_written_archive(tmp_path: Path) -> None:
     assert [name for name in listing(tmp_path) if not name.startswith("in/")] == ["1.tar", "2.tar"]
 
 
+@pytest.mark.tools
 def test_a_written_archive_is_read_by_skopeo_and_back(tmp_path: Path) -> None:
-    write_layout(tmp_path / "in", {"a": MIXED})
+    write_layout(tmp_path / "in", {"a": mixed()})
     move(f"oci:{tmp_path}/in:a", f"docker-archive:{tmp_path}/ours.tar:app:1")
     skopeo = ("skopeo", "--insecure-policy", "copy", "--quiet")
     run(*skopeo, f"docker-archive:{tmp_path}/ours.tar:app:1", f"docker-archive:{tmp_path}/skopeo.tar:app:2")
@@ -393,6 +409,7 @@ def test_a_written_archive_is_read_by_skopeo_and_back(tmp_path: Path) -> None:
         assert json.loads(image.config_raw)["config"] == {}
 
 
+@pytest.mark.tools
 def test_the_same_layer_twice_is_written_once(tmp_path: Path) -> None:
     double = build_image([Layer(ONE), Layer(TWO), Layer(ONE, compression="zstd")])
     write_layout(tmp_path / "in", {"a": double})
@@ -415,13 +432,14 @@ def wrong(kind: str) -> BuiltImage:
         case "digest":
             return build_image([Layer(ONE, digest=DIFF_IDS[0])])
         case "index":
-            return build_index([MIXED])
+            return build_index([mixed()])
         case "diff ID count":
             return build_image([Layer(ONE)], edit_config=lambda config: config["rootfs"].update(diff_ids=[]))
         case _:
             raise AssertionError(kind)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -443,11 +461,12 @@ def test_nothing_stays_of_an_archive_that_cannot_be_written(
     assert listing(tmp_path / "out") == []
 
 
+@pytest.mark.tools
 def test_a_config_without_a_manifest_is_no_image(tmp_path: Path) -> None:
     destination = DockerArchiveDestination(tmp_path / "d.tar", name="d")
     with pytest.raises(UsageError, match="no manifest was written"):
         destination.commit()
     with pytest.raises(UsageError, match="a Docker archive holds one image"):
-        destination.put_document(Document(MIXED.media_type, MIXED.raw), root=False)
+        destination.put_document(Document(mixed().media_type, mixed().raw), root=False)
     destination.abort()
     assert listing(tmp_path) == []

@@ -41,6 +41,7 @@ def test_a_file_of_5_gib_with_holes(form: str, tmp_path: Path) -> None:
             assert os.pread(file.fileno(), 512, offset) == bytes(512)
 
 
+@pytest.mark.slow
 def test_a_file_of_5_gib_in_a_tar_stream() -> None:
     """Read as it comes, with the holes as zeros: the archive is not kept anywhere."""
     with flattened([TarBuilder().sparse("big", PIECES, 5 * GIB)]) as tree:
@@ -93,6 +94,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[LayerFile, set[bytes
     return write_layer(tmp_path_factory.mktemp("wide") / "layer", empty_files(names)), {b"folder", *names}
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("form", FORMATS)
 def test_200_000_entries_in_one_folder(form: str, wide: tuple[LayerFile, set[bytes]], tmp_path: Path) -> None:
     layer, names = wide
@@ -106,6 +108,7 @@ def test_200_000_entries_in_one_folder(form: str, wide: tuple[LayerFile, set[byt
         assert names_below(root) == names
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("form", FORMATS)
 def test_names_of_255_bytes(form: str, tmp_path: Path) -> None:
     tar = TarBuilder()
@@ -122,6 +125,7 @@ def test_names_of_255_bytes(form: str, tmp_path: Path) -> None:
             assert (root / os.fsdecode(name)).read_bytes() == name
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("form", FORMATS)
 def test_paths_beyond_4096_bytes(form: str, tmp_path: Path) -> None:
     folders = deep_layer(60, b"d" * 200)
@@ -157,6 +161,7 @@ def test_attributes_of_64_kib(form: str, tmp_path: Path) -> None:
             assert {name: os.getxattr(path, name) for name in os.listxattr(path)} == values
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("layers", [[], [b""], [bytes(1024)]], ids=["no-layers", "no-bytes", "no-members"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_empty_image(form: str, layers: list[bytes], tmp_path: Path) -> None:
@@ -216,6 +221,7 @@ def peak_memory(form: str, backend: str, out: Path, layers: list[LayerFile]) -> 
     return int(done.stdout)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("form", ["tar", "erofs", "ext4", "squashfs"])
 def test_20_gib_of_holes_take_neither_memory_nor_disk(form: str, tmp_path: Path) -> None:
     pieces = [(0, b"begins" + bytes(506)), (20 * GIB - 512, bytes(508) + b"ends")]
@@ -224,6 +230,7 @@ def test_20_gib_of_holes_take_neither_memory_nor_disk(form: str, tmp_path: Path)
     assert (tmp_path / "out").stat().st_blocks * 512 < 32 << 20
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("form", "backend", "count", "split"),
     [

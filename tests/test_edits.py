@@ -203,6 +203,7 @@ def test_every_edit_through_every_format(image: str, source: Path, tmp_path: Pat
     assert done.tree_digest == f"sha256:{hashlib.sha256(want.encode()).hexdigest()}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pack"),
     [

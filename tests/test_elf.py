@@ -48,6 +48,7 @@ def refused(tmp_path: Path, data: bytes) -> str:
     return message.removeprefix(f"{tmp_path / 'file'}: ")
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("platform", CROSS)
 def test_static_executable_of_each_compiler(platform: str, tmp_path: Path) -> None:
     elf = inspect(compile_c(CROSS[platform], tmp_path / "hello", "-static"))
@@ -71,6 +72,7 @@ NATIVE = [
 ]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(("compiler", "flags", "expected"), NATIVE)
 def test_facts(compiler: str, flags: tuple[str, ...], expected: str, tmp_path: Path) -> None:
     assert summary(inspect(compile_c(compiler, tmp_path / "hello", *flags))) == expected
@@ -374,6 +376,8 @@ int main(int argc, char **argv) {
 """Exits 0 when the kernel loads the file: a traced process stops after exec, before its first instruction."""
 
 
+@pytest.mark.slow
+@pytest.mark.root
 @pytest.mark.parametrize("kind", ["-static", "-static-pie"])
 def test_each_header_field_at_its_extremes(kind: str, tmp_path: Path) -> None:
     # The kernel is the judge: what is taken for amd64 must be what it loads.

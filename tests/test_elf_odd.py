@@ -38,6 +38,7 @@ def loaded(data: bytes) -> int:
     return max(ends)
 
 
+@pytest.mark.tools
 def test_a_file_cut_anywhere_in_what_is_loaded_is_refused(tmp_path: Path) -> None:
     whole = compile_c("musl-gcc", tmp_path / "hello", "-static").read_bytes()
     end = loaded(whole)

@@ -39,6 +39,7 @@ def superblock(image: Path) -> dict[str, str]:
 SAMPLES = [TarBuilder, everything, times, owners, sizes, targets, names, attributes, holes]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("layer", SAMPLES)
 def test_the_kernel_sees_the_tree(layer: type[TarBuilder], tmp_path: Path) -> None:
     packed = pack([layer()], tmp_path / "a.erofs", "erofs", options=OURS)
@@ -84,6 +85,7 @@ def test_compressed_files_are_read_from_any_place(tmp_path: Path) -> None:
         plain.unlink()
 
 
+@pytest.mark.tools
 def test_all_together_with_layers_that_replace_and_remove(tmp_path: Path) -> None:
     secret = b"a secret that an upper layer deletes " * 3000
     layers = [
@@ -106,6 +108,7 @@ def test_the_file_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.erofs"]  # noqa: PTH208
 
 
+@pytest.mark.tools
 def test_two_hundred_thousand_names_in_one_directory(tmp_path: Path) -> None:
     tar = TarBuilder()
     for number in range(200_000):
@@ -151,6 +154,7 @@ def test_decoders_change_nothing(tmp_path: Path) -> None:
     assert images[0] == images[1] == images[2]
 
 
+@pytest.mark.tools
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     def made(name: str) -> Packed:
         return pack([everything(), attributes()], tmp_path / name, "erofs", options=OURS)
@@ -168,6 +172,7 @@ def test_times_are_clamped(tmp_path: Path) -> None:
     assert packed.losses == []
 
 
+@pytest.mark.tools
 def test_what_is_lost_is_said(tmp_path: Path) -> None:
     tar = TarBuilder().file("a", xattrs={"other.class": b"1", "user.kept": b"2", "user.large": b"l" * 65_536})
     tar.file("b")

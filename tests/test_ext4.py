@@ -59,6 +59,7 @@ def attributes() -> TarBuilder:
     return tar
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("journal", [False, True], ids=["plain", "journal"])
 @pytest.mark.parametrize("layer", [TarBuilder, everything, whole_times, big_folder, attributes])
 def test_the_kernel_sees_the_tree(layer: type[TarBuilder], journal: bool, tmp_path: Path) -> None:
@@ -92,6 +93,7 @@ def test_the_kernel_writes_to_it(journal: bool, tmp_path: Path) -> None:
     check(image)
 
 
+@pytest.mark.tools
 def test_without_a_journal_there_is_none(tmp_path: Path) -> None:
     for journal in (False, True):
         image = pack([everything()], tmp_path / str(journal), "ext4", options=PackOptions(journal=journal)).path
@@ -108,11 +110,13 @@ def test_there_is_as_much_free_space_as_asked_for(free: int, tmp_path: Path) -> 
     assert image.stat().st_blocks * 512 < 16 << 20, "free space takes up disk"
 
 
+@pytest.mark.tools
 def test_free_space_by_default(tmp_path: Path) -> None:
     image = pack([TarBuilder()], tmp_path / "a.ext4", "ext4").path
     assert int(superblock(image)["Free blocks"]) * 4096 >= FREE_SPACE
 
 
+@pytest.mark.tools
 def test_a_size_is_kept_and_one_too_small_names_the_least(tmp_path: Path) -> None:
     image = pack([everything()], tmp_path / "a.ext4", "ext4", options=PackOptions(size=2 << 30)).path
     assert image.stat().st_size == 2 << 30
@@ -132,6 +136,7 @@ def test_a_size_of_less_than_a_block_is_refused_in_one_line(tmp_path: Path, size
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.tools
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     def made(name: str) -> Packed:
         return pack([everything(), attributes()], tmp_path / name, "ext4", options=PackOptions(journal=True))
@@ -153,6 +158,7 @@ def test_a_time_clamped_is_no_loss(tmp_path: Path) -> None:
     assert "/late file 0644 0 0 1000.000000000 " in dump_mounted(packed.path, "ext4", tmp_path / "mount")
 
 
+@pytest.mark.tools
 def test_what_is_lost_is_said(tmp_path: Path) -> None:
     tar = TarBuilder().file("late", mtime=(1 << 40, 5)).file("other", xattrs={"other.class": b"1", "user.kept": b"2"})
     packed = pack([tar], tmp_path / "a.ext4", "ext4")

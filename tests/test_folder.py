@@ -35,6 +35,7 @@ def make(tree: Path, output: Path) -> None:
     ocifast.compile(f"dir:{tree}", output, options=UNCACHED)
 
 
+@pytest.mark.tools
 @pytest.mark.root
 def test_the_tools_of_filesystems_make_the_same(tree: Path, tmp_path: Path) -> None:
     with (tree / "hole").open("wb") as file:

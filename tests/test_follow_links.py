@@ -98,6 +98,7 @@ def test_the_error_names_the_blob_and_the_option(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.tools
 def test_the_library(layout: Path, tmp_path: Path) -> None:
     place = f"oci:{layout}"
     with pytest.raises(DocumentError, match="--follow-links"):

@@ -152,6 +152,7 @@ def below_root(dump: str) -> str:
     return "\n".join(line for line in dump.splitlines() if not line.startswith("/ "))
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("row", "form", "cell"),
     [

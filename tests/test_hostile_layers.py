@@ -275,6 +275,7 @@ def test_attributes_that_steer_overlayfs_are_dropped_and_counted(tmp_path: Path)
     assert dict(tree.notices())["overlay_xattrs_dropped"] == 1
 
 
+@pytest.mark.tools
 def test_a_bomb_stops_at_the_ratio(tmp_path: Path) -> None:
     tar = TarBuilder().file("a", b"x").build()
     # Frames of zeros after the archive's end, which count like all others.
@@ -285,6 +286,7 @@ def test_a_bomb_stops_at_the_ratio(tmp_path: Path) -> None:
         flatten([Layer(tar, "zstd", blob=bomb)], tmp_path / "work")
 
 
+@pytest.mark.tools
 def test_zeros_that_compress_well_are_no_bomb(tmp_path: Path) -> None:
     tar = TarBuilder().file("zeros", bytes(80 << 20)).build()
     layer = Layer(tar, "zstd")
@@ -410,6 +412,7 @@ def test_what_repeats_counts_once(tmp_path: Path) -> None:
     assert len(tree) == 1 + 5 + 4000
 
 
+@pytest.mark.tools
 def test_a_window_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     tar = TarBuilder().file("a", os.urandom(1000)).build()
     blob = run("zstd", "-q", "-c", "--ultra", "--long=31", "-22", stdin=tar)

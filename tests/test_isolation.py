@@ -189,6 +189,7 @@ def test_nobody_extracts_with_pythons_tarfile() -> None:
     assert calls == []
 
 
+@pytest.mark.tools
 def test_a_squashfs_made_to_escape_is_never_unpacked_by_us(tmp_path: Path, outside: Path) -> None:
     """Packers' images are looked at, never extracted: a packer that writes a hostile one cannot place a file."""
     (tmp_path / "bin").mkdir()

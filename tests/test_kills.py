@@ -141,6 +141,7 @@ def test_a_disk_that_fails_between_two_names(tmp_path: Path, monkeypatch: pytest
     assert [out.exists() for out in outs] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize(("form", "options"), CASES)

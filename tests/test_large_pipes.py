@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.images import digest_of
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1 << 30
 PIECE = bytes(1 << 20)
 MEMORY = 100 << 20

@@ -303,6 +303,7 @@ def test_what_is_wrong_is_named(kind: str, tmp_path: Path) -> None:
     assert "\n" not in error.message
 
 
+@pytest.mark.tools
 def test_a_layout_of_skopeo_is_read_and_ours_by_skopeo(tmp_path: Path) -> None:
     write_layout(tmp_path / "in", {"a": TWO})
     skopeo = ("skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", "--all")

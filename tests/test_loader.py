@@ -57,6 +57,7 @@ def programs_of_this_machine() -> list[str]:
     return [path for path in found if Path(path).read_bytes()[:4] == b"\x7fELF"]
 
 
+@pytest.mark.tools
 def test_as_ldd_finds_the_libraries_of_real_programs() -> None:
     compared = 0
     for path in programs_of_this_machine():
@@ -140,6 +141,7 @@ def test_a_needed_path_is_taken_as_it_is(tmp_path: Path) -> None:
         targets(program(tmp_path / "y", str(relative)))
 
 
+@pytest.mark.tools
 def test_a_library_of_another_machine_is_passed_over(tmp_path: Path) -> None:
     native = library(tmp_path / "native/libx.so")
     foreign = tmp_path / "foreign/libx.so"
@@ -235,6 +237,7 @@ def test_caches_old_and_damaged() -> None:
         parse_cache(whole, byte_order="big")
 
 
+@pytest.mark.tools
 def test_musl(tmp_path: Path) -> None:
     built = compile_c("musl-gcc", tmp_path / "x")
     assert targets(built) == ["/lib/ld-musl-x86_64.so.1"]
@@ -256,6 +259,7 @@ def test_musl(tmp_path: Path) -> None:
     assert targets(given, root) == ["/lib/ld-musl-x86_64.so.1", "/odd/libinner.so", "/odd/libouter.so"]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("compiler", "triplet", "loader"),
     [
@@ -278,6 +282,7 @@ def test_foreign_machines(compiler: str, triplet: str, loader: str, tmp_path: Pa
     assert targets(built, root) == sorted(["/lib/libc.so.6", loader])
 
 
+@pytest.mark.tools
 def test_a_missing_interpreter_and_an_unknown_one(tmp_path: Path) -> None:
     built = compile_c("aarch64-linux-gnu-gcc", tmp_path / "x")
     root = fake_root(tmp_path / "root")

@@ -16,6 +16,8 @@ from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.run import run
 
+pytestmark = pytest.mark.root
+
 FEATURES: dict[str, TarBuilder] = {
     "modes": TarBuilder().file("f", b"x", mode=0o6755).directory("d/", mode=0o1777),
     "a closed root": TarBuilder().directory("./", mode=0o555).file("f", b"x"),

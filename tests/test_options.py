@@ -109,6 +109,7 @@ def test_a_field_that_says_nothing_is_found() -> None:
         changes_bytes_of(Forgetful)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("name", [each.name for each in fields(PackOptions)])
 def test_every_option_of_an_output_is_in_its_key(name: str) -> None:
     form, besides = WITH[name]

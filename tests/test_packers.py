@@ -104,6 +104,7 @@ def test_what_the_kernel_sees_equals_umoci(real_image: RealImage, tmp_path: Path
     assert {loss.kind for loss in done.losses} == (set() if times is str else {"mtime"})
 
 
+@pytest.mark.tools
 @pytest.mark.root
 @pytest.mark.parametrize(("name", "backend"), IMAGES)
 def test_hard_names_owners_modes_and_devices(tmp_path: Path, name: str, backend: str) -> None:
@@ -120,6 +121,7 @@ def test_hard_names_owners_modes_and_devices(tmp_path: Path, name: str, backend:
     assert seen == expected
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(("compression", "level"), [("zstd", 1), ("zstd", None), ("gzip", 9), ("xz", None)])
 @pytest.mark.parametrize("backend", ["sqfstar", "tar2sqfs", "mksquashfs"])
 def test_squashfs_options_mean_the_same_for_every_backend(
@@ -158,6 +160,7 @@ IMAGE_TIMES: dict[str, tuple[PackOptions, Callable[[Path], int]]] = {
 }
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("created", "clamp", "expected"),
     [
@@ -180,6 +183,7 @@ def test_the_time_of_the_image_is_that_of_the_config(
     assert read(tmp_path / "image") == expected
 
 
+@pytest.mark.tools
 def test_tools_that_are_too_old_are_known_by_what_they_can_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins that claim the newest version, and whose help lacks what is needed."""
     from ocifast.packers.squashfs import settings
@@ -211,6 +215,7 @@ def test_tools_that_are_too_old_are_known_by_what_they_can_do(tmp_path: Path, mo
             settings.help_text.cache_clear()
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("backend", ["sqfstar", "mksquashfs"])
 def test_squashfs_without_compression(tmp_path: Path, backend: str) -> None:
     pack(plain(tmp_path), tmp_path / "i", "squashfs", backend, compression="none")
@@ -276,6 +281,7 @@ def image_of(layer: TarBuilder, folder: Path) -> Rootfs:
 BASE = [("d/", 0o755, 1, 2, 60, b""), ("d/f", 0o644, 3, 4, 120, b"12345"), ("d/g", 0o600, 0, 0, 180, b"")]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("reader", ["unsquashfs", "rdsquashfs"])
 @pytest.mark.parametrize(
     ("what", "entries", "sees"),
@@ -331,6 +337,7 @@ def test_reading_back_what_is_no_image(tmp_path: Path, tree: Rootfs, data: bytes
         read_back(tmp_path / "image", tree.tree, tool="tool", seconds=fit(None))
 
 
+@pytest.mark.tools
 def test_reading_back_a_truncated_image(tmp_path: Path, tree: Rootfs) -> None:
     pack(plain(tmp_path), tmp_path / "image", "squashfs", "tar2sqfs")
     whole = (tmp_path / "image").read_bytes()
@@ -380,6 +387,7 @@ def test_a_plain_user_gets_the_same_image(tmp_path_factory: pytest.TempPathFacto
         shutil.rmtree(folder)
 
 
+@pytest.mark.tools
 @pytest.mark.root
 def test_mkfs_erofs_with_a_tar_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for releases with `--tar`: it unpacks the stream and gives the tree to the release that is here."""
@@ -408,6 +416,7 @@ def test_mkfs_erofs_with_a_tar_stream(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "streamed").read_bytes() == (tmp_path / "staged").read_bytes()
 
 
+@pytest.mark.tools
 def test_mkfs_erofs_that_leaves_a_file_out_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ocifast.packers.squashfs import settings
 

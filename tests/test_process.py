@@ -174,6 +174,7 @@ def test_no_descriptor_and_no_thread_is_left() -> None:
     assert count() == before
 
 
+@pytest.mark.tools
 def test_find_tool_passes_over_relative_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "odd-tool"
     tool.write_text("#!/bin/sh\n")

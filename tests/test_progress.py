@@ -121,6 +121,7 @@ def test_a_compressed_erofs_image_tells_how_far_it_is(tmp_path: Path, compressio
     assert told == [(0, total), *((done << 20, total) for done in (4, 8, 12, 16, 20)), (total, total)]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("backend", ["sqfstar", "tar2sqfs", "mksquashfs"])
 def test_tools_that_write_squashfs_tell_how_far_they_are(tmp_path: Path, backend: str) -> None:
     told = told_by_packing(tmp_path, "squashfs", PackOptions(backend=backend))

@@ -116,6 +116,7 @@ def test_insecure_is_for_the_named_registry(tmp_path: Path, monkeypatch: pytest.
         assert main(["pull", name, f"oci:{tmp_path}/out", "--insecure", "-q"]) == 0
 
 
+@pytest.mark.tools
 def test_wrong_password(fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_registry(tmp_path / "registry", user=("someone", "right")) as registry:
         name = registry.put(random_image(*[1000] * 5), "a:1")
@@ -149,6 +150,7 @@ def test_missing_scope(fail: Fail, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.tools
 def test_no_such_tag_or_repository(fail: Fail, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve_registry(tmp_path / "registry") as registry:
         registry.put(random_image(), "a:1")

@@ -217,6 +217,7 @@ def ask_for_referrers(name: str, options: RegistryOptions) -> None:
         source.referrers(digest_of(b""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target", ["127.0.0.1", "169.254.169.254", "0.0.0.0", "[::1]", "[::ffff:10.0.0.1]", "localhost"]
 )

@@ -69,6 +69,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "authority")
 
 
+@pytest.mark.tools
 def test_docker_registry_with_a_certificate_of_our_own(authority: Authority, tmp_path: Path) -> None:
     image = random_image()
     with serve_registry(tmp_path / "registry", tls=authority.files("localhost")) as registry:
@@ -314,6 +315,7 @@ def test_https_through_a_proxy(authority: Authority, monkeypatch: pytest.MonkeyP
         assert not [request for request in server.requests if "proxy-authorization" in request.headers]
 
 
+@pytest.mark.slow
 def test_plain_http_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     image = random_image()
     with serve_faulty() as server:

@@ -273,6 +273,7 @@ def test_several_machines_become_one_index(tmp_path: Path) -> None:
         assert opened.config.architecture == "arm64"
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_compressed_layers(compression: str, hello: Path, tmp_path: Path) -> None:
     plain = built(Runnable(hello), tmp_path / "plain")

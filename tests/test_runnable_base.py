@@ -53,6 +53,7 @@ def on_base(runnable: Runnable, folder: Path) -> Opened:
     return Opened(folder / "image.tar")
 
 
+@pytest.mark.tools
 def test_layers_are_kept_and_the_config_is_added_to(hello: Path, tmp_path: Path) -> None:
     history = [{"created_by": "base"}, {"created_by": "ENV", "empty_layer": True}, {"created_by": "more"}]
 
@@ -115,6 +116,7 @@ def test_our_own_settings_win(hello: Path, tmp_path: Path) -> None:
     assert [line.get("comment") for line in image.config["history"]] == ["layer of the base image", "executable /hello"]
 
 
+@pytest.mark.tools
 @pytest.mark.root
 def test_folders_of_the_base_stay_what_they_are(hello: Path, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "base", build_image([system()]))
@@ -129,6 +131,7 @@ def test_folders_of_the_base_stay_what_they_are(hello: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in (root / "etc").iterdir()) == ["passwd", "ssl"]
 
 
+@pytest.mark.tools
 def test_media_types_of_docker_become_those_of_oci(hello: Path, tmp_path: Path) -> None:
     layers = [Layer(system(), compression="gzip"), Layer(TarBuilder().file("x", b"x"), compression="plain")]
     layout = write_layout(tmp_path / "base", build_image(layers, docker=True))

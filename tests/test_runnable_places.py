@@ -47,6 +47,7 @@ def copy_to_layout(reference: str, folder: Path, *options: str) -> None:
     run("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", *options, source, target)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_skopeo_and_umoci_take_every_place(compression: str, hello: Path, tmp_path: Path) -> None:
     runnable = Runnable(hello, compression=compression, env={"A": "b"}, labels={"c": "d"}, user="app")
@@ -78,6 +79,7 @@ def test_skopeo_and_umoci_take_every_place(compression: str, hello: Path, tmp_pa
     assert run("umoci", "ls", "--layout", tmp_path / "layout") == b"one\n"
 
 
+@pytest.mark.tools
 def test_a_docker_archive_is_named_and_holds_plain_layers(hello: Path, tmp_path: Path) -> None:
     Runnable(hello, compression="gzip").write(f"docker-archive:{tmp_path}/docker.tar", reference="me/hello:2")
     with tarfile.open(tmp_path / "docker.tar") as archive:
@@ -99,6 +101,7 @@ def test_a_docker_archive_cannot_hold_an_index(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+@pytest.mark.tools
 def test_a_layout_is_added_to(hello: Path, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     first = Runnable(hello).write(f"oci:{layout}:one")
@@ -152,6 +155,7 @@ def test_push_an_index(registry: Registry, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.tools
 def test_a_registry_that_refuses(tmp_path: Path, hello: Path) -> None:
     def left() -> set[Path]:
         return set(Path(os.environ.get("TMPDIR", "/tmp")).glob("ocifast-runnable-*"))
@@ -174,6 +178,7 @@ for compression in ("none", "gzip", "zstd"):
 """
 
 
+@pytest.mark.tools
 @pytest.mark.root
 def test_another_day_umask_user_folder_and_name_of_the_machine(hello: Path, tmp_path: Path) -> None:
     def build(folder: Path, *prefix: str, umask: int = 0o022, mode: int = 0o755) -> tuple[str, list[str]]:
@@ -208,6 +213,7 @@ def test_another_day_umask_user_folder_and_name_of_the_machine(hello: Path, tmp_
     assert len(set(once[1])) == 3
 
 
+@pytest.mark.slow
 def test_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     executable = tmp_path / "large"
     executable.write_bytes(build_elf())
@@ -228,6 +234,7 @@ print(result.images[0].layers[0].size, status["VmHWM"].split()[0])
         (tmp_path / destination).unlink()
 
 
+@pytest.mark.tools
 def test_the_archive_is_written_once(hello: Path, tmp_path: Path) -> None:
     # Bytes that go through write calls of the process: the archive's, and no copy of the layer besides.
     script = """
@@ -243,6 +250,7 @@ print(dict(line.split(": ") for line in open("/proc/self/io").read().splitlines(
     assert (8 << 20) < written < (9 << 20)
 
 
+@pytest.mark.tools
 def test_command(hello: Path, tmp_path: Path) -> None:
     digest = command("runnable", hello, "-o", tmp_path / "a.tar").decode()
     assert digest == f"{Runnable(hello).write(tmp_path / 'b.tar').digest}\n"
@@ -294,6 +302,7 @@ def test_command_pushes(registry: Registry, hello: Path, tmp_path: Path) -> None
     assert inspected(f"docker://{reference}", "--tls-verify=false")["Digest"] == digest
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -366,6 +375,7 @@ def test_the_document_has_every_option_and_platform() -> None:
     assert {word for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text) if word not in offered} == set()
 
 
+@pytest.mark.tools
 def test_every_place_takes_an_index(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(build_elf())
     (tmp_path / "b").write_bytes(build_elf(machine=183))

@@ -66,6 +66,7 @@ def _home() -> dict[str, str]:
     return {"HOME": pwd.getpwuid(os.getuid()).pw_dir}
 
 
+@pytest.mark.tools
 def test_static_c_in_runc_with_all_its_settings(tmp_path: Path) -> None:
     hello = compile_c("gcc", tmp_path / "hello", "-static")
     (tmp_path / "data").mkdir()
@@ -82,6 +83,7 @@ def test_static_c_in_runc_with_all_its_settings(tmp_path: Path) -> None:
     assert with_runc(rootfs) == "hello from /hello in /data as 65532, TZ=UTC one two three\n"
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("kind", ["static", "static-pie", "musl", "not executable", "compressed"])
 def test_native_executables_in_runc(kind: str, tmp_path: Path) -> None:
     compiler = "musl-gcc" if kind == "musl" else "gcc"
@@ -94,11 +96,13 @@ def test_native_executables_in_runc(kind: str, tmp_path: Path) -> None:
     assert with_runc(rootfs) == "hello from /hello in / as 0, TZ=\n"
 
 
+@pytest.mark.tools
 def test_rust_in_runc(tmp_path: Path) -> None:
     rootfs = unpacked(Runnable(rust_hello(tmp_path / "hello")), tmp_path)
     assert with_runc(rootfs) == "hello from Rust\n"
 
 
+@pytest.mark.tools
 def test_busybox_of_debian_in_runc(tmp_path: Path) -> None:
     # Without a name of its own busybox takes its first argument for the applet.
     busybox = Path("/bin/busybox")
@@ -106,6 +110,7 @@ def test_busybox_of_debian_in_runc(tmp_path: Path) -> None:
     assert with_runc(rootfs) == "42\n7\n"
 
 
+@pytest.mark.tools
 def test_buildah_runs_what_it_loads_from_an_archive(tmp_path: Path) -> None:
     hello = compile_c("gcc", tmp_path / "hello", "-static")
     Runnable(hello).write(tmp_path / "hello.tar")
@@ -120,6 +125,7 @@ def test_buildah_runs_what_it_loads_from_an_archive(tmp_path: Path) -> None:
     buildah("rm", container)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("platform", sorted(EMULATORS))
 def test_foreign_executables_in_an_emulator(platform: str, tmp_path: Path) -> None:
     hello = compile_c(CROSS[platform], tmp_path / "hello", "-static")
@@ -128,6 +134,7 @@ def test_foreign_executables_in_an_emulator(platform: str, tmp_path: Path) -> No
     assert said.decode() == f"hello from {rootfs}/hello in {rootfs} as 0, TZ= x\n"
 
 
+@pytest.mark.tools
 def test_certificates_and_time_zones_are_found_by_programs(tmp_path: Path) -> None:
     source = """
     #include <stdio.h>
@@ -165,6 +172,7 @@ def with_library(folder: Path) -> Path:
     )
 
 
+@pytest.mark.tools
 def test_a_bundle_in_runc(tmp_path: Path) -> None:
     rootfs = unpacked(Runnable(with_library(tmp_path), bundle=True), tmp_path)
     files = sorted(str(path.relative_to(rootfs)) for path in rootfs.rglob("*") if path.is_file())
@@ -178,6 +186,7 @@ def test_a_bundle_in_runc(tmp_path: Path) -> None:
     assert with_runc(rootfs) == "3\n"
 
 
+@pytest.mark.tools
 def test_bundles_of_real_programs_in_a_chroot(tmp_path: Path) -> None:
     tar = shutil.which("tar")
     sqfstar = shutil.which("sqfstar")
@@ -190,12 +199,14 @@ def test_bundles_of_real_programs_in_a_chroot(tmp_path: Path) -> None:
     assert "sqfstar" in in_chroot(unpacked(Runnable(sqfstar, bundle=True), other), "/sqfstar", "-version")
 
 
+@pytest.mark.tools
 def test_a_bundle_of_musl_in_a_chroot(tmp_path: Path) -> None:
     rootfs = unpacked(Runnable(compile_c("musl-gcc", tmp_path / "hello"), bundle=True), tmp_path)
     assert sorted(path.name for path in rootfs.rglob("*") if path.is_file()) == ["hello", "ld-musl-x86_64.so.1"]
     assert in_chroot(rootfs, "/hello") == "hello from /hello in / as 0, TZ=\n"
 
 
+@pytest.mark.tools
 def test_a_bundle_for_another_machine_in_an_emulator(tmp_path: Path) -> None:
     hello = compile_c("aarch64-linux-gnu-gcc", tmp_path / "hello")
     rootfs = unpacked(Runnable(hello, bundle=True, sysroot="/usr/aarch64-linux-gnu"), tmp_path)

@@ -14,6 +14,8 @@ from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_directory
 from tests.support.run import run
 
+pytestmark = pytest.mark.tools
+
 BACKENDS = sorted({(name, backend.name) for name in FORMATS for backend in load_format(name).backends})
 COMPRESSIONS = {
     "cpio": ("gzip", "zstd"),

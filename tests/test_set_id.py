@@ -17,6 +17,8 @@ from tests.support.oracle import Node, format_dump, read_directory
 from tests.support.refusal import IGNORED, refusing
 from tests.support.run import COMMAND, ocifast, run, tool
 
+pytestmark = pytest.mark.root
+
 PLAIN = 65534
 
 IMAGE = (

@@ -60,6 +60,7 @@ def layers(top: int) -> list[TarBuilder]:
     return [base, TarBuilder().whiteout("usr/gone").file("top", random.Random(top).randbytes(MIB))]
 
 
+@pytest.mark.tools
 def test_a_second_image_takes_the_room_of_its_new_layer(disk: Path, tmp_path: Path) -> None:
     cache = Cache(disk / "cache")
     options = CompileOptions(pack=PackOptions(tails="block"), cache_folder=str(cache.folder), keep_layers=True)
@@ -106,6 +107,7 @@ def test_a_second_image_takes_the_room_of_its_new_layer(disk: Path, tmp_path: Pa
     assert one == other
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("form", ["tar", "erofs", "ext4"])
 def test_an_output_and_its_copy_in_the_cache_have_the_same_blocks(disk: Path, tmp_path: Path, form: str) -> None:
     location = f"oci:{write_layout(tmp_path / 'layout', build_image(layers(1)))}:app"

@@ -93,6 +93,7 @@ def test_every_compression_is_read(options: PackOptions, tmp_path: Path) -> None
     assert ("Number of fragments 0\n" in said) == (options.fragments is False)
 
 
+@pytest.mark.tools
 def test_the_tools_of_squashfs_tools_ng_read_it(tmp_path: Path) -> None:
     """All that it reads is compared through its tar."""
     packed = pack([everything(), holes(), owners()], tmp_path / "a.squashfs", "squashfs")
@@ -129,6 +130,7 @@ def test_two_hundred_thousand_names_in_one_directory(tmp_path: Path) -> None:
         assert not any((folder / f"d/{number}x").exists() for number in range(0, 200_000, 1001))
 
 
+@pytest.mark.tools
 def test_a_million_entries_mount(tmp_path: Path) -> None:
     names = (b"folder-%d/file-number-%d" % (at // 1000, at) for at in range(1_000_000))
     layer = write_layer(tmp_path / "layer", empty_files(names, uid=7))
@@ -275,6 +277,7 @@ def test_what_squashfs_has_not_is_refused(options: PackOptions, says: str) -> No
         choose_backend(load_format("squashfs"), options)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("backend", ["sqfstar", "mksquashfs"])
 def test_the_options_mean_the_same_for_the_tools_of_others(backend: str, tmp_path: Path) -> None:
     options = PackOptions(backend, compression="lz4hc", fragments=False)

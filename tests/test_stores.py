@@ -46,6 +46,7 @@ def daemon(store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
         service.wait()
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("prefix", ["docker-daemon", "containers-storage"])
 @pytest.mark.parametrize("name", [NAME, "app:1"])
 def test_an_image_of_a_store(prefix: str, name: str, daemon: dict[str, str], tmp_path: Path) -> None:
@@ -60,6 +61,7 @@ def test_an_image_of_a_store(prefix: str, name: str, daemon: dict[str, str], tmp
     assert list(Path(daemon["TMPDIR"]).iterdir()) == []
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(("prefix", "owner"), [("docker-daemon", "the daemon"), ("containers-storage", "the store")])
 def test_an_image_that_is_not_there(prefix: str, owner: str, daemon: dict[str, str]) -> None:
     done = try_ocifast("inspect", f"{prefix}:none", env=daemon)

@@ -18,6 +18,7 @@ from tests.support.run import run
 from tests.support.samples import everything
 
 
+@pytest.mark.tools
 def test_compressed_tars_hold_the_same_archive(tmp_path: Path) -> None:
     plain = pack([everything()], tmp_path / "a.tar", "tar")
     archive = plain.path.read_bytes()
@@ -35,6 +36,7 @@ def test_compressed_tars_hold_the_same_archive(tmp_path: Path) -> None:
     assert again.path.read_bytes() == first
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".tar.zst", ".tzst"])
 def test_the_suffix_of_a_tar_says_how_it_is_compressed(tmp_path: Path, suffix: str) -> None:
     layout = write_layout(tmp_path / "layout", build_image([TarBuilder().file("etc/hostname", b"here\n")]))

@@ -144,6 +144,7 @@ def test_the_dump_shows_every_difference(tmp_path: Path) -> None:
     differs()
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
 def test_skopeo_takes_layouts_and_archives(tmp_path: Path, compression: str) -> None:
     image = build_image([Layer(archive(), compression)])  # type: ignore[arg-type]
@@ -180,6 +181,7 @@ def test_the_registry_holds_images_put_byte_for_byte(registry: Registry) -> None
     assert "GET /v2/support/index/manifests/1 200" in registry.requests()
 
 
+@pytest.mark.tools
 def test_the_registry_asks_for_its_password(tmp_path: Path) -> None:
     with serve_registry(tmp_path / "registry", user=("someone", "secret word")) as private:
         private.put(build_image([archive()]), "private/image:1")

@@ -119,6 +119,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("form", ["dir", "tar", "cpio", "erofs", "ext4", "squashfs"])
 @pytest.mark.parametrize("place", ["tar", "dir"])
 def test_a_real_tree_is_that_tree(tree: Path, place: str, form: str, tmp_path: Path) -> None:
@@ -141,6 +142,8 @@ def test_a_real_tree_is_that_tree(tree: Path, place: str, form: str, tmp_path: P
     assert seen == expected
 
 
+@pytest.mark.tools
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["plain", "gzip", "zstd", "xz", "bzip2", "pipe"])
 def test_however_a_tar_comes_the_tree_is_the_same(rootfs: Path, compression: str, tmp_path: Path) -> None:
     ocifast.compile(f"tar:{rootfs}", tmp_path / "expected.tar", options=ocifast.CompileOptions(cache=False))
@@ -155,6 +158,7 @@ def test_however_a_tar_comes_the_tree_is_the_same(rootfs: Path, compression: str
     assert (tmp_path / "seen.tar").read_bytes() == (tmp_path / "expected.tar").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_image_of_a_tar_tells_nothing_of_this_machine(rootfs: Path, tmp_path: Path) -> None:
     found = command("inspect", "--config", f"tar:{rootfs}") + command("inspect", "--raw", f"tar:{rootfs}")
     assert str(tmp_path).encode() not in found
