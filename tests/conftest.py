@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from tests.support import run as support
+from tests.support.machine import Kernel, debian_kernel
 from tests.support.real import TAG, RealImage
 from tests.support.real import real_image as build
 from tests.support.registry import Registry, serve_registry
@@ -90,6 +91,13 @@ def real_image(tmp_path_factory: pytest.TempPathFactory) -> RealImage:
 def real_reference(real_image: RealImage, registry: Registry) -> str:
     """The real image in the registry: `127.0.0.1:PORT/real/image:1`."""
     return registry.push(f"oci:{real_image.layout}:{TAG}", "real/image:1")
+
+
+@pytest.fixture(scope="session")
+def kernel(pytestconfig: pytest.Config) -> Kernel:
+    """Debian's kernel, kept between runs."""
+    assert pytestconfig.cache is not None
+    return debian_kernel(pytestconfig.cache.mkdir("debian-kernel"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from ocifast.packers import PackOptions, format_of
 
 from tests.support.layers import TarBuilder
-from tests.support.machine import Kernel, boot, debian_kernel, disk_initramfs, shell_image
+from tests.support.machine import Kernel, boot, disk_initramfs, shell_image
 from tests.support.pack import pack
 
 LOOK = r"""
@@ -47,13 +47,6 @@ names: /newer /null
 
 FINISHED = "exitcode=0x00000000"
 """What a kernel says when its first process ended well (and nothing is left to run)."""
-
-
-@pytest.fixture(scope="session")
-def kernel(pytestconfig: pytest.Config) -> Kernel:
-    """Debian's kernel, kept between runs."""
-    assert pytestconfig.cache is not None
-    return debian_kernel(pytestconfig.cache.mkdir("debian-kernel"))
 
 
 def image(script: str) -> list[TarBuilder]:

@@ -25,7 +25,7 @@ from ocifast.seals.verity import Verity
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
-from tests.support.machine import boot, debian_kernel, disk_initramfs, shell_image
+from tests.support.machine import Kernel, boot, disk_initramfs, shell_image
 from tests.support.oracle import dump_mounted
 from tests.support.pack import pack
 from tests.support.run import Argument, attempt, ocifast, run, try_ocifast
@@ -57,6 +57,7 @@ def formatted(image: Path, said: dict[str, str | int], folder: Path) -> tuple[st
     return found[1].decode(), (folder / "tree").read_bytes()
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("form", FORMATS)
 def test_trees_are_those_of_veritysetup(form: str, location: str, tmp_path: Path) -> None:
     image = tmp_path / f"root.{form}"
@@ -110,6 +111,7 @@ def test_salts_are_those_of_the_image(location: str, tmp_path: Path) -> None:
     assert len(salts) == 4
 
 
+@pytest.mark.tools
 def test_what_is_said_on_a_terminal_and_beside(location: str, tmp_path: Path) -> None:
     image, beside = tmp_path / "root.erofs", tmp_path / "root.erofs.verity"
     said = ocifast("compile", location, image, "--verity-file", "--no-cache").decode()
@@ -126,6 +128,7 @@ def test_what_is_said_on_a_terminal_and_beside(location: str, tmp_path: Path) ->
     assert "--verity " in ocifast("compile", "--help").decode()
 
 
+@pytest.mark.tools
 def test_several_outputs_have_a_root_hash_each(location: str, tmp_path: Path) -> None:
     names = [tmp_path / name for name in ("a.erofs", "b.squashfs", "c.erofs")]
     made = json.loads(ocifast("compile", location, *names, "--verity-file", "--no-cache", "--json"))
@@ -145,6 +148,7 @@ def test_what_has_no_tree(output: str, location: str, tmp_path: Path) -> None:
     assert not (tmp_path / output).exists()
 
 
+@pytest.mark.tools
 def test_a_tree_is_sealed_as_it_is_written(location: str, tmp_path: Path) -> None:
     with library.open(location) as image, image.flatten() as rootfs:
         written = rootfs.write(tmp_path / "a.squashfs", seals=["verity"])
@@ -153,6 +157,7 @@ def test_a_tree_is_sealed_as_it_is_written(location: str, tmp_path: Path) -> Non
     assert verify(tmp_path / "a.squashfs", found.root_hash, found.hash_offset)
 
 
+@pytest.mark.tools
 def test_holes_and_sizes_that_are_no_blocks(tmp_path: Path) -> None:
     image = tmp_path / "image"
     with image.open("wb") as file:
@@ -207,6 +212,7 @@ def write_key(key: Key | ed25519.Ed25519PrivateKey, path: Path) -> Path:
     return path
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 def test_signatures_are_what_the_kernel_takes(kind: str, location: str, tmp_path: Path) -> None:
     """PKCS#7 over the digits of the root hash, as `openssl smime -sign -nocerts -noattr -binary` makes it."""
@@ -272,10 +278,8 @@ def test_keys_that_cannot_sign(location: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_kernel_boots_from_it(damaged: bool, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_a_kernel_boots_from_it(damaged: bool, tmp_path: Path, kernel: Kernel) -> None:
     """Debian's kernel opens the image by its root hash and runs the image's shell; a changed byte ends it there."""
-    assert pytestconfig.cache is not None
-    kernel = debian_kernel(pytestconfig.cache.mkdir("debian-kernel"))
     script = 'read -r line < /motd && echo "motd: $line"\n'
     tar = shell_image(script).file("motd", b"hello, sealed\n" + b"x" * 5000)
     layout = write_layout(tmp_path / "layout", build_image([tar]))
