@@ -35,7 +35,7 @@ PYTHON: Mapping[int, Steps] = {
         ("cache",),
     ),
     2: (
-        ("decoded", "history", "layered", "layers"),
+        ("decoded", "history", "layered", "layers", "signatures"),
         ("edits", "packers", "seals"),
         ("rootfs",),
         ("flatten",),
@@ -44,6 +44,7 @@ PYTHON: Mapping[int, Steps] = {
     3: (("boot", "loader"),),
     4: (
         ("compiled", "options", "planned"),
+        ("writing",),
         ("compiler", "copying", "difference", "footprint", "runnable"),
         ("filesystem", "transfers"),
         ("aio",),

@@ -20,8 +20,7 @@ from ocifast.errors import (
 )
 from ocifast.reference import Reference
 from ocifast.sources.registry import RegistryDestination, RegistryOptions, upload
-from ocifast.sources.registry.referrers import fallback_tag
-from ocifast.spec import OCI_MANIFEST, Descriptor, Document
+from ocifast.spec import OCI_MANIFEST, Descriptor, Document, fallback_tag
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, error, serve_faulty
 from tests.support.images import as_json, build_image, digest_of

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ocifast.reference import Reference
     from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.runnable import BuiltRunnable, Runnable
+    from ocifast.signatures import Verification
     from ocifast.sources.registry.options import Credential, RegistryOptions
     from ocifast.spec import Descriptor, HistoryRecord, ImageConfig, Platform
     from ocifast.transfers import copy, delete, pull, push, tags
@@ -85,6 +86,7 @@ __all__ = [
     "SquashfsOptions",
     "TarOptions",
     "Usage",
+    "Verification",
     "Written",
     "__version__",
     "aio",
@@ -142,6 +144,7 @@ _HOMES = {
     "SquashfsOptions": "packers",
     "TarOptions": "packers",
     "Usage": "footprint",
+    "Verification": "signatures",
     "Written": "packers",
     "__version__": "_core",
     "compile": "compiler",

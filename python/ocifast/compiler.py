@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -29,10 +28,9 @@ from ocifast.errors import (
 )
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
-from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
 from ocifast.options import CompileOptions, sidecars_of
-from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written, rows, totals
+from ocifast.packers import Written, rows, totals
 from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
 from ocifast.platforms import parse as parse_platform
@@ -43,8 +41,8 @@ from ocifast.seals import load_seals
 from ocifast.seals.verity import Verity
 from ocifast.sources.open import open_source, parse_location
 from ocifast.spec import total_size
-from ocifast.streams import binary_stdout, fd_of
 from ocifast.workspace import Workspace, check_room, data_bytes
+from ocifast.writing import write_output
 
 __all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile"]
 
@@ -237,6 +235,8 @@ class _Run:
                 self.layers = self.cache.layers
                 source = CachedSource(source, self.cache.blobs, digest=location.remote.digest, layers=False)
             image = resolve(source, wanted)
+            # In each run: what the cache has of an image says nothing about who may use it.
+            image.check(self.options.verify, location)
             self._tell(Phase.RESOLVED)
             self._tell(Phase.CONFIG_ACQUIRE)
             _ = image.diff_ids
@@ -414,63 +414,23 @@ class _Run:
             raise
 
     def _write(
-        self,
-        image: Image,
-        output: PlannedOutput,
-        rootfs: Rootfs,
-        before: Sequence[PlannedOutput],
-        waiting: Path,
+        self, image: Image, output: PlannedOutput, rootfs: Rootfs, before: Sequence[PlannedOutput], waiting: Path
     ) -> Written:
         if (twin := output.twin(before)) is not None:
             output.copy(twin)
             return twin.written
-        stop = threading.Event()
-        scratch = (waiting if output.space is None else output.space.path) / "packer"
-        scratch.mkdir(mode=0o700)
-        with ExitStack() as streams:
-            target = (
-                StreamTarget(streams.enter_context(fd_of(binary_stdout())))
-                if output.made is None
-                else FileTarget(output.made)
-            )
-            request = WriteRequest(
-                tree=rootfs.tree,
-                target=target,
-                folder=scratch,
-                digest=self._digest(image),
-                options=output.options,
-                clamp_mtime=self.clamp,
-                created=self._created(image),
-                threads=self.threads,
-                progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
-                cancelled=lambda: stop.is_set() or self.cancelled(),
-            )
-            if output.space is not None and (size := output.backend.size(request)) is not None:
-                folder = Path(output.shown).absolute().parent
-                check_room(folder, size, what=f"the {output.format.name} of {image.name}")
-            tick = nothing if output.backend.tells(output.options) else self._packing_tick(rootfs.tree)
-            try:
-                written = interruptible(lambda: output.backend.write(request), stop, tick)
-            except FileError as error:
-                place = "standard output" if output.streams else output.shown
-                raise FileError(f"{place}: {error.message}", **error.context) from error.__cause__
-            tick(True)
-            return written
-
-    def _packing_tick(self, tree: _core.Tree) -> Callable[..., None]:
-        """What tells how far a writer of the core is, when that is news."""
-        total = tree.content_bytes()
-        told = -1
-
-        def tick(finished: bool = False) -> None:
-            nonlocal told
-            # Holes are not read where the format can hold them.
-            done = total if finished else min(tree.packed(), total)
-            if done != told:
-                told = done
-                self._tell(Phase.PACKING, done=done, total=total)
-
-        return tick
+        return write_output(
+            output,
+            rootfs,
+            waiting,
+            name=image.name,
+            digest=self._digest(image),
+            clamp_mtime=self.clamp,
+            created=self._created(image),
+            threads=self.threads,
+            progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
+            cancelled=self.cancelled,
+        )
 
     def _created(self, image: Image) -> int:
         created = rfc3339_seconds(image.config.created or "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -72,6 +72,7 @@ def copy(
     parallel: int = 4,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = lambda: False,
+    accept: Callable[[Sequence[str]], None] = lambda digests: None,
 ) -> CopyResult:
     """Copies an image, or an index with all that it leads to.
 
@@ -88,13 +89,17 @@ def copy(
         cancelled: asked now and then, from any thread; when it says yes, the copy is taken back. Once the destination
             has its name it is not asked any more.
 
+        accept: gets the digests of what is copied, and of the index that it was chosen from, before any blob is read;
+            raises for what must not be copied.
+
     Raises:
         CancelledError: `cancelled` said yes.
         UsageError: options that contradict each other or the places.
         SourceError, VerificationError, OutputError: as source and destination raise them.
     """
     try:
-        return _Copy(source, destination, progress, cancelled).run(platform, all_platforms, referrers, parallel)
+        copying = _Copy(source, destination, progress, cancelled, accept)
+        return copying.run(platform, all_platforms, referrers, parallel)
     except BaseException:
         destination.abort()
         raise
@@ -102,8 +107,14 @@ def copy(
 
 class _Copy:
     def __init__(
-        self, source: Source, destination: Destination, progress: Progress, cancelled: Callable[[], bool]
+        self,
+        source: Source,
+        destination: Destination,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+        accept: Callable[[Sequence[str]], None],
     ) -> None:
+        self._accept = accept
         self._cancelled = cancelled
         self._source = source
         self._destination = destination
@@ -122,12 +133,15 @@ class _Copy:
         self._progress(Event(Phase.RESOLVING))
         root = self._source.root()
         taken, count = None, 0
+        digests = [root.digest]
         if root.is_index and not self._takes_whole(root, platform, all_platforms):
             index = root
             root = resolve(self._source, platform).document
+            digests.insert(0, root.digest)
             taken, count = self._platform_of(root, index)
         elif not root.is_index and platform is not None:
             root = resolve(self._source, platform).document
+        self._accept(digests)
         self._progress(Event(Phase.RESOLVED))
         self._gather(root, NESTING)
         if referrers:

@@ -21,6 +21,7 @@ Every failure that a caller can meet is a subclass of `OcifastError` with a stab
     │   ├── DigestMismatchError    digest_mismatch
     │   ├── DiffIdMismatchError    diff_id_mismatch
     │   └── SizeMismatchError      size_mismatch
+    ├── PolicyError                policy_refused         an image is not signed as it must be, or may not be used
     ├── LayerError                                        the contents of a layer
     │   ├── CompressionError       compression_invalid
     │   ├── TarError               tar_invalid
@@ -71,6 +72,7 @@ __all__ = [
     "PackerMissingError",
     "PathNotFoundError",
     "PlatformError",
+    "PolicyError",
     "RateLimitError",
     "RegistryError",
     "SizeMismatchError",
@@ -216,6 +218,12 @@ class SizeMismatchError(VerificationError):
     """A blob that is longer or shorter than its descriptor says."""
 
     code = "size_mismatch"
+
+
+class PolicyError(OcifastError):
+    """An image that may not be used: it is not signed as keys or a policy ask, or those cannot be understood."""
+
+    code = "policy_refused"
 
 
 class LayerError(OcifastError):

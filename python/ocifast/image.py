@@ -18,6 +18,7 @@ from ocifast.lazy import Lazy
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
 from ocifast.rootfs import Rootfs
+from ocifast.signatures import Verification, check
 from ocifast.sources import Blob, Source
 from ocifast.sources.open import open_source, parse_location
 from ocifast.sources.verify import read_small
@@ -299,6 +300,14 @@ class Image:
         created = rfc3339_seconds(self.config.created or "")
         return flatten(self, options=options, progress=progress, digest=self.digest, created=created)
 
+    def check(self, verify: Verification | None, location: Location) -> None:
+        """Whether it may be used: its manifest, or the index that it was chosen from, is signed as `verify` asks.
+
+        Raises what `ocifast.signatures.check` does; `location` is where the image is.
+        """
+        digests = [self.digest] if self.index is None else [self.digest, self.index.digest]
+        check(verify, location, self.source, digests)
+
     def close(self) -> None:
         """Closes the source."""
         self.source.close()
@@ -350,6 +359,7 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     seeds: Sequence[str | PathLike[str]] = (),
     cache: Cache | None = None,
     follow_links: bool = False,
+    verify: Verification | None = None,
 ) -> Image:
     """Opens an image.
 
@@ -363,11 +373,13 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
         seeds: folders with image layouts that are looked at before a registry.
         cache: where what comes from a registry is kept, and looked for first; None does without.
         follow_links: whether symbolic links that lead out of an image layout are followed.
+        verify: how the image must be signed; None asks nothing.
 
     Returns:
         The image, to be closed (`with`).
 
     Raises:
+        PolicyError: it is not signed as `verify` asks.
         ImageReferenceError, SourceError, VerificationError, FileError.
     """
     location = parse_location(image) if isinstance(image, str) else image
@@ -376,10 +388,12 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     if cache is not None and location.remote is not None:
         source = CachedSource(source, cache.blobs, digest=location.remote.digest)
     try:
-        return resolve(source, wanted)
+        found = resolve(source, wanted)
+        found.check(verify, location)
     except BaseException:
         source.close()
         raise
+    return found
 
 
 def open_index(

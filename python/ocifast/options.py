@@ -12,6 +12,7 @@ from ocifast.errors import UsageError
 from ocifast.marks import changes_bytes, keeps_bytes
 from ocifast.packers import PackOptions
 from ocifast.seals import Sidecar
+from ocifast.signatures import Verification
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
@@ -33,6 +34,7 @@ class CompileOptions:
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
         follow_links: whether symbolic links that lead out of an image layout are followed.
+        verify: how the image must be signed; asked in each run, also for what is cached. None asks nothing.
         cache: whether blobs and outputs are looked up and kept; a cache that cannot be used is a warning.
         keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1,
             0, or auto: those that whole blocks do not more than double), and without it keeps none. What is kept is
@@ -63,6 +65,7 @@ class CompileOptions:
     registry: RegistryOptions | None = keeps_bytes(default=None)
     seeds: tuple[str, ...] = keeps_bytes(default=())
     follow_links: bool = keeps_bytes(default=False)
+    verify: Verification | None = keeps_bytes(default=None)
     cache: bool = keeps_bytes(default=True)
     keep_layers: bool | None = keeps_bytes(default=None)
     cache_folder: str | None = keeps_bytes(default=None)

@@ -269,6 +269,14 @@ def _decode(raw: bytes, model: type[Model], name: str) -> Model:
         raise type(error)(f"{name}: {error.message}", reference=name, **error.context) from None
 
 
+def fallback_tag(digest: str) -> str:
+    """The tag that lists the referrers of a manifest where nothing else does: its digest with `-` for `:`.
+
+    See distribution-spec, "Referrers Tag Schema".
+    """
+    return digest.replace(":", "-")[:128]
+
+
 def total_size(descriptors: Iterable[Descriptor]) -> int:
     """Sum of the descriptors' sizes, in bytes."""
     return sum(descriptor.size for descriptor in descriptors)

@@ -13,6 +13,7 @@ from ocifast.copying import copy as copy_image
 from ocifast.errors import ImageReferenceError, UsageError
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
+from ocifast.signatures import Verification, check
 from ocifast.sources.open import is_location, open_destination, open_source, parse_location, syntax
 from ocifast.spec import Platform
 
@@ -35,6 +36,7 @@ def copy(
     referrers: bool = False,
     parallel: int | None = None,
     follow_links: bool = False,
+    verify: Verification | None = None,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -50,6 +52,7 @@ def copy(
         referrers: copy what refers to the image (signatures, SBOMs), too; from a registry to a registry.
         parallel: blobs at a time, for each registry; None takes that of `options`.
         follow_links: whether symbolic links that lead out of a layout are followed where it is read.
+        verify: how the image must be signed; None asks nothing.
         options: how registries are spoken to.
         progress: gets events, from any thread.
         cancelled: asked now and then; when it says yes, the copy is taken back.
@@ -60,6 +63,7 @@ def copy(
     Raises:
         ImageReferenceError: a name that is none.
         UsageError: options that contradict each other or the places.
+        PolicyError: the image is not signed as `verify` asks.
         SourceError, VerificationError, OutputError: reading or writing failed; the destination is as it was.
         CancelledError: `cancelled` said yes.
     """
@@ -78,6 +82,7 @@ def copy(
             parallel=parallel or 4,
             progress=progress,
             cancelled=cancelled,
+            accept=lambda digests: check(verify, origin, opened, digests),
         )
 
 
@@ -89,6 +94,7 @@ def pull(
     all_platforms: bool = False,
     parallel: int | None = None,
     follow_links: bool = False,
+    verify: Verification | None = None,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -109,6 +115,7 @@ def pull(
         all_platforms=all_platforms,
         parallel=parallel,
         follow_links=follow_links,
+        verify=verify,
         options=options,
         progress=progress,
         cancelled=cancelled,
@@ -123,6 +130,7 @@ def push(
     all_platforms: bool | None = None,
     parallel: int | None = None,
     follow_links: bool = False,
+    verify: Verification | None = None,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -141,6 +149,7 @@ def push(
         all_platforms=all_platforms,
         parallel=parallel,
         follow_links=follow_links,
+        verify=verify,
         options=options,
         progress=progress,
         cancelled=cancelled,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
@@ -15,7 +15,7 @@ from ocifast.errors import (
     RegistryError,
     VerificationError,
 )
-from ocifast.sources import Blob, FileSlice, NamedSource, Source
+from ocifast.sources import AttachedSource, Blob, FileSlice, NamedSource, Source
 from ocifast.sources.blobs import BytesBlob, FileBlob
 from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
 
@@ -82,6 +82,14 @@ class CachedSource:
         if offset or not (self._layers or descriptor.media_type in CONFIGS):
             return self._source.blob(descriptor, offset=offset)
         return _KeptBlob(self._source, descriptor, self._blobs)
+
+    def tagged(self, tag: str) -> Document | None:
+        """See `AttachedSource.tagged`; asked for each time, as what a tag names may change."""
+        return self._source.tagged(tag) if isinstance(self._source, AttachedSource) else None
+
+    def referring(self, digest: str) -> Iterable[Descriptor]:
+        """See `AttachedSource.referring`."""
+        return self._source.referring(digest) if isinstance(self._source, AttachedSource) else ()
 
     def close(self) -> None:
         """Closes the other source."""

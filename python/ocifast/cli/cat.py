@@ -12,6 +12,8 @@ from ocifast.cli import options
 from ocifast.cli.display import standard_output
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import open_rootfs
+from ocifast.cli.verify import verify_options
+from ocifast.signatures import Verification
 
 __all__ = ["command"]
 
@@ -24,6 +26,7 @@ _PIECE = 1 << 20
 @options.platform
 @options.seed
 @options.follow_links
+@verify_options
 @options.no_cache
 @options.quiet
 @options.progress
@@ -34,6 +37,7 @@ def command(
     platform: str | None,
     seeds: tuple[Path, ...],
     follow_links: bool,
+    verify: Verification | None,
     no_cache: bool,
     quiet: bool,
     progress: str,
@@ -48,6 +52,7 @@ def command(
         cache=not no_cache,
         quiet=quiet,
         progress=progress,
+        verify=verify,
         registry=registry,
     ) as rootfs:
         out = sys.stdout.buffer

@@ -16,9 +16,11 @@ from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import options_for
 from ocifast.cli.seals import chosen_seals, seal_options
+from ocifast.cli.verify import verify_options
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import STDOUT, CompileOptions, CompilePlan
 from ocifast.packers import FORMATS, PackOptions
+from ocifast.signatures import Verification
 from ocifast.workspace import Workspace
 
 __all__ = ["command"]
@@ -74,6 +76,7 @@ __all__ = ["command"]
 @seal_options
 @options.seed
 @options.follow_links
+@verify_options
 @options.no_cache
 @options.keep_layers
 @click.option("--verify-cache", is_flag=True, help="Hash what the cache has of layers and outputs before it is used.")
@@ -113,6 +116,7 @@ def command(
     tree_digest: bool,
     seeds: tuple[Path, ...],
     follow_links: bool,
+    verify: Verification | None,
     no_cache: bool,
     keep_layers: bool | None,
     verify_cache: bool,
@@ -157,6 +161,7 @@ def command(
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             follow_links=follow_links,
+            verify=verify,
             cache=not no_cache,
             keep_layers=keep_layers,
             verify_cache=verify_cache,

@@ -12,9 +12,11 @@ from ocifast.cli.display import check_stdout, format_size, report, streaming
 from ocifast.cli.options import PLACE, PlacesCommand, as_json, follow_links, platform, progress, quiet
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
+from ocifast.cli.verify import verify_options
 
 if TYPE_CHECKING:
     from ocifast.copying import CopyResult
+    from ocifast.signatures import Verification
 
 __all__ = ["all_platforms", "command", "parallel", "run_copy"]
 
@@ -39,6 +41,7 @@ parallel = click.option(
 @click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
 @parallel
 @follow_links
+@verify_options
 @registry_options
 @quiet
 @progress
@@ -64,6 +67,7 @@ def run_copy(
     all_platforms: bool | None,
     parallel: int,
     follow_links: bool,
+    verify: Verification | None,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -94,6 +98,7 @@ def run_copy(
             all_platforms=all_platforms,
             parallel=parallel,
             follow_links=follow_links,
+            verify=verify,
             options=options,
             progress=show,
         )

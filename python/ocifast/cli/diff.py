@@ -13,8 +13,10 @@ from ocifast.cli.ls import entry_json
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 from ocifast.cli.rootfs import opened
+from ocifast.cli.verify import verify_options
 from ocifast.difference import Change, Difference, diff
 from ocifast.rootfs import RootfsEntry
+from ocifast.signatures import Verification
 from ocifast.sources.open import parse_location
 
 __all__ = ["command"]
@@ -34,6 +36,7 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 @options.platform
 @options.seed
 @options.follow_links
+@verify_options
 @options.no_cache
 @options.quiet
 @options.progress
@@ -48,6 +51,7 @@ def command(
     platform: str | None,
     seeds: tuple[Path, ...],
     follow_links: bool,
+    verify: Verification | None,
     no_cache: bool,
     quiet: bool,
     progress: str,
@@ -64,7 +68,7 @@ def command(
     how = make_options(*hosts, **registry) if hosts else None
 
     def open_one(image: str) -> Any:
-        return opened(image, platform, seeds, follow_links=follow_links, cache=not no_cache, options=how)
+        return opened(image, platform, seeds, follow_links=follow_links, cache=not no_cache, options=how, verify=verify)
 
     with open_one(first) as one, open_one(second) as other:
         with progress_display(f"{first} and {second}", mode=progress, quiet=quiet, makes=False) as show:

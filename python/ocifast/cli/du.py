@@ -13,8 +13,10 @@ from ocifast.cli.display import format_size, printable, report
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import opened, options_for
+from ocifast.cli.verify import verify_options
 from ocifast.errors import PathNotFoundError
 from ocifast.footprint import Usage, usage
+from ocifast.signatures import Verification
 
 __all__ = ["command"]
 
@@ -34,6 +36,7 @@ _SHORT = 12
 @options.platform
 @options.seed
 @options.follow_links
+@verify_options
 @options.no_cache
 @options.quiet
 @options.progress
@@ -46,6 +49,7 @@ def command(
     platform: str | None,
     seeds: tuple[Path, ...],
     follow_links: bool,
+    verify: Verification | None,
     no_cache: bool,
     quiet: bool,
     progress: str,
@@ -64,6 +68,7 @@ def command(
         follow_links=follow_links,
         cache=not no_cache,
         options=options_for(image, registry),
+        verify=verify,
     ) as found:
         with progress_display(image, mode=progress, quiet=quiet, makes=False) as show:
             try:

@@ -13,7 +13,9 @@ from ocifast.cli import options
 from ocifast.cli.display import printable, report, standard_output
 from ocifast.cli.registry import registry_options
 from ocifast.cli.rootfs import open_rootfs
+from ocifast.cli.verify import verify_options
 from ocifast.rootfs import Rootfs, RootfsEntry
+from ocifast.signatures import Verification
 
 __all__ = ["command", "entry_json"]
 
@@ -34,6 +36,7 @@ _TYPES = {
 @options.platform
 @options.seed
 @options.follow_links
+@verify_options
 @options.no_cache
 @options.quiet
 @options.progress
@@ -46,6 +49,7 @@ def command(
     platform: str | None,
     seeds: tuple[Path, ...],
     follow_links: bool,
+    verify: Verification | None,
     no_cache: bool,
     quiet: bool,
     progress: str,
@@ -65,6 +69,7 @@ def command(
         cache=not no_cache,
         quiet=quiet,
         progress=progress,
+        verify=verify,
         registry=registry,
     ) as rootfs:
         entries = _chosen(rootfs, path, recursive)

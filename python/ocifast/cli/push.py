@@ -9,6 +9,7 @@ import click
 from ocifast.cli.copy import all_platforms, parallel, run_copy
 from ocifast.cli.options import PLACE, PlacesCommand, as_json, follow_links, platform, progress, quiet
 from ocifast.cli.registry import registry_options
+from ocifast.cli.verify import verify_options
 
 __all__ = ["command"]
 
@@ -20,6 +21,7 @@ __all__ = ["command"]
 @all_platforms
 @parallel
 @follow_links
+@verify_options
 @registry_options
 @quiet
 @progress

@@ -15,6 +15,7 @@ from ocifast.flatten import flatten
 from ocifast.image import Image, resolve
 from ocifast.platforms import parse as parse_platform
 from ocifast.rootfs import Rootfs
+from ocifast.signatures import Verification
 from ocifast.sources.open import open_source, parse_location
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def opened(
     follow_links: bool,
     cache: bool,
     options: RegistryOptions | None,
+    verify: Verification | None = None,
 ) -> Iterator[Image]:
     """The image that a command looks into; what comes of a registry is kept in the cache, unless `cache` says no."""
     location = parse_location(image)
@@ -52,7 +54,9 @@ def opened(
             kept = Cache.usable()
             if kept is not None:
                 source = CachedSource(source, kept.blobs, digest=location.remote.digest)
-        yield resolve(source, None if platform is None else parse_platform(platform))
+        found = resolve(source, None if platform is None else parse_platform(platform))
+        found.check(verify, location)
+        yield found
     finally:
         source.close()
 
@@ -67,6 +71,7 @@ def open_rootfs(
     cache: bool,
     quiet: bool,
     progress: str,
+    verify: Verification | None,
     registry: Mapping[str, Any],
 ) -> Iterator[Rootfs]:
     """The flattened tree of an image; progress is shown while it is made.
@@ -74,7 +79,13 @@ def open_rootfs(
     `registry` is what `registry_options` passed on.
     """
     with opened(
-        image, platform, seeds, follow_links=follow_links, cache=cache, options=options_for(image, registry)
+        image,
+        platform,
+        seeds,
+        follow_links=follow_links,
+        cache=cache,
+        options=options_for(image, registry),
+        verify=verify,
     ) as chosen:
         with progress_display(image, mode=progress, quiet=quiet, makes=False) as show:
             rootfs = flatten(chosen, progress=show)

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from ocifast.spec import Descriptor, Document
 
-__all__ = ["CHUNK", "Blob", "BlobSlot", "Destination", "DirectDestination", "FileSlice", "NamedSource", "Source"]
+__all__ = [
+    "CHUNK",
+    "AttachedSource",
+    "Blob",
+    "BlobSlot",
+    "Destination",
+    "DirectDestination",
+    "FileSlice",
+    "NamedSource",
+    "Source",
+]
 
 CHUNK = 256 << 10
 """Bytes of a chunk that local sources hand on; a registry hands on what the network gives."""
@@ -112,6 +122,27 @@ class NamedSource(Source, Protocol):
 
         Raises:
             ImageNotFoundError, RegistryError, DigestInvalidError.
+        """
+        ...
+
+
+@runtime_checkable
+class AttachedSource(Source, Protocol):
+    """A source that has more than its image: what refers to it, as signatures do."""
+
+    def tagged(self, tag: str) -> Document | None:
+        """The manifest or index of another tag of the same repository or layout; None when there is none.
+
+        Raises:
+            NotAnImageError, DocumentError, RegistryError.
+        """
+        ...
+
+    def referring(self, digest: str) -> Iterable[Descriptor]:
+        """Manifests that have the manifest `digest` as their subject, wherever the image is.
+
+        Raises:
+            DocumentError, RegistryError.
         """
         ...
 

@@ -7,6 +7,7 @@ tar, so the reading is written once, over `Files`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ from ocifast.spec import (
     Document,
     Index,
     decode_index,
+    decode_manifest,
+    fallback_tag,
     parse_document,
 )
 
@@ -147,6 +150,25 @@ class LayoutSource:
         found = self._files.find(*blob_parts(descriptor.digest))
         return FileBlob.of(found, descriptor, offset, name=self.name)
 
+    def tagged(self, tag: str) -> Document | None:
+        """What an entry of `index.json` with exactly this name leads to (see `AttachedSource`)."""
+        entry = next((entry for entry in self._listing() if tag in entry_names(entry)), None)
+        return None if entry is None or entry.media_type not in MANIFESTS | INDEXES else self.document(entry)
+
+    def referring(self, digest: str) -> Iterator[Descriptor]:
+        """What refers to a manifest: entries of `index.json` that are artifacts, and the list under the fallback tag.
+
+        See `AttachedSource`, and image-spec, image-layout.md, for entries that are referrers.
+        """
+        found = self.tagged(fallback_tag(digest))
+        if found is not None and found.is_index:
+            yield from decode_index(found, name=f"{self.name}: referrers of {digest}").manifests
+        for entry in self._listing():
+            if entry.artifact_type is not None and entry.media_type in MANIFESTS and self.holds(entry):
+                subject = decode_manifest(self.document(entry), name=self.name).subject
+                if subject is not None and subject.digest == digest:
+                    yield entry
+
     def close(self) -> None:
         """Gives the files back."""
         self._files.close()
@@ -170,6 +192,10 @@ class LayoutSource:
         wanted = str(reference)
         named = [entry for entry in listing.manifests if any(same_image(wanted, known) for known in entry_names(entry))]
         return self.document(named[0]) if named else None
+
+    def _listing(self) -> tuple[Descriptor, ...]:
+        raw = _read(self._files, "index.json", name=self.name)
+        return () if raw is None else decode_index(Document(OCI_INDEX, raw), name=f"{self.name}: index.json").manifests
 
     def _by_digest(self, digest: str) -> Document:
         found = self._files.find(*blob_parts(digest))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from ocifast.errors import BlobNotFoundError
 from ocifast.reference import Reference
-from ocifast.sources import Blob, Source
+from ocifast.sources import AttachedSource, Blob, Source
 from ocifast.sources.layout import LayoutSource
 from ocifast.spec import Descriptor, Document
 
@@ -60,6 +61,23 @@ class SeededSource:
             if layout is None:
                 raise
             return self._source().blob(descriptor, offset=offset)
+
+    def tagged(self, tag: str) -> Document | None:
+        """What another tag of the repository names, in a seed or in the registry (see `AttachedSource`)."""
+        for layout in self._layouts:
+            found = layout.look_up(replace(self._reference, tag=tag, digest=None))
+            if found is not None:
+                return found
+        source = self._source()
+        return source.tagged(tag) if isinstance(source, AttachedSource) else None
+
+    def referring(self, digest: str) -> Iterator[Descriptor]:
+        """What refers to a manifest, in all seeds and in the registry (see `AttachedSource`)."""
+        for layout in self._layouts:
+            yield from layout.referring(digest)
+        source = self._source()
+        if isinstance(source, AttachedSource):
+            yield from source.referring(digest)
 
     def close(self) -> None:
         """Closes the layouts, and the registry if it was asked."""

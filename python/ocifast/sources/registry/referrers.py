@@ -16,9 +16,9 @@ from ocifast import _core
 from ocifast.errors import DocumentError, RegistryError
 from ocifast.sources.registry.transfer import Origin
 from ocifast.sources.registry.upload import Uploader
-from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, Index
+from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, Index, fallback_tag
 
-__all__ = ["add_to_fallback", "fallback_tag", "list_referrers", "subject_of"]
+__all__ = ["add_to_fallback", "list_referrers", "subject_of"]
 
 _PAGES = 1000
 _LIST_LIMIT = 64 << 20
@@ -38,11 +38,6 @@ class _Subject(msgspec.Struct, rename="camel"):
 def subject_of(document: Document) -> Descriptor | None:
     """The `subject` of a manifest or index. Raises DocumentError when it is no descriptor."""
     return _decode(document).subject
-
-
-def fallback_tag(digest: str) -> str:
-    """The tag that lists the referrers of a manifest: its digest with `-` for `:`."""
-    return digest.replace(":", "-")[:128]
 
 
 def list_referrers(origin: Origin, digest: str) -> tuple[Descriptor, ...]:

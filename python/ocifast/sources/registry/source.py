@@ -107,6 +107,28 @@ class RegistrySource:
         """
         return list_referrers(self._origins[-1], digest)
 
+    def tagged(self, tag: str) -> Document | None:
+        """What another tag of the repository names (see `ocifast.sources.AttachedSource`)."""
+
+        def fetch(origin: Origin) -> Document:
+            raw, media_type = self._manifest(origin, tag)
+            return parse_document(raw, media_type, name=f"{self.reference.name}:{tag}")
+
+        try:
+            return self._from_first(fetch)
+        except ImageNotFoundError:
+            return None
+
+    def referring(self, digest: str) -> Iterable[Descriptor]:
+        """What refers to a manifest, of the first mirror that has any (see `ocifast.sources.AttachedSource`)."""
+        for origin in self._origins[:-1]:
+            try:
+                if found := list_referrers(origin, digest):
+                    return found
+            except (SourceError, VerificationError) as error:
+                _log.info("mirror %s: %s", origin.client.host, error)
+        return self.referrers(digest)
+
     def close(self) -> None:
         """Closes all connections."""
         for origin in self._origins:

@@ -1,0 +1,99 @@
+"""One output, written from a tree by its backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from ocifast import _core
+from ocifast.errors import FileError
+from ocifast.interrupt import interruptible, nothing
+from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written
+from ocifast.planned import PlannedOutput
+from ocifast.rootfs import Rootfs
+from ocifast.streams import binary_stdout, fd_of
+from ocifast.workspace import check_room
+
+__all__ = ["write_output"]
+
+
+def write_output(
+    output: PlannedOutput,
+    rootfs: Rootfs,
+    waiting: Path,
+    *,
+    name: str,
+    digest: str,
+    clamp_mtime: int | None,
+    created: int,
+    threads: int,
+    progress: Callable[[int, int | None], None],
+    cancelled: Callable[[], bool],
+) -> Written:
+    """Writes one output under its private name, or to standard output.
+
+    Args:
+        output: opened.
+        rootfs: the tree.
+        waiting: where contents wait.
+        name: of the image, for messages.
+        digest: that UUIDs come from.
+        clamp_mtime: seconds since 1970 that no time passes.
+        created: seconds since 1970, of filesystems.
+        threads: that pack.
+        progress: gets bytes that are packed, and bytes to pack.
+        cancelled: asked now and then.
+
+    Raises:
+        OutputError: it could not be made.
+        FileError: it could not be written; the message begins with the output.
+    """
+    stop = threading.Event()
+    scratch = (waiting if output.space is None else output.space.path) / "packer"
+    scratch.mkdir(mode=0o700)
+    with ExitStack() as streams:
+        target = (
+            StreamTarget(streams.enter_context(fd_of(binary_stdout())))
+            if output.made is None
+            else FileTarget(output.made)
+        )
+        request = WriteRequest(
+            tree=rootfs.tree,
+            target=target,
+            folder=scratch,
+            digest=digest,
+            options=output.options,
+            clamp_mtime=clamp_mtime,
+            created=created,
+            threads=threads,
+            progress=progress,
+            cancelled=lambda: stop.is_set() or cancelled(),
+        )
+        if output.space is not None and (size := output.backend.size(request)) is not None:
+            check_room(Path(output.shown).absolute().parent, size, what=f"the {output.format.name} of {name}")
+        tick = nothing if output.backend.tells(output.options) else _packing_tick(rootfs.tree, progress)
+        try:
+            written = interruptible(lambda: output.backend.write(request), stop, tick)
+        except FileError as error:
+            place = "standard output" if output.streams else output.shown
+            raise FileError(f"{place}: {error.message}", **error.context) from error.__cause__
+        tick(True)
+        return written
+
+
+def _packing_tick(tree: _core.Tree, progress: Callable[[int, int | None], None]) -> Callable[..., None]:
+    """What tells how far a writer of the core is, when that is news."""
+    total = tree.content_bytes()
+    told = -1
+
+    def tick(finished: bool = False) -> None:
+        nonlocal told
+        # Holes are not read where the format can hold them.
+        done = total if finished else min(tree.packed(), total)
+        if done != told:
+            told = done
+            progress(done, total)
+
+    return tick
