@@ -135,13 +135,13 @@ def test_what_is_there_is_listed(tmp_path: Path, registry: Registry) -> None:
     env = {"OCIFAST_CACHE_DIR": str(tmp_path / "cache")}
     ocifast("compile", reference, tmp_path / "out.erofs", "--keep-layers", env=env)
     found = json.loads(ocifast("cache", "ls", "--json", env=env))["entries"]
-    assert sorted(entry["kind"] for entry in found) == ["blob", "blob", "blob", "layer", "output"]
+    assert sorted(entry["kind"] for entry in found) == ["blob", "blob", "blob", "layer", "output", "reference"]
     assert found == sorted(found, key=lambda entry: -entry["used"])
     (output,) = (entry for entry in found if entry["kind"] == "output")
     assert (output["reference"], output["format"]) == (reference, "erofs")
     assert output["size"] > MIB
     told = ocifast("cache", "ls", env=env).decode().splitlines()
-    assert len(told) == 5
+    assert len(told) == 6
     (line,) = (line for line in told if line.startswith("output"))
     assert line.endswith(f"{output['name']}  {reference} erofs")
 
@@ -152,7 +152,7 @@ def test_verify_finds_a_byte_and_removes_what_has_it(kind: str, tmp_path: Path, 
     env = {"OCIFAST_CACHE_DIR": str(tmp_path / "cache")}
     ocifast("compile", reference, tmp_path / "out.erofs", "--keep-layers", env=env)
     whole = json.loads(ocifast("cache", "verify", "--json", env=env))
-    assert (whole["checked"], whole["damaged"]) == (5, [])
+    assert (whole["checked"], whole["damaged"]) == (6, [])
     pattern = {"blob": "blobs/*/*", "layer": "layers/*/*/*.erofs", "output": "outputs/*/output"}[kind]
     path = max((tmp_path / "cache").glob(pattern), key=lambda path: path.stat().st_size)
     before = path.stat()
@@ -170,7 +170,7 @@ def test_verify_finds_a_byte_and_removes_what_has_it(kind: str, tmp_path: Path, 
     assert [entry["kind"] for entry in told["damaged"]] == [kind]
     assert not path.exists()
     again = json.loads(ocifast("cache", "verify", "--json", env=env))
-    assert (again["checked"], again["damaged"]) == (4, [])
+    assert (again["checked"], again["damaged"]) == (5, [])
     assert b"; 0 damaged" in ocifast("cache", "verify", env=env)
 
 

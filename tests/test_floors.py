@@ -33,6 +33,7 @@ PYTHON: Mapping[int, Steps] = {
         ("process", "streams", "workspace", "interrupt"),
         ("sources",),
         ("cache",),
+        ("opening",),
     ),
     2: (
         ("decoded", "history", "layered", "layers", "signatures"),

@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
-from ocifast.cache import BlobStore, Cache, CachedSource
+from ocifast.cache import BlobStore, Cache
 from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, refuse_losses
@@ -29,6 +29,7 @@ from ocifast.errors import (
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.layered import Store
+from ocifast.opening import open_cached, refuse_uncached
 from ocifast.options import CompileOptions, sidecars_of
 from ocifast.packers import Written, rows, totals
 from ocifast.packers.places import as_named
@@ -39,7 +40,7 @@ from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
 from ocifast.seals import load_seals
 from ocifast.seals.verity import Verity
-from ocifast.sources.open import open_source, parse_location
+from ocifast.sources.open import parse_location
 from ocifast.spec import total_size
 from ocifast.workspace import Workspace, check_room, data_bytes
 from ocifast.writing import write_output
@@ -169,6 +170,7 @@ class _Run:
         self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, *seals)
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
+        self.how = refuse_uncached(self.options.cache, self.options.offline, self.options.refresh)
         self.cache: Cache | None = None
         if self.options.cache:
             self.cache = Cache.usable(self.options.cache_folder, always_hash=self.options.verify_cache)
@@ -222,18 +224,21 @@ class _Run:
         self._tell(Phase.RESOLVING)
         location = parse_location(self.plan.image)
         wanted = parse_platform(self.plan.platform) if self.plan.platform is not None else None
-        source = open_source(
+        source = open_cached(
             location,
+            self.cache,
+            how=self.how,
+            platform=wanted,
             options=self.options.registry,
             seeds=self.options.seeds,
             follow_links=self.options.follow_links,
+            # Flattening keeps the layers: it has their digests without hashing a second time.
+            layers=False,
         )
         try:
             # Layouts and archives are on disk already: keeping their blobs again would only cost room.
-            if self.cache is not None and location.remote is not None:
-                # Flattening keeps the layers: it has their digests without hashing a second time.
+            if self.cache is not None and location.is_remote:
                 self.layers = self.cache.layers
-                source = CachedSource(source, self.cache.blobs, digest=location.remote.digest, layers=False)
             image = resolve(source, wanted)
             # In each run: what the cache has of an image says nothing about who may use it.
             image.check(self.options.verify, location)

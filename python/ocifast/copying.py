@@ -117,6 +117,8 @@ class _Copy:
         self._accept = accept
         self._cancelled = cancelled
         self._source = source
+        # What is only read through the cache can still be mounted, or asked for what refers to it.
+        self._origin = getattr(source, "origin", source)
         self._destination = destination
         self._progress = progress
         self._stop = threading.Event()
@@ -236,7 +238,7 @@ class _Copy:
             self._foreign.add(descriptor.digest)
 
     def _gather_referrers(self) -> None:
-        list_referrers = getattr(self._source, "referrers", None)
+        list_referrers = getattr(self._origin, "referrers", None)
         if list_referrers is None or not getattr(self._destination, "is_remote", False):
             raise UsageError("referrers can be copied from a registry to a registry only")
         # A referrer may have referrers: what is found is looked at as well.
@@ -281,7 +283,7 @@ class _Copy:
     def _move(self, descriptor: Descriptor) -> LayerState | None:
         if self._stop.is_set():
             raise CancelledError(f"the copy of {self._source.name} was stopped")
-        if self._destination.has_blob(descriptor) or self._destination.mount_blob(descriptor, self._source):
+        if self._destination.has_blob(descriptor) or self._destination.mount_blob(descriptor, self._origin):
             self._tell(descriptor, LayerState.EXISTS, descriptor.size)
             return LayerState.EXISTS
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ocifast import _core
+from ocifast.cache import Cache
 from ocifast.errors import UsageError
 from ocifast.flatten import FlattenOptions, flatten_both, shared_layers
 from ocifast.image import Image
@@ -93,6 +94,9 @@ def diff(
     platform: Platform | str | None = None,
     times: bool = False,
     options: RegistryOptions | None = None,
+    cache: Cache | None = None,
+    offline: bool | None = None,
+    refresh: bool = False,
     flattening: FlattenOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] | None = None,
@@ -109,6 +113,9 @@ def diff(
         platform: which image of an index, for those that are named.
         times: whether modification times count.
         options: how registries are spoken to, for images that are named.
+        cache: as of `ocifast.open`, for images that are named; so are the next two.
+        offline: no registry is asked.
+        refresh: registries are asked again.
         flattening: how many layers at a time, and bounds on what they may ask for, of both images together.
         progress: gets the events of layers.
         cancelled: asked several times a second while layers arrive.
@@ -121,7 +128,9 @@ def diff(
         images = []
         for image in (first, second):
             if isinstance(image, str):
-                image = stack.enter_context(open_image(image, platform=platform, options=options))
+                image = stack.enter_context(
+                    open_image(image, platform=platform, options=options, cache=cache, offline=offline, refresh=refresh)
+                )
             images.append(image)
         if all(isinstance(image, Image) for image in (first, second)) and (platform is not None or options is not None):
             raise UsageError("a platform and options are for images that are named, not for those that are open")

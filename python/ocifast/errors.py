@@ -9,6 +9,7 @@ Every failure that a caller can meet is a subclass of `OcifastError` with a stab
     ├── SourceError                                       getting an image
     │   ├── ImageNotFoundError     image_not_found        no such tag, digest, repository, file
     │   ├── BlobNotFoundError      blob_not_found         the source lacks a blob that its manifest names
+    │   ├── NotCachedError         not_cached             no registry is asked, and the cache lacks something
     │   ├── PlatformError          platform_not_found     the index has other platforms only
     │   ├── NotAnImageError        not_an_image           an artifact, schema 1, or no manifest at all
     │   ├── DocumentError          document_invalid       a manifest, index, config or layout that breaks its spec
@@ -65,6 +66,7 @@ __all__ = [
     "LossError",
     "NetworkError",
     "NotAnImageError",
+    "NotCachedError",
     "OcifastError",
     "OutputError",
     "OutputUnsupportedError",
@@ -146,6 +148,12 @@ class BlobNotFoundError(SourceError):
     """The source lacks a blob that its manifest names."""
 
     code = "blob_not_found"
+
+
+class NotCachedError(SourceError):
+    """No registry is to be asked, and the cache lacks a reference, a document or a blob."""
+
+    code = "not_cached"
 
 
 class PlatformError(SourceError):

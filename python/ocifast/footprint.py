@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocifast import _core
+from ocifast.cache import Cache
 from ocifast.errors import UsageError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image
@@ -155,6 +156,9 @@ def usage(
     top: int = 10,
     platform: Platform | str | None = None,
     options: RegistryOptions | None = None,
+    cache: Cache | None = None,
+    offline: bool | None = None,
+    refresh: bool = False,
     flattening: FlattenOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] | None = None,
@@ -170,6 +174,9 @@ def usage(
         top: most items of each list but that of the layers.
         platform: which image of an index, for one that is named.
         options: how registries are spoken to, for an image that is named.
+        cache: as of `ocifast.open`, for an image that is named; so are the next two.
+        offline: no registry is asked.
+        refresh: the registry is asked again.
         flattening: how many layers at a time, and bounds on what they may ask for.
         progress: gets the events of layers.
         cancelled: asked several times a second while layers arrive.
@@ -183,7 +190,9 @@ def usage(
         raise UsageError(f"{top} is no number of items")
     with ExitStack() as stack:
         if isinstance(image, str):
-            image = stack.enter_context(open_image(image, platform=platform, options=options))
+            image = stack.enter_context(
+                open_image(image, platform=platform, options=options, cache=cache, offline=offline, refresh=refresh)
+            )
         elif platform is not None or options is not None:
             raise UsageError("a platform and options are for an image that is named, not for one that is open")
         layers, diff_ids = image.layers, image.diff_ids

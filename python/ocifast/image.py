@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifast import _core, platforms
-from ocifast.cache import Cache, CachedSource
+from ocifast.cache import Cache
 from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.history import History, pair_history
 from ocifast.lazy import Lazy
+from ocifast.opening import asking, open_cached
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
 from ocifast.rootfs import Rootfs
 from ocifast.signatures import Verification, check
 from ocifast.sources import Blob, Source
-from ocifast.sources.open import open_source, parse_location
+from ocifast.sources.open import parse_location
 from ocifast.sources.verify import read_small
 from ocifast.spec import (
     CONFIG_LIMIT,
@@ -360,6 +361,8 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     cache: Cache | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    offline: bool | None = None,
+    refresh: bool = False,
 ) -> Image:
     """Opens an image.
 
@@ -374,6 +377,9 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
         cache: where what comes from a registry is kept, and looked for first; None does without.
         follow_links: whether symbolic links that lead out of an image layout are followed.
         verify: how the image must be signed; None asks nothing.
+        offline: no registry is asked: all is taken from `cache`, or else from the one that is used by default. None
+            takes `OCIFAST_OFFLINE`.
+        refresh: a registry is asked for all of the manifest again, whatever `OCIFAST_OFFLINE` says.
 
     Returns:
         The image, to be closed (`with`).
@@ -381,12 +387,20 @@ def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
     Raises:
         PolicyError: it is not signed as `verify` asks.
         ImageReferenceError, SourceError, VerificationError, FileError.
+        NotCachedError: no registry is asked, and the cache lacks something.
+        UsageError: `offline` and `refresh`.
     """
     location = parse_location(image) if isinstance(image, str) else image
     wanted = _platform(platform)
-    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links)
-    if cache is not None and location.remote is not None:
-        source = CachedSource(source, cache.blobs, digest=location.remote.digest)
+    source = open_cached(
+        location,
+        cache,
+        how=asking(offline, refresh),
+        platform=wanted,
+        options=options,
+        seeds=seeds,
+        follow_links=follow_links,
+    )
     try:
         found = resolve(source, wanted)
         found.check(verify, location)
@@ -401,7 +415,10 @@ def open_index(
     *,
     options: RegistryOptions | None = None,
     seeds: Sequence[str | PathLike[str]] = (),
+    cache: Cache | None = None,
     follow_links: bool = False,
+    offline: bool | None = None,
+    refresh: bool = False,
 ) -> Index:
     """Opens an image index.
 
@@ -409,7 +426,10 @@ def open_index(
         image: where it is; see `open`.
         options: how registries are spoken to.
         seeds: folders with image layouts that are looked at before a registry.
+        cache: see `open`.
         follow_links: see `open`.
+        offline: see `open`.
+        refresh: see `open`.
 
     Returns:
         The index, to be closed (`with`); images that are taken of it go with it.
@@ -419,7 +439,15 @@ def open_index(
         ImageReferenceError, SourceError, VerificationError, FileError.
     """
     location = parse_location(image) if isinstance(image, str) else image
-    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links)
+    source = open_cached(
+        location,
+        cache,
+        how=asking(offline, refresh),
+        platform="all",
+        options=options,
+        seeds=seeds,
+        follow_links=follow_links,
+    )
     try:
         root = source.root()
         if not root.is_index:

@@ -36,6 +36,8 @@ class CompileOptions:
         follow_links: whether symbolic links that lead out of an image layout are followed.
         verify: how the image must be signed; asked in each run, also for what is cached. None asks nothing.
         cache: whether blobs and outputs are looked up and kept; a cache that cannot be used is a warning.
+        offline: no registry is asked: all is taken from the cache. None takes `OCIFAST_OFFLINE`.
+        refresh: a registry is asked for all of the manifest again, whatever `OCIFAST_OFFLINE` says.
         keep_layers: whether layers are kept in the cache once they are decoded; None takes `OCIFAST_KEEP_LAYERS` (1,
             0, or auto: those that whole blocks do not more than double), and without it keeps none. What is kept is
             used either way.
@@ -67,6 +69,8 @@ class CompileOptions:
     follow_links: bool = keeps_bytes(default=False)
     verify: Verification | None = keeps_bytes(default=None)
     cache: bool = keeps_bytes(default=True)
+    offline: bool | None = keeps_bytes(default=None)
+    refresh: bool = keeps_bytes(default=False)
     keep_layers: bool | None = keeps_bytes(default=None)
     cache_folder: str | None = keeps_bytes(default=None)
     verify_cache: bool = keeps_bytes(default=False)

@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ocifast import platforms
+from ocifast.cache import Cache
 from ocifast.copying import CopyResult
 from ocifast.copying import copy as copy_image
 from ocifast.errors import ImageReferenceError, UsageError
+from ocifast.opening import Asking, asking, open_cached
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
 from ocifast.signatures import Verification, check
-from ocifast.sources.open import is_location, open_destination, open_source, parse_location, syntax
+from ocifast.sources.open import is_location, open_destination, parse_location, syntax
 from ocifast.spec import Platform
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def copy(
     parallel: int | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    cache: Cache | None = None,
+    offline: bool | None = None,
+    refresh: bool = False,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -53,6 +58,10 @@ def copy(
         parallel: blobs at a time, for each registry; None takes that of `options`.
         follow_links: whether symbolic links that lead out of a layout are followed where it is read.
         verify: how the image must be signed; None asks nothing.
+        cache: where what comes from a registry is kept, and looked for first; None does without.
+        offline: no registry is asked: all is taken from `cache`, or else from the one that is used by default. None
+            takes `OCIFAST_OFFLINE`.
+        refresh: a registry is asked for all of the manifest again, whatever `OCIFAST_OFFLINE` says.
         options: how registries are spoken to.
         progress: gets events, from any thread.
         cancelled: asked now and then; when it says yes, the copy is taken back.
@@ -72,11 +81,19 @@ def copy(
         from ocifast.sources.registry.options import RegistryOptions
 
         options = replace(options or RegistryOptions(), parallel=parallel)
-    with closing(open_source(origin, options=options, follow_links=follow_links)) as opened:
-        return copy_image(
+    how = asking(offline, refresh)
+    if how is Asking.OFFLINE and target.is_remote:
+        raise UsageError(f"{target} is in a registry, and none is asked (--offline)")
+    wanted = platforms.parse(platform) if isinstance(platform, str) else platform
+    whole = platform is None and all_platforms is not False
+    reading = open_cached(
+        origin, cache, how=how, platform="all" if whole else wanted, options=options, follow_links=follow_links
+    )
+    with closing(reading) as opened:
+        done = copy_image(
             opened,
             open_destination(target, options=options),
-            platform=platforms.parse(platform) if isinstance(platform, str) else platform,
+            platform=wanted,
             all_platforms=all_platforms,
             referrers=referrers,
             parallel=parallel or 4,
@@ -84,6 +101,9 @@ def copy(
             cancelled=cancelled,
             accept=lambda digests: check(verify, origin, opened, digests),
         )
+    if cache is not None:
+        cache.keep_to_bound()
+    return done
 
 
 def pull(
@@ -95,6 +115,9 @@ def pull(
     parallel: int | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    cache: Cache | None = None,
+    offline: bool | None = None,
+    refresh: bool = False,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -116,6 +139,9 @@ def pull(
         parallel=parallel,
         follow_links=follow_links,
         verify=verify,
+        cache=cache,
+        offline=offline,
+        refresh=refresh,
         options=options,
         progress=progress,
         cancelled=cancelled,
@@ -131,6 +157,9 @@ def push(
     parallel: int | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    cache: Cache | None = None,
+    offline: bool | None = None,
+    refresh: bool = False,
     options: RegistryOptions | None = None,
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
@@ -150,6 +179,9 @@ def push(
         parallel=parallel,
         follow_links=follow_links,
         verify=verify,
+        cache=cache,
+        offline=offline,
+        refresh=refresh,
         options=options,
         progress=progress,
         cancelled=cancelled,

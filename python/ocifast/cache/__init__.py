@@ -5,6 +5,7 @@
     blobs/sha256/HEX.part     the beginning of one, which the next run goes on from
     outputs/KEY/              output, manifest.json, config.json, entry.json
     layers/sha256/XX/HEX.*    decoded layers by diff ID (`ocifast.cache.layers`)
+    references/HEX/HEX.json   what names meant when a registry was asked last (`ocifast.cache.references`)
     locks/KEY.lock            held while an output is made, so that callers who want the same share one run
     tmp/                      what is being written, locked by who writes it
     use.json                  how much is there (`ocifast.cache.bound`)
@@ -30,6 +31,7 @@ from ocifast.cache.contents import CacheEntry, Contents
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import CachedOutput, OutputStore, output_key
+from ocifast.cache.references import ReferenceStore
 from ocifast.cache.source import CachedSource
 from ocifast.errors import FileError
 from ocifast.file_data import share_blocks
@@ -64,6 +66,7 @@ class CacheInfo:
         partial: number of blobs that have begun to arrive, and `partial_bytes`.
         outputs: number of compiled outputs, and `output_bytes`.
         layers: number of decoded layers, and `layer_bytes`.
+        references: number of names whose digest is known, and `reference_bytes`.
         max_bytes: how much it may take; None for all that there is.
         shares_extents: whether files in it can share extents, so that a copy takes no room; None when it is not there.
     """
@@ -77,13 +80,15 @@ class CacheInfo:
     output_bytes: int
     layers: int = 0
     layer_bytes: int = 0
+    references: int = 0
+    reference_bytes: int = 0
     max_bytes: int | None = None
     shares_extents: bool | None = None
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all of it."""
-        return self.blob_bytes + self.partial_bytes + self.output_bytes + self.layer_bytes
+        return self.blob_bytes + self.partial_bytes + self.output_bytes + self.layer_bytes + self.reference_bytes
 
 
 def _default_folder() -> Path:
@@ -119,6 +124,7 @@ class Cache:
             not hashed a second time.
         outputs: compiled outputs by key.
         decoded: decoded layers by diff ID.
+        references: what names of images meant.
     """
 
     def __init__(
@@ -135,7 +141,8 @@ class Cache:
         self.layers = BlobStore(self._place, hashes=False)
         self.outputs = OutputStore(self._place, always_hash=always_hash)
         self.decoded = LayerStore(self._place, always_hash=always_hash)
-        self._contents = Contents(self._place, self.blobs, self.decoded, self.outputs)
+        self.references = ReferenceStore(self._place)
+        self._contents = Contents(self._place, self.blobs, self.decoded, self.outputs, self.references)
 
     @classmethod
     def usable(cls, folder: str | os.PathLike[str] | None = None, *, always_hash: bool = False) -> Cache | None:
@@ -169,9 +176,8 @@ class Cache:
     def info(self) -> CacheInfo:
         """Counts what is there. Raises FileError as `prepare`."""
         entries = list(self.entries())
-        numbers = {
-            kind: sum(entry.kind == kind for entry in entries) for kind in ("blob", "partial", "output", "layer")
-        }
+        kinds = ("blob", "partial", "output", "layer", "reference")
+        numbers = {kind: sum(entry.kind == kind for entry in entries) for kind in kinds}
         sizes = {kind: sum(entry.size for entry in entries if entry.kind == kind) for kind in numbers}
         return CacheInfo(
             self.folder,
@@ -183,6 +189,8 @@ class Cache:
             sizes["output"],
             numbers["layer"],
             sizes["layer"],
+            numbers["reference"],
+            sizes["reference"],
             self.max_bytes,
             self._shares_extents(),
         )

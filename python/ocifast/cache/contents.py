@@ -15,6 +15,7 @@ from ocifast.cache.blobs import BlobStore
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import OutputStore
+from ocifast.cache.references import ReferenceStore
 from ocifast.errors import OcifastError
 from ocifast.spec import Descriptor
 
@@ -28,11 +29,12 @@ class CacheEntry:
     """One thing in a cache.
 
     Attributes:
-        kind: "blob", "partial" (the beginning of a blob), "layer" (a decoded one) or "output".
-        name: digest of the blob, diff ID of the layer, key of the output.
+        kind: "blob", "partial" (the beginning of a blob), "layer" (a decoded one), "output" or "reference".
+        name: digest of the blob, diff ID of the layer, key of the output or the reference.
         size: bytes on disk; what shares extents with other files counts whole.
         used: when it was used last, in seconds since 1970.
-        reference: the image that an output was made of first, as it was asked for; None where it is not known.
+        reference: the image that an output was made of first, as it was asked for, or whose digest is known; None where
+            it is not known.
         format: of an output; None of all else.
     """
 
@@ -52,13 +54,22 @@ class Contents:
         blobs: its blobs.
         layers: its decoded layers.
         outputs: its outputs.
+        references: what names meant.
     """
 
-    def __init__(self, folder: CacheFolder, blobs: BlobStore, layers: LayerStore, outputs: OutputStore) -> None:
+    def __init__(
+        self,
+        folder: CacheFolder,
+        blobs: BlobStore,
+        layers: LayerStore,
+        outputs: OutputStore,
+        references: ReferenceStore,
+    ) -> None:
         self._folder = folder
         self._blobs = blobs
         self._layers = layers
         self._outputs = outputs
+        self._references = references
 
     def entries(self, *, described: bool = False) -> Iterator[CacheEntry]:
         """Everything, in no order.
@@ -85,6 +96,8 @@ class Contents:
                 yield CacheEntry("output", path.name, size, status.st_mtime, reference, form)
         for path, size, used in self._layers.items():
             yield CacheEntry("layer", f"{path.parent.parent.name}:{path.stem}", size, used)
+        for name, size, used, resolved in self._references.items():
+            yield CacheEntry("reference", name, size, used, None if resolved is None else resolved.reference)
 
     def remove(self, entry: CacheEntry) -> bool:
         """Removes one, unless it is being written, read or waited for, or cannot be removed, which is a warning."""
@@ -96,6 +109,9 @@ class Contents:
                     return self._layers.remove(self._path(entry))
                 case "output":
                     return self._outputs.remove(entry.name)
+                case "reference":
+                    self._references.remove(entry.name)
+                    return True
             self._path(entry).unlink()
         except FileNotFoundError:
             return False
@@ -124,6 +140,8 @@ class Contents:
             case "output":
                 with self._outputs.lock(entry.name):
                     whole = self._outputs.get(entry.name, always=True) is not None
+            case "reference":
+                whole = entry.reference is not None
             case _:
                 return True
         if not whole and os.path.lexists(self._path(entry)):
@@ -142,6 +160,8 @@ class Contents:
         match entry.kind:
             case "output":
                 return folder / "outputs" / entry.name
+            case "reference":
+                return self._references.path(entry.name)
             case "layer":
                 return folder / "layers" / algorithm / encoded[:2] / f"{encoded}.entries"
             case "partial":

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.cache.references import ReferenceStore
 from ocifast.errors import (
     FileError,
     ImageNotFoundError,
@@ -37,23 +38,44 @@ class CachedSource:
         digest: of the manifest or index that `source` reads, when its reference has one.
         layers: whether layers are kept while they are read. False leaves them to who reads them, so that they are not
             hashed twice (see `Cache.layers`).
+        references: where it is noted what the name means; None does not.
+        platform: for which it is noted (see `ReferenceStore`).
+        refresh: asks `source` for the root whatever the cache has.
+
+    Attributes:
+        name: of the other source.
+        origin: the other source.
     """
 
-    def __init__(self, source: Source, blobs: BlobStore, *, digest: str | None = None, layers: bool = True) -> None:
+    def __init__(
+        self,
+        source: Source,
+        blobs: BlobStore,
+        *,
+        digest: str | None = None,
+        layers: bool = True,
+        references: ReferenceStore | None = None,
+        platform: str = "",
+        refresh: bool = False,
+    ) -> None:
         self.name = source.name
+        self.origin = source
         self._source = source
+        self._references = references
+        self._platform = platform
+        self._refresh = refresh
         self._blobs = blobs
         self._digest = digest
         self._layers = layers
 
     def root(self) -> Document:
         """See `Source.root`; from the cache when that has what the reference names."""
-        digest = self._digest or self._named_digest()
-        raw = self._blobs.find(digest, MANIFEST_LIMIT) if digest is not None else None
-        if raw is not None:
-            return parse_document(raw, None, name=self.name)
-        document = self._source.root()
-        self._keep(document.descriptor(), document)
+        document = self._cached_root()
+        if document is None:
+            document = self._source.root()
+            self._keep(document.descriptor(), document)
+        if self._references is not None:
+            self._references.put(self.name, self._platform, document.digest)
         return document
 
     def document(self, descriptor: Descriptor) -> Document:
@@ -94,6 +116,11 @@ class CachedSource:
     def close(self) -> None:
         """Closes the other source."""
         self._source.close()
+
+    def _cached_root(self) -> Document | None:
+        digest = None if self._refresh else self._digest or self._named_digest()
+        raw = self._blobs.find(digest, MANIFEST_LIMIT) if digest is not None else None
+        return None if raw is None else parse_document(raw, None, name=self.name)
 
     def _named_digest(self) -> str | None:
         """What the name means now, where knowing that may be enough."""

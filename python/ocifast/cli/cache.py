@@ -59,6 +59,7 @@ def info(as_json: bool) -> None:
                 f"partial:  {found.partial}, {format_size(found.partial_bytes)}",
                 f"layers:   {found.layers}, {format_size(found.layer_bytes)}",
                 f"outputs:  {found.outputs}, {format_size(found.output_bytes)}",
+                f"names:    {found.references}, {format_size(found.reference_bytes)}",
                 f"total:    {format_size(found.total_bytes)}",
                 f"bound:    {'none' if found.max_bytes is None else format_size(found.max_bytes)}",
                 f"extents:  {_EXTENTS[found.shares_extents]}",
@@ -76,7 +77,7 @@ def list_entries(as_json: bool) -> None:
     def text() -> str:
         rows = [(entry, datetime.fromtimestamp(entry.used).astimezone()) for entry in found]
         return "\n".join(
-            f"{entry.kind:<7}  {format_size(entry.size):>9}  {used:%Y-%m-%d %H:%M}  {printable(_named(entry))}"
+            f"{entry.kind:<9}  {format_size(entry.size):>9}  {used:%Y-%m-%d %H:%M}  {printable(_named(entry))}"
             for entry, used in rows
         )
 

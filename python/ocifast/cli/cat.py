@@ -27,7 +27,7 @@ _PIECE = 1 << 20
 @options.seed
 @options.follow_links
 @verify_options
-@options.no_cache
+@options.cached
 @options.quiet
 @options.progress
 @registry_options
@@ -39,6 +39,8 @@ def command(
     follow_links: bool,
     verify: Verification | None,
     no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     quiet: bool,
     progress: str,
     **registry: Any,
@@ -49,7 +51,9 @@ def command(
         platform,
         seeds,
         follow_links=follow_links,
-        cache=not no_cache,
+        no_cache=no_cache,
+        offline=offline,
+        refresh=refresh,
         quiet=quiet,
         progress=progress,
         verify=verify,

@@ -77,7 +77,7 @@ __all__ = ["command"]
 @options.seed
 @options.follow_links
 @verify_options
-@options.no_cache
+@options.cached
 @options.keep_layers
 @click.option("--verify-cache", is_flag=True, help="Hash what the cache has of layers and outputs before it is used.")
 @options.jobs
@@ -118,6 +118,8 @@ def command(
     follow_links: bool,
     verify: Verification | None,
     no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     keep_layers: bool | None,
     verify_cache: bool,
     jobs: int | None,
@@ -163,6 +165,8 @@ def command(
             follow_links=follow_links,
             verify=verify,
             cache=not no_cache,
+            offline=offline,
+            refresh=refresh,
             keep_layers=keep_layers,
             verify_cache=verify_cache,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import check_stdout, format_size, report, streaming
-from ocifast.cli.options import PLACE, PlacesCommand, as_json, follow_links, platform, progress, quiet
+from ocifast.cli.options import (
+    PLACE,
+    PlacesCommand,
+    as_json,
+    cache_for,
+    cached,
+    follow_links,
+    platform,
+    progress,
+    quiet,
+)
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
 from ocifast.cli.verify import verify_options
@@ -42,6 +52,7 @@ parallel = click.option(
 @parallel
 @follow_links
 @verify_options
+@cached
 @registry_options
 @quiet
 @progress
@@ -68,6 +79,9 @@ def run_copy(
     parallel: int,
     follow_links: bool,
     verify: Verification | None,
+    no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -99,6 +113,9 @@ def run_copy(
             parallel=parallel,
             follow_links=follow_links,
             verify=verify,
+            cache=cache_for(no_cache, offline, refresh) if places[0].is_remote else None,
+            offline=offline,
+            refresh=refresh,
             options=options,
             progress=show,
         )

@@ -37,7 +37,7 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 @options.seed
 @options.follow_links
 @verify_options
-@options.no_cache
+@options.cached
 @options.quiet
 @options.progress
 @options.as_json
@@ -53,6 +53,8 @@ def command(
     follow_links: bool,
     verify: Verification | None,
     no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -68,7 +70,17 @@ def command(
     how = make_options(*hosts, **registry) if hosts else None
 
     def open_one(image: str) -> Any:
-        return opened(image, platform, seeds, follow_links=follow_links, cache=not no_cache, options=how, verify=verify)
+        return opened(
+            image,
+            platform,
+            seeds,
+            follow_links=follow_links,
+            no_cache=no_cache,
+            offline=offline,
+            refresh=refresh,
+            options=how,
+            verify=verify,
+        )
 
     with open_one(first) as one, open_one(second) as other:
         with progress_display(f"{first} and {second}", mode=progress, quiet=quiet, makes=False) as show:

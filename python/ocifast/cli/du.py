@@ -37,7 +37,7 @@ _SHORT = 12
 @options.seed
 @options.follow_links
 @verify_options
-@options.no_cache
+@options.cached
 @options.quiet
 @options.progress
 @options.as_json
@@ -51,6 +51,8 @@ def command(
     follow_links: bool,
     verify: Verification | None,
     no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -66,7 +68,9 @@ def command(
         platform,
         seeds,
         follow_links=follow_links,
-        cache=not no_cache,
+        no_cache=no_cache,
+        offline=offline,
+        refresh=refresh,
         options=options_for(image, registry),
         verify=verify,
     ) as found:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, printable, report, warn
-from ocifast.cli.options import PlacesCommand, as_json, follow_links, image_argument, platform
+from ocifast.cli.options import PlacesCommand, as_json, cached, follow_links, image_argument, platform
 from ocifast.cli.registry import registry_options
 
 if TYPE_CHECKING:
@@ -33,10 +33,20 @@ _SHELL = "/bin/sh -c #(nop) "
 @platform
 @click.option("--no-trunc", is_flag=True, help="Write digests and commands in full, however wide.")
 @follow_links
+@cached
 @registry_options
 @as_json
 def command(
-    image: str, *, platform: str | None, no_trunc: bool, follow_links: bool, as_json: bool, **registry: Any
+    image: str,
+    *,
+    platform: str | None,
+    no_trunc: bool,
+    follow_links: bool,
+    no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
+    as_json: bool,
+    **registry: Any,
 ) -> None:
     """Show the steps that made IMAGE, the first one first.
 
@@ -44,10 +54,18 @@ def command(
 
     IMAGE is {anywhere}. Nothing but manifests and the config is fetched. A step that made no layer is marked empty.
     """
-    from ocifast.cli.rootfs import options_for
-    from ocifast.image import open as open_image
+    from ocifast.cli.rootfs import opened, options_for
 
-    with open_image(image, platform=platform, options=options_for(image, registry), follow_links=follow_links) as found:
+    with opened(
+        image,
+        platform,
+        (),
+        follow_links=follow_links,
+        no_cache=no_cache,
+        offline=offline,
+        refresh=refresh,
+        options=options_for(image, registry),
+    ) as found:
         history = found.history
         name, digest = found.name, found.digest
     if not history.matches:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, printable, report
-from ocifast.cli.options import PlacesCommand, as_json, follow_links, image_argument, platform
+from ocifast.cli.options import PlacesCommand, as_json, cache_for, cached, follow_links, image_argument, platform
 from ocifast.cli.registry import make_options, registry_options
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = ["command"]
 @click.option("--raw", is_flag=True, help="Write the manifest or index as it is, byte for byte.")
 @click.option("--config", is_flag=True, help="Write the image's config as it is, byte for byte.")
 @follow_links
+@cached
 @registry_options
 @as_json
 def command(
@@ -32,6 +33,9 @@ def command(
     raw: bool,
     config: bool,
     follow_links: bool,
+    no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     as_json: bool,
     **registry: Any,
 ) -> None:
@@ -42,14 +46,22 @@ def command(
     """
     from ocifast import platforms
     from ocifast.image import Index, resolve
-    from ocifast.sources.open import open_source, parse_location
+    from ocifast.opening import asking, open_cached
+    from ocifast.sources.open import parse_location
 
     if sum((raw, config, as_json)) > 1:
         raise click.UsageError("choose one of --raw, --config and --json")
     location = parse_location(image)
     hosts = [location.remote.host] if location.remote else []
     wanted = platforms.parse(platform) if platform is not None else None
-    opened = open_source(location, options=make_options(*hosts, **registry), follow_links=follow_links)
+    opened = open_cached(
+        location,
+        cache_for(no_cache, offline, refresh),
+        how=asking(offline, refresh),
+        platform="all" if raw and wanted is None else wanted,
+        options=make_options(*hosts, **registry) if hosts else None,
+        follow_links=follow_links,
+    )
     with closing(opened) as source:
         root = source.root()
         if raw and wanted is None:

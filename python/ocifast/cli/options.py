@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import click.shell_completion
 
 from ocifast.sizes import parse_size
+
+if TYPE_CHECKING:
+    from ocifast.cache import Cache
 
 __all__ = [
     "PLACE",
@@ -17,10 +20,11 @@ __all__ = [
     "SIZE",
     "PlacesCommand",
     "as_json",
+    "cache_for",
+    "cached",
     "image_argument",
     "jobs",
     "keep_layers",
-    "no_cache",
     "platform",
     "progress",
     "quiet",
@@ -69,8 +73,41 @@ platform: Decorator[Any] = click.option(
 )
 """Passes `platform: str | None`."""
 
-no_cache: Decorator[Any] = click.option("--no-cache", is_flag=True, help="Neither look into the cache nor write to it.")
-"""Passes `no_cache: bool`."""
+_CACHE = (
+    click.option("--no-cache", is_flag=True, help="Neither look into the cache nor write to it."),
+    click.option(
+        "--offline",
+        is_flag=True,
+        default=None,
+        help="Ask no registry; what the cache lacks is an error.  [default: OCIFAST_OFFLINE, or no]",
+    ),
+    click.option(
+        "--refresh", is_flag=True, help="Ask the registry for the manifest again, also where OCIFAST_OFFLINE is set."
+    ),
+)
+
+
+def cached(function: Function) -> Function:
+    """Adds the options of the cache; passes `no_cache: bool`, `offline: bool | None` and `refresh: bool`."""
+    for option in reversed(_CACHE):
+        function = option(function)
+    return function
+
+
+def cache_for(no_cache: bool, offline: bool | None, refresh: bool) -> Cache | None:
+    """The cache that a command reads images through; None for none.
+
+    Raises:
+        UsageError: options that contradict each other.
+    """
+    from ocifast.cache import Cache
+    from ocifast.opening import Asking, refuse_uncached
+
+    if refuse_uncached(not no_cache, offline, refresh) is Asking.OFFLINE:
+        # What is wrong with it is an error then.
+        return None
+    return None if no_cache else Cache.usable()
+
 
 keep_layers: Decorator[Any] = click.option(
     "--keep-layers/--no-keep-layers",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import PLACE, PlacesCommand, as_json, follow_links, platform, progress, quiet
+from ocifast.cli.options import PLACE, PlacesCommand, as_json, cached, follow_links, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 from ocifast.cli.verify import verify_options
 
@@ -22,6 +22,7 @@ __all__ = ["command"]
 @parallel
 @follow_links
 @verify_options
+@cached
 @registry_options
 @quiet
 @progress

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocifast.cache import Cache, CachedSource
+from ocifast.cli.options import cache_for
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options
 from ocifast.errors import PathNotFoundError
 from ocifast.flatten import flatten
-from ocifast.image import Image, resolve
-from ocifast.platforms import parse as parse_platform
+from ocifast.image import Image
+from ocifast.image import open as open_image
 from ocifast.rootfs import Rootfs
 from ocifast.signatures import Verification
-from ocifast.sources.open import open_source, parse_location
+from ocifast.sources.open import parse_location
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
@@ -42,23 +42,29 @@ def opened(
     seeds: Sequence[Path],
     *,
     follow_links: bool,
-    cache: bool,
+    no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     options: RegistryOptions | None,
     verify: Verification | None = None,
 ) -> Iterator[Image]:
-    """The image that a command looks into; what comes of a registry is kept in the cache, unless `cache` says no."""
-    location = parse_location(image)
-    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links)
-    try:
-        if cache and location.remote is not None:
-            kept = Cache.usable()
-            if kept is not None:
-                source = CachedSource(source, kept.blobs, digest=location.remote.digest)
-        found = resolve(source, None if platform is None else parse_platform(platform))
-        found.check(verify, location)
+    """The image that a command looks into; what comes of a registry is kept in the cache, unless `no_cache` is set."""
+    cache = cache_for(no_cache, offline, refresh)
+    found = open_image(
+        image,
+        platform=platform,
+        options=options,
+        seeds=seeds,
+        cache=cache,
+        follow_links=follow_links,
+        offline=offline,
+        refresh=refresh,
+        verify=verify,
+    )
+    with found:
         yield found
-    finally:
-        source.close()
+    if cache is not None:
+        cache.keep_to_bound()
 
 
 @contextmanager
@@ -68,7 +74,9 @@ def open_rootfs(
     seeds: Sequence[Path],
     *,
     follow_links: bool,
-    cache: bool,
+    no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     quiet: bool,
     progress: str,
     verify: Verification | None,
@@ -83,7 +91,9 @@ def open_rootfs(
         platform,
         seeds,
         follow_links=follow_links,
-        cache=cache,
+        no_cache=no_cache,
+        offline=offline,
+        refresh=refresh,
         options=options_for(image, registry),
         verify=verify,
     ) as chosen:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ocifast.cli.display import check_stdout, report, streaming
-from ocifast.cli.options import PLACE, PLACE_OR_FILE, PlacesOption, as_json, follow_links, progress, quiet
+from ocifast.cli.options import (
+    PLACE,
+    PLACE_OR_FILE,
+    PlacesOption,
+    as_json,
+    cache_for,
+    cached,
+    follow_links,
+    progress,
+    quiet,
+)
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
 
@@ -50,6 +60,7 @@ _OPTIONS = (
         "--base", metavar="IMAGE", type=PLACE, help="An image to build on: its layers below, its config added to."
     ),
     follow_links,
+    cached,
     click.option("--bundle", is_flag=True, help="Take the libraries of a dynamically linked executable along."),
     click.option(
         "--sysroot",
@@ -91,6 +102,9 @@ def command(
     output: str | None,
     push: bool,
     base: str | None,
+    no_cache: bool,
+    offline: bool | None,
+    refresh: bool,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -115,6 +129,9 @@ def command(
     hosts = [*_hosts(reference if push else None), *_hosts(base), *_hosts(output)]
     # Without a registry its client stays unloaded: half of the time of a small build.
     registries = make_options(*hosts, **registry) if hosts else None
+    reading: dict[str, Any] = {"offline": offline, "refresh": refresh}
+    if _hosts(base):
+        reading["cache"] = cache_for(no_cache, offline, refresh)
     unfinished = f"{reference} was not changed" if push else "nothing was written"
     if to_stdout:
         unfinished = "standard output is not complete"
@@ -124,9 +141,9 @@ def command(
         progress_display(title, mode=progress, quiet=quiet, finishes=True, unfinished=unfinished) as show,
     ):
         if push and reference is not None:
-            built = runnable.push(reference, options=registries, progress=show)
+            built = runnable.push(reference, options=registries, progress=show, **reading)
         else:
-            built = runnable.write(output or "", reference=reference, options=registries, progress=show)
+            built = runnable.write(output or "", reference=reference, options=registries, progress=show, **reading)
     report(_told(built), as_json=as_json, text=built.digest, to_stderr=to_stdout)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ import msgspec
 from ocifast.elf import Elf, inspect, require_runnable
 from ocifast.errors import PlatformError, UsageError
 from ocifast.image import Image
-from ocifast.image import open as open_image
 from ocifast.layers.members import Member
 from ocifast.loader import resolve
 from ocifast.progress import Event, Phase, Progress
@@ -79,9 +78,17 @@ class _Part:
 
 
 def build(
-    runnable: Options, destination: Destination, *, options: RegistryOptions | None, progress: Progress
+    runnable: Options,
+    destination: Destination,
+    *,
+    options: RegistryOptions | None,
+    progress: Progress,
+    open_base: Callable[..., Image],
 ) -> BuiltRunnable:
-    """Builds an image into a destination; nothing of it stays there when this raises (see `Runnable.write`)."""
+    """Builds an image into a destination; nothing of it stays there when this raises (see `Runnable.write`).
+
+    `open_base` opens the base image, as `ocifast.open` does.
+    """
     created = creation_time(runnable.created)
     try:
         parts = _parts(runnable)
@@ -91,7 +98,7 @@ def build(
             for part in parts:
                 base = None
                 if runnable.base is not None:
-                    base = stack.enter_context(_open_base(runnable, part.platform, options))
+                    base = stack.enter_context(_open_base(runnable, part.platform, options, open_base))
                 built.append(_build_one(runnable, part, writer, created, base))
             root = built[0][1]
             if len(built) > 1:
@@ -170,7 +177,9 @@ def _highest(platform: Platform, others: Iterable[Platform]) -> Platform:
     return msgspec.structs.replace(platform, variant=max((v for v in variants if v), default=None))
 
 
-def _open_base(runnable: Options, platform: Platform, options: RegistryOptions | None) -> Image:
+def _open_base(
+    runnable: Options, platform: Platform, options: RegistryOptions | None, open_image: Callable[..., Image]
+) -> Image:
     """The base for a machine of this platform, or else for a higher level: there the executable runs as well."""
     assert runnable.base is not None, "there is a base"
     base, follow_links = runnable.base, runnable.follow_links

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ocifast.cache import Cache
 from ocifast.errors import UsageError
+from ocifast.image import open as open_image
+from ocifast.opening import Asking, asking
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
 from ocifast.runnable.build import BuiltRunnable, build
@@ -33,6 +37,9 @@ class Runnable(Options):
         *,
         reference: str | None = None,
         options: RegistryOptions | None = None,
+        cache: Cache | None = None,
+        offline: bool | None = None,
+        refresh: bool = False,
         progress: Progress = silent,
     ) -> BuiltRunnable:
         """Builds the image into a file or folder.
@@ -42,6 +49,9 @@ class Runnable(Options):
                 a layout that is there), `docker-archive:FILE[:NAME:TAG]`, `docker://REFERENCE`.
             reference: the image's name in the archive or layout.
             options: how registries are spoken to, for a base image.
+            cache: as of `ocifast.open`, for a base image; so are the next two.
+            offline: no registry is asked.
+            refresh: the registry is asked again.
             progress: gets an event for each step.
 
         Returns:
@@ -54,16 +64,38 @@ class Runnable(Options):
             FileError: a file could not be read or written.
         """
         location = place_of(destination, reference)
-        return build(self, open_destination(location, options=options), options=options, progress=progress)
+        how = asking(offline, refresh)
+        if how is Asking.OFFLINE and location.is_remote:
+            raise UsageError(f"{location} is in a registry, and none is asked (--offline)")
+        done = build(
+            self,
+            open_destination(location, options=options),
+            options=options,
+            progress=progress,
+            open_base=partial(open_image, cache=cache, offline=offline, refresh=refresh),
+        )
+        if cache is not None:
+            cache.keep_to_bound()
+        return done
 
     def push(
-        self, reference: str, *, options: RegistryOptions | None = None, progress: Progress = silent
+        self,
+        reference: str,
+        *,
+        options: RegistryOptions | None = None,
+        cache: Cache | None = None,
+        offline: bool | None = None,
+        refresh: bool = False,
+        progress: Progress = silent,
     ) -> BuiltRunnable:
         """Builds the image and sends it to a registry.
 
         Args:
             reference: `HOST/NAME[:TAG]`.
             options: how registries are spoken to.
+            cache: see `write`.
+            offline: see `write`.
+            refresh: see `write`.
             progress: gets an event for each step.
 
         Raises:
@@ -71,7 +103,7 @@ class Runnable(Options):
             RegistryError: the registry refused or failed; and what `write` raises.
         """
         location = parse_bare(reference, reference.removeprefix("docker://"))
-        return build(self, open_destination(location, options=options), options=options, progress=progress)
+        return self.write(location, options=options, cache=cache, offline=offline, refresh=refresh, progress=progress)
 
 
 def place_of(destination: AnyPath | Location, reference: str | None) -> Location:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,7 @@ def open_source(
     options: RegistryOptions | None = None,
     seeds: Sequence[str | PathLike[str]] = (),
     follow_links: bool = False,
+    ask: Callable[[], Source] | None = None,
 ) -> Source:
     """Opens a place to read an image from. Of a registry nothing is asked yet.
 
@@ -82,13 +83,14 @@ def open_source(
         options: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts, looked at before a registry; other places have no use for them.
         follow_links: whether symbolic links that lead out of an image layout are followed.
+        ask: opens what stands in the place of a registry; None for the registry itself.
 
     Raises:
         ImageNotFoundError: there is no such folder, file or image.
         DocumentError: it is not what its prefix says.
         FileError: it cannot be read.
     """
-    access = Access(options, tuple(Path(seed) for seed in seeds), follow_links)
+    access = Access(options, tuple(Path(seed) for seed in seeds), follow_links, ask)
     return TRANSPORTS[location.transport].source(location, access)
 
 

@@ -32,8 +32,9 @@ def _source(location: Location, access: Access) -> Source:
 
         return RegistrySource(reference, access.options or RegistryOptions())
 
+    asked = access.ask or ask
     if not access.seeds:
-        return ask()
+        return asked()
     from ocifast.sources.layout import FolderFiles, LayoutSource
     from ocifast.sources.seeded import SeededSource
 
@@ -43,7 +44,7 @@ def _source(location: Location, access: Access) -> Source:
         LayoutSource(FolderFiles(folder, name=name, follow_links=access.follow_links), name=name)
         for folder, name in folders
     ]
-    return SeededSource(reference, layouts, ask)
+    return SeededSource(reference, layouts, asked)
 
 
 def _destination(location: Location, access: Access) -> Destination:

@@ -26,11 +26,13 @@ class Access:
         options: for registries; None for the defaults.
         seeds: folders with image layouts, looked at before a registry; other places have no use for them.
         follow_links: whether symbolic links out of a layout are followed; those within it are in any case.
+        ask: what stands in the place of a registry; None for the registry itself.
     """
 
     options: RegistryOptions | None = None
     seeds: tuple[Path, ...] = ()
     follow_links: bool = False
+    ask: Callable[[], Source] | None = None
 
 
 @dataclass(frozen=True)
