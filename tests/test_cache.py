@@ -187,7 +187,7 @@ def test_work_that_can_do_without_a_cache_goes_on_without(
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ocifast.cache.blobs.write_all", full)
+        patched.setattr("ocifast.cache.blob_writer.write_all", full)
         with cache.layers.writer(BLOB) as writer:
             for start in range(0, len(DATA), 100_000):
                 writer.write(DATA[start : start + 100_000])

@@ -222,7 +222,7 @@ def test_a_full_disk_does_not_stop_a_download(
     def full(descriptor: int, data: bytes, offset: int | None = None) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ocifast.cache.blobs.write_all", full)
+    monkeypatch.setattr("ocifast.cache.blob_writer.write_all", full)
     source = CachedSource(Flaky(), cache.blobs)
     assert read(source) == DATA
     assert source.root().raw == IMAGE.raw

@@ -14,6 +14,7 @@ from typing import Any, overload
 from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache
+from ocifast.cache.flight import Teller
 from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, refuse_losses
@@ -162,6 +163,8 @@ class _Run:
         self.plan = plan
         self.options = plan.options
         self.begun = time.monotonic()
+        self.told = progress
+        self.teller: Teller | None = None
         self.progress = self._counted(progress)
         self.fetched: dict[str, int] = {}
         self.found: dict[str, int] = {}
@@ -198,8 +201,12 @@ class _Run:
             keys = self._keys(image)
             if self.cache is not None:
                 # In one order for all processes: two that want the same outputs do not wait for each other.
+                outputs, layers = self.cache.outputs, {layer.digest for layer in image.layers}
+                held = []
                 for key in sorted(set(keys.values())):
-                    stack.enter_context(self.cache.outputs.lock(key))
+                    told = outputs.listener(key, layers, self.told)
+                    held.append(stack.enter_context(outputs.lock(key, stopped=self.cancelled, waiting=told)))
+                self.teller = Teller([fd for fd in held if fd is not None])
             done = {output: self._from_cache(image, output, key) for output, key in keys.items()}
             made = {output: found for output, found in done.items() if found is not None}
             missing = [output for output in self.outputs if output not in made]
@@ -216,6 +223,8 @@ class _Run:
                 self.fetched[event.layer] = event.total or 0
             elif event.layer is not None and event.state is LayerState.EXISTS:
                 self.found[event.layer] = event.total or 0
+            if self.teller is not None:
+                self.teller.tell(event)
             progress(event)
 
         return take
@@ -414,7 +423,7 @@ class _Run:
             )
         except (FileError, LayerError, VerificationError) as error:
             # Blobs of the cache are hashed while they are read; what was wrong in one is no fault of the image.
-            if self.layers is not None and self.layers.mend():
+            if self.layers is not None and self.layers.mend(image.layers):
                 raise _DamagedCacheError(error.message, **error.context) from error
             raise
 

@@ -14,10 +14,18 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from ocifast import platforms
-from ocifast.errors import BlobNotFoundError, CancelledError, DocumentError, NotAnImageError, UsageError
+from ocifast.errors import (
+    BlobNotFoundError,
+    CancelledError,
+    DocumentError,
+    FileError,
+    NotAnImageError,
+    UsageError,
+    VerificationError,
+)
 from ocifast.image import NESTING, resolve
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
-from ocifast.sources import Destination, Source
+from ocifast.sources import Destination, FileDestination, KeepingSource, Source
 from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Document, Platform, decode_index, decode_manifest
 
 __all__ = ["CopyResult", "copy"]
@@ -287,8 +295,9 @@ class _Copy:
             self._tell(descriptor, LayerState.EXISTS, descriptor.size)
             return LayerState.EXISTS
         try:
-            with self._source.blob(descriptor) as blob:
-                self._destination.put_blob(descriptor, _Watched(self, descriptor, blob))
+            if not self._move_file(descriptor):
+                with self._source.blob(descriptor) as blob:
+                    self._destination.put_blob(descriptor, _Watched(self, descriptor, blob))
         except BlobNotFoundError:
             if descriptor.digest not in self._foreign:
                 raise
@@ -297,6 +306,41 @@ class _Copy:
             return None
         self._tell(descriptor, self._moved, descriptor.size)
         return self._moved
+
+    def _move_file(self, descriptor: Descriptor) -> bool:
+        """Moves a blob between two files of this machine; False when it is not to be had or put as one."""
+        source, destination = self._source, self._destination
+        if not isinstance(destination, FileDestination):
+            return False
+        if not isinstance(source, KeepingSource):
+            with source.blob(descriptor) as blob:
+                if blob.local is not None:
+                    destination.put_file(descriptor, blob.local)
+                return blob.local is not None
+        told = 0
+
+        def passed(done: int) -> None:
+            nonlocal told
+            if self._stop.is_set():
+                raise CancelledError(f"the copy of {source.name} was stopped")
+            if done - told >= _STEP:
+                told = done
+                self._tell(descriptor, self._moving, done)
+
+        self._tell(descriptor, self._moving, 0)
+        for again in (True, False):
+            found = source.keep(descriptor, passed)
+            if found is None:
+                break
+            try:
+                destination.put_file(descriptor, found)
+            except (FileError, VerificationError):
+                # What was kept is damaged, or was removed meanwhile, and is fetched anew.
+                if not (source.mend() and again):
+                    raise
+            else:
+                return True
+        return False
 
     def _tell(self, descriptor: Descriptor, state: LayerState, done: int) -> None:
         self._progress(Event(Phase.LAYER_ACQUIRE, descriptor.digest, state, done, descriptor.size))

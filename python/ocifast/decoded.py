@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from ocifast import _core
@@ -25,10 +25,17 @@ class RunLayers:
         flattener: of the run.
         diff_ids: of its layers.
         keep: whether to keep what was not there; None decides by what whole blocks cost.
+        stopped: whether the run is not wanted any more; asked while another run decodes the same layers.
     """
 
     def __init__(
-        self, store: LayerStore, flattener: _core.Flattener, diff_ids: Sequence[str], *, keep: bool | None
+        self,
+        store: LayerStore,
+        flattener: _core.Flattener,
+        diff_ids: Sequence[str],
+        *,
+        keep: bool | None,
+        stopped: Callable[[], bool],
     ) -> None:
         self._store = store
         self._flattener = flattener
@@ -37,6 +44,7 @@ class RunLayers:
         self._read: list[DecodedLayer] = []
         self._writers: dict[int, LayerWriter] = {}
         self._known: set[str] = set()
+        self._claims = store.claimed(diff_ids if keep is not False else (), stopped=stopped)
 
     def adopt(self, index: int) -> bool:
         """Hands a kept layer to the flattener; False when none is kept."""
@@ -59,6 +67,7 @@ class RunLayers:
             self._flattener.keep(index, writer.table, writer.data, always=self._keep is True)
 
     def __enter__(self) -> RunLayers:
+        self._claims.__enter__()
         return self
 
     def __exit__(
@@ -74,3 +83,4 @@ class RunLayers:
         finally:
             for writer in self._writers.values():
                 writer.close()
+            self._claims.__exit__(kind, value, traceback)

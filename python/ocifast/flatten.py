@@ -6,13 +6,14 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ocifast import _core
+from ocifast.cache.following import never
 from ocifast.cache.layers import LayerStore
 from ocifast.decoded import KEPT_LAYERS_MAX, RunLayers
 from ocifast.edits import MadeLayer, PreparedEdits
@@ -108,7 +109,7 @@ def flatten(
                 added=added,
                 keep_removed=keep_removed,
             )
-            decoded = _decoded(resources, image, flattener, options, len(layers))
+            decoded = _decoded(resources, image, flattener, options, len(layers), cancelled)
             edit = None if edits is None else edits.edit
             run = _Flattening(
                 image, flattener, options, progress, cancelled, decoded, made, lambda: flattener.finish(edit)
@@ -169,7 +170,7 @@ def flatten_both(
                 decoders=options.decoders,
                 branch=(both.shared, len(first.layers)),
             )
-            decoded = _decoded(resources, both, flattener, options, len(layers))
+            decoded = _decoded(resources, both, flattener, options, len(layers), cancelled)
             run = _Flattening(both, flattener, options, progress, cancelled, decoded, (), flattener.finish_all)
             one, other = run.run()
         except OcifastError as error:
@@ -203,12 +204,19 @@ class _Both:
 
 
 def _decoded(
-    resources: ExitStack, image: Layered, flattener: _core.Flattener, options: FlattenOptions, count: int
+    resources: ExitStack,
+    image: Layered,
+    flattener: _core.Flattener,
+    options: FlattenOptions,
+    count: int,
+    cancelled: Callable[[], bool] | None,
 ) -> RunLayers | None:
     """The decoded layers of a run of so many layers, until `resources` are closed."""
     if options.layers is None or count > KEPT_LAYERS_MAX:
         return None
-    return resources.enter_context(RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers))
+    return resources.enter_context(
+        RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers, stopped=cancelled or never)
+    )
 
 
 class _Flattening(Generic[Made]):
@@ -238,6 +246,7 @@ class _Flattening(Generic[Made]):
         self.indexes: dict[str, list[int]] = {}
         for index, descriptor in enumerate(self.layers):
             self.indexes.setdefault(descriptor.digest, []).append(index)
+        self.stopped = threading.Event()
         self.fed: set[int] = set()
         self.applied: set[int] = set()
         self.told: dict[int, tuple[LayerState, int]] = {}
@@ -256,6 +265,7 @@ class _Flattening(Generic[Made]):
                     raise failure
                 made = self.finish()
             except BaseException:
+                self.stopped.set()
                 self.flattener.abort()
                 # A thread that waits for a silent server ends only when its connection does.
                 self.image.close()
@@ -343,8 +353,9 @@ class _Flattening(Generic[Made]):
             local = blobs.get(descriptor)
         if local is not None:
             self.read_files(descriptor, indexes, local)
-        elif self.fetch(descriptor, indexes):
-            self.tell(descriptor.digest, LayerState.DOWNLOADED, descriptor.size, descriptor.size)
+        elif (moved := self.fetch(descriptor, indexes)) is not None:
+            state = LayerState.DOWNLOADED if moved else LayerState.EXISTS
+            self.tell(descriptor.digest, state, descriptor.size, descriptor.size)
         self.fed.update(indexes)
 
     def to_decode(self, indexes: Sequence[int]) -> Sequence[int]:
@@ -365,41 +376,53 @@ class _Flattening(Generic[Made]):
         for index in indexes:
             self.flattener.read_file(index, local.path, local.offset, local.length)
 
-    def fetch(self, descriptor: Descriptor, indexes: Sequence[int]) -> bool:
-        """Brings one blob from the source; False when it stood in a local file and nothing was moved."""
+    def fetch(self, descriptor: Descriptor, indexes: Sequence[int]) -> bool | None:
+        """Brings one blob from the source.
+
+        Returns:
+            Whether anything was asked for; None when it stood in a local file, which was told.
+        """
         with ExitStack() as stack:
-            writer = None
-            offset = 0
-            if self.options.blobs is not None:
-                writer = stack.enter_context(self.options.blobs.writer(descriptor))
-                offset = writer.resume_offset
-            blob = stack.enter_context(self.image.blob(descriptor, offset=offset))
-            if blob.local is not None and offset == 0:
+            # Nothing is asked for before it is iterated.
+            blob = stack.enter_context(self.image.blob(descriptor))
+            if blob.local is not None:
                 self.read_files(descriptor, indexes, blob.local)
-                return False
-            done = 0
-            told = time.monotonic()
+                return None
             self.tell(descriptor.digest, LayerState.DOWNLOADING, 0, descriptor.size)
-            for chunk in self.kept(writer, offset):
-                done += len(chunk)
-                self.write(indexes, chunk)
-            for chunk in blob:
-                if writer is not None:
-                    writer.write(chunk)
-                self.write(indexes, chunk)
-                done += len(chunk)
-                if (now := time.monotonic()) - told >= _POLL_SECONDS:
-                    told = now
-                    self.tell(descriptor.digest, LayerState.DOWNLOADING, done, descriptor.size)
+            writer = None
+            if self.options.blobs is not None:
+                writer = stack.enter_context(self.options.blobs.writer(descriptor, stopped=self.stopped.is_set))
+                self.take(descriptor, indexes, writer.beginning(), 0)
+            offset = 0 if writer is None else writer.resume_offset
+            if offset:
+                blob = stack.enter_context(self.image.blob(descriptor, offset=offset))
+            moved = offset == 0 or offset < descriptor.size
+            if moved:
+                self.take(descriptor, indexes, blob, offset, writer)
             for index in indexes:
                 self.flattener.close_layer(index)
             if writer is not None:
                 writer.commit()
-        return True
+        return moved
 
-    def kept(self, writer: BlobWriter | None, offset: int) -> Iterator[bytes]:
-        """The bytes that an earlier try has fetched."""
-        return iter(()) if writer is None or offset == 0 else writer.beginning()
+    def take(
+        self,
+        descriptor: Descriptor,
+        indexes: Sequence[int],
+        chunks: Iterable[bytes],
+        done: int,
+        writer: BlobWriter | None = None,
+    ) -> None:
+        """Hands the chunks of one blob to all layers that it is, from byte `done` on, and to `writer`."""
+        told = time.monotonic()
+        for chunk in chunks:
+            if writer is not None:
+                writer.write(chunk)
+            self.write(indexes, chunk)
+            done += len(chunk)
+            if (now := time.monotonic()) - told >= _POLL_SECONDS:
+                told = now
+                self.tell(descriptor.digest, LayerState.DOWNLOADING, done, descriptor.size)
 
     def write(self, indexes: Sequence[int], chunk: bytes) -> None:
         for index in indexes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -82,10 +82,10 @@ class BlobWriter(Protocol):
     """A blob on its way into a store; leaving it without `commit` keeps what is there for another try."""
 
     resume_offset: int
-    """Bytes that an earlier try left."""
+    """Bytes that `beginning` gives, at its end."""
 
     def beginning(self) -> Iterator[bytes]:
-        """The bytes that an earlier try left."""
+        """The bytes that an earlier try left, or that another run writes now, as they come."""
         ...
 
     def write(self, chunk: bytes, /) -> object:
@@ -109,6 +109,9 @@ class BlobStore(Protocol):
         """The blob, if it is there with its size."""
         ...
 
-    def writer(self, descriptor: Descriptor) -> BlobWriter:
-        """Begins to keep the blob, or goes on where an earlier try stopped."""
+    def writer(self, descriptor: Descriptor, *, stopped: Callable[[], bool]) -> BlobWriter:
+        """Begins to keep the blob, goes on where an earlier try stopped, or follows one that is on its way.
+
+        `stopped` says whether it is not wanted any more.
+        """
         ...

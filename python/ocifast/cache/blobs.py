@@ -1,22 +1,19 @@
-"""Blobs by digest, and the beginnings of blobs."""
+"""Blobs by digest: found, verified, and written by a `BlobWriter`."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 
 from ocifast import _core
-from ocifast.atomic import publish_file, reported
+from ocifast.cache.blob_writer import BlobWriter
 from ocifast.cache.folder import CacheFolder
+from ocifast.cache.following import never
 from ocifast.cache.kept import open_regular
-from ocifast.errors import DigestMismatchError, FileError, LayerError, SizeMismatchError, VerificationError
-from ocifast.file_data import write_all
-from ocifast.leftovers import hold, private_name
-from ocifast.refusals import Lock, flush_folder, take_lock
+from ocifast.refusals import Lock, take_lock
 from ocifast.removal import remove_entry
 from ocifast.sources import CHUNK, FileSlice
 from ocifast.spec import Descriptor
@@ -33,12 +30,16 @@ class BlobStore:
         folder: the cache's folder.
         hashes: whether writers compare the digest. False is for callers who hash the bytes anyway, as flattening does,
             and call `BlobWriter.commit` only when they were right.
+
+    Attributes:
+        patience: seconds without a new byte until a blob that another run fetches is fetched here as well.
     """
 
     def __init__(self, folder: CacheFolder, *, hashes: bool = True) -> None:
         self._folder = folder
         self._hashes = hashes
         self._lent: dict[str, Descriptor] = {}
+        self.patience = 30.0
 
     def get(self, descriptor: Descriptor) -> FileSlice | None:
         """Where the blob stands, or None. That it can be read, and its size, is looked at each time.
@@ -67,15 +68,27 @@ class BlobStore:
         self._lent[descriptor.digest] = descriptor
         return FileSlice(path, 0, descriptor.size)
 
-    def mend(self) -> bool:
-        """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew."""
+    def mend(self, others: Iterable[Descriptor] = ()) -> bool:
+        """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew.
+
+        `others` are looked at as well, so that they are not found to be damaged one after the other.
+        """
         lent, self._lent = self._lent, {}
-        whole = [self.verify(descriptor) for descriptor in lent.values()]
+        there = [each for each in others if each.digest not in lent and self.get(each) is not None]
+        whole = [self.verify(descriptor) for descriptor in (*lent.values(), *there)]
         return not all(whole)
 
     def is_empty(self) -> bool:
         """Whether there is no blob that may be used."""
         return not self._folder.is_readable() or not any((self._folder.path / "blobs").glob("*/*"))
+
+    def is_writable(self) -> bool:
+        """Whether more may be kept."""
+        return self._folder.is_writable()
+
+    def failed(self, descriptor: Descriptor, error: Exception) -> None:
+        """Takes note that a blob could not be kept (see `CacheFolder.failed`)."""
+        self._folder.failed(descriptor.digest, error)
 
     def find(self, digest: str, limit: int) -> bytes | None:
         """The bytes of a small blob whose size is not known, verified, or None."""
@@ -125,15 +138,28 @@ class BlobStore:
             writer.write(data)
             writer.commit()
 
-    def writer(self, descriptor: Descriptor, *, resume: bool = True) -> BlobWriter:
-        """Begins to write a blob, or goes on where an earlier run ended.
+    def writer(self, descriptor: Descriptor, *, resume: bool = True, stopped: Callable[[], bool] = never) -> BlobWriter:
+        """Begins to write a blob, goes on where an earlier run ended, or follows one that writes it now.
+
+        Args:
+            descriptor: of the blob.
+            resume: False for a new beginning, whatever there is.
+            stopped: whether the blob is not wanted any more; asked while another run is followed.
 
         Raises:
             FileError: it cannot be written; not from a store that does not hash (see `BlobWriter`).
         """
         place = self._path(descriptor.digest)
-        writer = BlobWriter(self._folder, place, descriptor, resume=resume, hashes=self._hashes)
-        if writer.resume_offset:
+        writer = BlobWriter(
+            self._folder,
+            place,
+            descriptor,
+            resume=resume,
+            hashes=self._hashes,
+            patience=self.patience,
+            stopped=stopped,
+        )
+        if writer.resume_offset or writer.follows:
             self._lent[descriptor.digest] = descriptor
         return writer
 
@@ -157,184 +183,3 @@ class BlobStore:
     def _path(self, digest: str) -> Path:
         algorithm, _, encoded = digest.partition(":")
         return self._folder.path / "blobs" / algorithm / encoded
-
-
-class BlobWriter:
-    """A blob on its way into the cache.
-
-    Bytes go to `HEX.part`, which stays when the writer is closed before the end: the next one hashes what is there and
-    goes on after it. While one writer has it, others of the same blob write to a file of their own and leave nothing.
-
-    A writer that does not hash stands beside work that can do without a cache: when the disk is full or fails, it drops
-    what it has, says so in the log, and lets the rest pass.
-
-    Attributes:
-        path: where the bytes are until `commit`.
-        offset: bytes that are there, of this run or of earlier ones.
-        resume_offset: bytes that were there when the writer was opened; read them with `beginning`.
-    """
-
-    def __init__(self, folder: CacheFolder, place: Path, descriptor: Descriptor, *, resume: bool, hashes: bool) -> None:
-        self._folder = folder
-        self._place = place
-        self._descriptor = descriptor
-        self._hasher = _core.Hasher(descriptor.digest.partition(":")[0]) if hashes else None
-        self.offset = 0
-        self.resume_offset = 0
-        self.path, self._file = place, -1
-        self._shared = False
-        if not hashes and not folder.is_writable():
-            return
-        with self._forgiven(), reported(place):
-            self.path, self._file = self._open(resume)
-            self._shared = self.path.suffix == ".part"
-            try:
-                self._take_beginning()
-            except BaseException:
-                self.close()
-                raise
-            self.resume_offset = self.offset
-
-    def beginning(self) -> Iterator[bytes]:
-        """The bytes that an earlier run has left."""
-        at = 0
-        while at < self.resume_offset:
-            with reported(self.path):
-                chunk = os.pread(self._file, min(CHUNK, self.resume_offset - at), at)
-            if not chunk:
-                raise FileError(f"{self.path} got shorter while it was read")
-            at += len(chunk)
-            yield chunk
-
-    def write(self, chunk: bytes) -> None:
-        """Adds bytes.
-
-        Raises:
-            SizeMismatchError: more than the descriptor says.
-            FileError: the disk is full, or fails.
-        """
-        if self.offset + len(chunk) > self._descriptor.size:
-            self.drop()
-            raise self._wrong_size(f"more than {self._descriptor.size}")
-        if self._hasher is not None:
-            self._hasher.update(chunk)
-        if self._file >= 0:
-            with self._forgiven(), reported(self.path):
-                write_all(self._file, chunk, self.offset)
-        self.offset += len(chunk)
-
-    def commit(self) -> None:
-        """Compares size and digest and gives the blob its name. Nothing stays of a wrong one.
-
-        Raises:
-            SizeMismatchError, DigestMismatchError: it is not what the descriptor means.
-        """
-        if self.offset != self._descriptor.size:
-            self.drop()
-            raise self._wrong_size(str(self.offset))
-        seen = self._hasher.digest() if self._hasher is not None else self._descriptor.digest
-        if seen != self._descriptor.digest:
-            self.drop()
-            hint = "; it went on from what an earlier run had left, which is now removed" if self.resume_offset else ""
-            raise DigestMismatchError(
-                f"a blob's digest should be {self._descriptor.digest}, but is {seen}{hint}",
-                layer=self._descriptor.digest,
-                expected=self._descriptor.digest,
-                seen=seen,
-            )
-        if self._file >= 0:
-            with self._forgiven(), reported(self._place):
-                publish_file(self._file, self.path, self._place)
-                flush_folder(self._place.parent)
-                self._folder.grew(os.fstat(self._file).st_blocks * 512)
-                self._release()
-
-    def close(self) -> None:
-        """Ends the writing; after `commit` it does nothing, before it what was written stays for the next run."""
-        if self._file < 0:
-            return
-        if not self._shared or self.offset == 0:
-            self.drop()
-        else:
-            self._release()
-
-    def __enter__(self) -> BlobWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
-        # Bytes that were found wrong must not be gone on from.
-        if isinstance(value, (VerificationError, LayerError)):
-            self.drop()
-        self.close()
-
-    @contextlib.contextmanager
-    def _forgiven(self) -> Iterator[None]:
-        try:
-            yield
-        except (FileError, OSError) as error:
-            if self._hasher is not None:
-                raise
-            self._folder.failed(self._descriptor.digest, error)
-            self.drop()
-
-    def _open(self, resume: bool) -> tuple[Path, int]:
-        self._folder.prepare()
-        for folder in (self._place.parent.parent, self._place.parent):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        if resume:
-            part = self._place.with_name(self._place.name + ".part")
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            file = os.open(part, flags, 0o600)
-            try:
-                # Without locks nobody knows whether somebody writes to it.
-                taken = take_lock(file, wait=False)
-                # Whoever had it may have finished, and given it its name, between our opening and locking it.
-                if taken is Lock.HELD and os.path.samestat(os.fstat(file), part.lstat()):
-                    return part, file
-                if taken is Lock.MISSING and os.fstat(file).st_size == 0:
-                    part.unlink()
-            except FileNotFoundError:
-                pass
-            os.close(file)
-        while True:
-            own = self._place.with_name(private_name(".tmp"))
-            file = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            # Until it is locked, another run may take it for a leftover.
-            if hold(file, own):
-                return own, file
-            os.close(file)
-
-    def _take_beginning(self) -> None:
-        length = os.fstat(self._file).st_size
-        if length > self._descriptor.size:
-            os.ftruncate(self._file, 0)
-            return
-        if self._hasher is None:
-            self.offset = length
-        while self._hasher is not None and self.offset < length:
-            chunk = os.pread(self._file, CHUNK, self.offset)
-            if not chunk:
-                break
-            self._hasher.update(chunk)
-            self.offset += len(chunk)
-
-    def _wrong_size(self, seen: str) -> SizeMismatchError:
-        return SizeMismatchError(
-            f"blob {self._descriptor.digest} should be {self._descriptor.size} bytes long, but is {seen}",
-            layer=self._descriptor.digest,
-            expected=self._descriptor.size,
-            seen=seen,
-        )
-
-    def drop(self) -> None:
-        """Ends the writing and removes what was written."""
-        if self._file >= 0:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-            self._release()
-
-    def _release(self) -> None:
-        descriptor, self._file = self._file, -1
-        os.close(descriptor)

@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +23,18 @@ import msgspec
 from ocifast import _core
 from ocifast.atomic import NewFile, publish_file
 from ocifast.cache.folder import CacheFolder
+from ocifast.cache.following import never
 from ocifast.cache.kept import KeptFile, open_kept, open_regular, seal
+from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.refusals import Lock, flush_folder, take_lock
 
 __all__ = ["DecodedLayer", "LayerStore", "LayerWriter", "keep_layers"]
 
 _log = logging.getLogger(__name__)
+
+_PATIENCE = 900.0
+"""Seconds after which a layer that another run decodes is decoded here as well."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class LayerStore:
 
     def __init__(self, folder: CacheFolder, *, always_hash: bool = False) -> None:
         self._folder = folder
+        self._locks = KeyLocks(folder)
         self._always_hash = always_hash
 
     def get(self, diff_id: str, *, always: bool = False) -> DecodedLayer | None:
@@ -99,6 +105,62 @@ class LayerStore:
                 _log.warning("kept layer %s is damaged, and decoded again: %s", entries, error)
                 return None
             return DecodedLayer(table, data, held.pop_all())
+
+    @contextlib.contextmanager
+    def claimed(self, diff_ids: Iterable[str], *, stopped: Callable[[], bool] = never) -> Iterator[None]:
+        """Keeps others from decoding, meanwhile, those of some layers that are missing.
+
+        Layers that another run decodes right now are waited for first, each once; they may be there then. Nobody waits
+        who has claimed something, so that no two wait for each other.
+
+        Args:
+            diff_ids: whose they are.
+            stopped: whether they are not wanted any more.
+
+        Raises:
+            CancelledError: `stopped` said so.
+        """
+        held: dict[str, int] = {}
+        try:
+            if self._folder.is_writable():
+                try:
+                    held = self._claim(sorted(set(diff_ids)), stopped)
+                except OSError as error:
+                    self._folder.failed("decoded layers", error)
+            yield
+        finally:
+            for key, fd in held.items():
+                with contextlib.suppress(OSError):
+                    self._locks.forget(key)
+                os.close(fd)
+
+    def _claim(self, diff_ids: Sequence[str], stopped: Callable[[], bool]) -> dict[str, int]:
+        waited: set[str] = set()
+        while True:
+            held: dict[str, int] = {}
+            busy = None
+            try:
+                for diff_id in diff_ids:
+                    key = f"layer-{diff_id.replace(':', '-')}"
+                    if self._places(diff_id)[0].exists():
+                        continue
+                    fd = self._locks.take(key)
+                    if fd is not None:
+                        held[key] = fd
+                    elif key not in waited:
+                        busy = key
+                        break
+                if busy is None:
+                    taken, held = held, {}
+                    return taken
+            finally:
+                for fd in held.values():
+                    os.close(fd)
+            waited.add(busy)
+            fd = self._locks.wait(busy, stopped=stopped, patience=_PATIENCE)
+            if fd is not None:
+                self._locks.forget(busy)
+                os.close(fd)
 
     def writer(self, diff_id: str) -> LayerWriter | None:
         """Begins to keep a layer; None, with a line in the log, where nothing can be written."""

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ import msgspec
 
 from ocifast import _core
 from ocifast.atomic import NewFile, PrivateFolder, reported
+from ocifast.cache.flight import Listener
 from ocifast.cache.folder import CacheFolder
+from ocifast.cache.following import never
 from ocifast.cache.kept import KeptFile, file_digest, open_kept, open_regular, seal
+from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError
 from ocifast.file_data import clone_file, write_all
-from ocifast.refusals import Lock, flush, flush_folder, take_lock
+from ocifast.progress import Progress
+from ocifast.refusals import flush, flush_folder
 from ocifast.removal import remove_entry
 from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
 
@@ -144,25 +148,47 @@ class OutputStore:
 
     def __init__(self, folder: CacheFolder, *, always_hash: bool = False) -> None:
         self._folder = folder
+        self._locks = KeyLocks(folder)
         self._always_hash = always_hash
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
+    def lock(
+        self,
+        key: str,
+        *,
+        stopped: Callable[[], bool] = never,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Iterator[int | None]:
         """Holds the key, among threads and processes: who waited finds what the other one has made.
 
         Where it cannot be had, with a warning, the block runs without: two runs may make the same output, each whole.
+
+        Args:
+            key: from `output_key`.
+            stopped: whether the output is not wanted any more.
+            waiting: called now and then while somebody else has it.
+
+        Returns:
+            The lock file, open; None where there is none.
+
+        Raises:
+            CancelledError: `stopped` said so.
         """
         held = None
         if self._folder.is_readable():
             try:
-                held = self._locked(key, wait=True)
+                held = self._locks.wait(key, stopped=stopped, waiting=waiting)
             except OSError as error:
                 self._folder.failed(f"output {key}", error)
         try:
-            yield
+            yield held
         finally:
             if held is not None:
                 os.close(held)
+
+    def listener(self, key: str, layers: Collection[str], progress: Progress) -> Listener:
+        """What `lock` calls while it waits, so that `progress` is told how far the other run is (see `Listener`)."""
+        return Listener(self._locks.path(key), layers, progress)
 
     def get(self, key: str, *, always: bool = False) -> CachedOutput | None:
         """The output of a key, or None; one that is damaged is removed.
@@ -219,13 +245,12 @@ class OutputStore:
 
     def remove(self, key: str) -> bool:
         """Removes an entry, unless somebody holds its lock. Raises OSError."""
-        held = self._locked(key, wait=False)
+        held = self._locks.take(key)
         if held is None:
             return False
         try:
             self._clear(key)
-            # Who waits for the lock finds that the file has lost its name, and makes another.
-            self._lock_file(key).unlink(missing_ok=True)
+            self._locks.forget(key)
         finally:
             os.close(held)
         return True
@@ -277,33 +302,8 @@ class OutputStore:
             (place / "entry.json").unlink()
         remove_entry(place)
 
-    def _locked(self, key: str, *, wait: bool) -> int | None:
-        """The open lock file of a key, locked until it is closed; None when somebody else has it.
-
-        Where there are no locks, two runs may make the same output: each is whole, and the last one stays.
-        """
-        path = self._lock_file(key)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                taken = take_lock(descriptor, wait=wait)
-                # It may have been removed between our opening and locking it.
-                with contextlib.suppress(FileNotFoundError):
-                    if taken is not Lock.BUSY and os.path.samestat(os.fstat(descriptor), path.lstat()):
-                        kept, descriptor = descriptor, -1
-                        return kept
-                if taken is Lock.BUSY:
-                    return None
-            finally:
-                if descriptor >= 0:
-                    os.close(descriptor)
-
     def _place(self, key: str) -> Path:
         return self._folder.path / "outputs" / key
-
-    def _lock_file(self, key: str) -> Path:
-        return self._folder.path / "locks" / f"{key}.lock"
 
 
 def _entry(folder: Path) -> _Entry:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
@@ -59,6 +60,7 @@ class CachedSource:
         refresh: bool = False,
     ) -> None:
         self.name = source.name
+        self._closed = threading.Event()
         self.origin = source
         self._source = source
         self._references = references
@@ -103,7 +105,49 @@ class CachedSource:
             return FileBlob(found.path, offset, found.length - offset, name=self.name)
         if offset or not (self._layers or descriptor.media_type in CONFIGS):
             return self._source.blob(descriptor, offset=offset)
-        return _KeptBlob(self._source, descriptor, self._blobs)
+        return _KeptBlob(self._source, descriptor, self._blobs, self._closed.is_set)
+
+    def keep(self, descriptor: Descriptor, passed: Callable[[int], None]) -> FileSlice | None:
+        """See `KeepingSource.keep`."""
+        found = self._blobs.get(descriptor)
+        if found is not None:
+            return found
+        with self._source.blob(descriptor) as blob:
+            if blob.local is not None:
+                return blob.local
+        if not self._blobs.is_writable():
+            return None
+        try:
+            try:
+                self._fetch(descriptor, passed)
+            except VerificationError:
+                # What an earlier run had left, or another one gave up, may be to blame; it is gone by now.
+                if not self._blobs.mend():
+                    raise
+                self._fetch(descriptor, passed)
+        except FileError as error:
+            self._blobs.failed(descriptor, error)
+            return None
+        return self._blobs.get(descriptor)
+
+    def _fetch(self, descriptor: Descriptor, passed: Callable[[int], None]) -> None:
+        done = 0
+        with self._blobs.writer(descriptor, stopped=self._closed.is_set) as writer:
+            for chunk in writer.beginning():
+                done += len(chunk)
+                passed(done)
+            if done < descriptor.size or not descriptor.size:
+                with self._source.blob(descriptor, offset=done) as rest:
+                    for chunk in rest:
+                        writer.write(chunk)
+                        done += len(chunk)
+                        passed(done)
+            writer.commit()
+            writer.settle()
+
+    def mend(self) -> bool:
+        """See `KeepingSource.mend`."""
+        return self._blobs.mend()
 
     def tagged(self, tag: str) -> Document | None:
         """See `AttachedSource.tagged`; asked for each time, as what a tag names may change."""
@@ -115,6 +159,7 @@ class CachedSource:
 
     def close(self) -> None:
         """Closes the other source."""
+        self._closed.set()
         self._source.close()
 
     def _cached_root(self) -> Document | None:
@@ -148,14 +193,15 @@ class _KeptBlob:
 
     local: FileSlice | None = None
 
-    def __init__(self, source: Source, descriptor: Descriptor, blobs: BlobStore) -> None:
+    def __init__(self, source: Source, descriptor: Descriptor, blobs: BlobStore, stopped: Callable[[], bool]) -> None:
         self._source = source
+        self._stopped = stopped
         self._descriptor = descriptor
         self._blobs = blobs
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            writer = self._blobs.writer(self._descriptor)
+            writer = self._blobs.writer(self._descriptor, stopped=self._stopped)
         except FileError as error:
             _log.warning("%s is not cached: %s", self._descriptor.digest, error)
             with self._source.blob(self._descriptor) as blob:

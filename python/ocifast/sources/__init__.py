@@ -7,7 +7,7 @@ A `Destination` is the other end of a copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,9 @@ __all__ = [
     "BlobSlot",
     "Destination",
     "DirectDestination",
+    "FileDestination",
     "FileSlice",
+    "KeepingSource",
     "NamedSource",
     "Source",
 ]
@@ -147,6 +149,30 @@ class AttachedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class KeepingSource(Source, Protocol):
+    """A source that keeps what it fetches in files of this machine."""
+
+    def keep(self, descriptor: Descriptor, passed: Callable[[int], None]) -> FileSlice | None:
+        """Brings a blob into a file, where it may be already. Its bytes are *not verified*.
+
+        Args:
+            descriptor: of the blob.
+            passed: gets the number of bytes that are there, now and then.
+
+        Returns:
+            None when it could not be kept.
+
+        Raises:
+            BlobNotFoundError, RegistryError, VerificationError.
+        """
+        ...
+
+    def mend(self) -> bool:
+        """Whether something that `keep` gave was damaged; it is removed, and may be asked for anew."""
+        ...
+
+
 class Destination(Protocol):
     """The place an image is written to. Safe to use from several threads until `commit` or `abort`.
 
@@ -186,6 +212,15 @@ class Destination(Protocol):
 
     def abort(self) -> None:
         """Takes back what `commit` has not made visible."""
+        ...
+
+
+@runtime_checkable
+class FileDestination(Destination, Protocol):
+    """A destination that holds blobs as files, which may share their extents with others."""
+
+    def put_file(self, descriptor: Descriptor, file: FileSlice) -> None:
+        """Does what `put_blob` does, from a file; what is there is another file, never a second name of this one."""
         ...
 
 

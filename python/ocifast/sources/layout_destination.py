@@ -7,6 +7,8 @@ that readers see the layout of before or of after and two writers lose nothing o
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
 import re
 import threading
@@ -17,17 +19,21 @@ from typing import Any
 import msgspec
 
 from ocifast.atomic import NewFile, reported, sweep_folder
-from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageError
-from ocifast.file_data import write_all
+from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageError, VerificationError
+from ocifast.file_data import clone_file, copy_bytes, write_all
 from ocifast.leftovers import is_private
 from ocifast.refusals import flush_folder, take_lock
-from ocifast.sources import Source
+from ocifast.sources import FileSlice, Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
 from ocifast.sources.verify import verified
 from ocifast.spec import OCI_INDEX, Descriptor, Document
 
 __all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_entry", "new_index"]
+
+_log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -73,19 +79,28 @@ class LayoutDestination:
         """Does nothing: the order of a layout's blobs shows nowhere."""
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is in the layout, with its size."""
+        """Whether the blob is in the layout: of its size, and hashed once. One that is damaged will be replaced."""
+        with self._lock:
+            known = self._relied_on.get(descriptor.digest)
+            if known is not None and known.size == descriptor.size:
+                return True
         try:
             opened = open_beneath(self._folder, *blob_parts(descriptor.digest), name=self.name)
         except FileNotFoundError:
             return False
         try:
-            found = os.fstat(opened).st_size == descriptor.size
+            if os.fstat(opened).st_size != descriptor.size:
+                return False
+            try:
+                _check(opened, descriptor, self.name)
+            except VerificationError as error:
+                _log.warning("%s: blob %s is damaged, and replaced: %s", self.name, descriptor.digest, error.message)
+                return False
         finally:
             os.close(opened)
-        if found:
-            with self._lock:
-                self._relied_on[descriptor.digest] = descriptor
-        return found
+        with self._lock:
+            self._relied_on[descriptor.digest] = descriptor
+        return True
 
     def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
         """False: a layout shares no blobs with other places."""
@@ -94,6 +109,17 @@ class LayoutDestination:
     def put_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         """Writes a blob, verified (see `Destination.put_blob`); may be called from several threads."""
         self._write(descriptor, chunks)
+
+    def put_file(self, descriptor: Descriptor, file: FileSlice) -> None:
+        """Writes a blob from a file (see `FileDestination.put_file`); extents are shared where that is possible."""
+        with self._new_blob(descriptor) as new:
+            with file.path.open("rb", buffering=0) as source:
+                if file.offset == 0 and os.fstat(source.fileno()).st_size == file.length:
+                    clone_file(source.fileno(), new.descriptor)
+                else:
+                    copy_bytes(source.fileno(), new.descriptor, file.length, 0, source_offset=file.offset)
+            # What is there is hashed, not what was meant to be copied.
+            _check(new.descriptor, descriptor, self.name)
 
     def open_slot(self) -> _LayoutSlot:
         """Room for a blob (see `DirectDestination.open_slot`)."""
@@ -122,7 +148,7 @@ class LayoutDestination:
         self._prepare()
         with reported(self._folder), self._locked():
             for descriptor in list(self._relied_on.values()):
-                if not self.has_blob(descriptor):
+                if not self._is_there(descriptor):
                     raise FileError(f"{self.name}: blob {descriptor.digest} was removed meanwhile; run this again")
             listing = self._listing()
             _enter(listing, self._root.descriptor(), self._tag)
@@ -149,14 +175,30 @@ class LayoutDestination:
         self._made.clear()
 
     def _write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        with self._new_blob(descriptor) as file:
+            for chunk in verified(descriptor, chunks, name=self.name):
+                write_all(file.descriptor, chunk)
+
+    @contextlib.contextmanager
+    def _new_blob(self, descriptor: Descriptor) -> Iterator[NewFile]:
+        """A file that is the blob when the block ends without an error."""
         parts = blob_parts(descriptor.digest)
         self._prepare(*parts[:2])
         with reported(self._folder), NewFile(self._folder) as file:
-            for chunk in verified(descriptor, chunks, name=self.name):
-                write_all(file.descriptor, chunk)
+            yield file
             file.publish(self._folder.joinpath(*parts))
             with self._lock:
                 self._written.add(descriptor.digest)
+
+    def _is_there(self, descriptor: Descriptor) -> bool:
+        try:
+            opened = open_beneath(self._folder, *blob_parts(descriptor.digest), name=self.name)
+        except FileNotFoundError:
+            return False
+        try:
+            return os.fstat(opened).st_size == descriptor.size
+        finally:
+            os.close(opened)
 
     def _prepare(self, *parts: str) -> None:
         """Makes the folder and the folders in it; none of the latter may be a link."""
@@ -242,6 +284,14 @@ class _LayoutSlot:
     def discard(self) -> None:
         """Removes the file, unless it has its name."""
         self._file.discard()
+
+
+def _check(fd: int, descriptor: Descriptor, name: str) -> None:
+    """Hashes an open file. Raises SizeMismatchError or DigestMismatchError."""
+    starts = itertools.count(0, _CHUNK)
+    chunks = iter(lambda: os.pread(fd, _CHUNK, next(starts)), b"")
+    for _ in verified(descriptor, chunks, name=name):
+        pass
 
 
 def check_ref_name(tag: str) -> None:

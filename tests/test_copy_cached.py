@@ -1,0 +1,226 @@
+"""Images that are copied through the cache, and blobs of layouts that are trusted only after they were hashed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import ocifast
+import pytest
+from ocifast.cache import Cache
+
+from tests.support.caches import logged
+from tests.support.documents import listing
+from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
+from tests.support.images import BuiltImage, build_image, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.run import COMMAND
+from tests.test_shared_blocks import blocks, disk
+
+__all__ = ["disk"]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyRegistry]:
+    """A registry in memory."""
+    with serve_faulty() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def image() -> BuiltImage:
+    """Two layers, one of which does not compress."""
+    noise = random.Random(4).randbytes(3_000_000)
+    return build_image([TarBuilder().file("a", b"a"), TarBuilder().file("noise", noise)])
+
+
+def fetched(server: FaultyRegistry) -> list[str]:
+    """The blobs that were asked for since the last time, in order."""
+    lines = [line for line in server.lines if line.startswith("GET") and "/blobs/" in line]
+    server.requests.clear()
+    return [line.split("/blobs/")[1] for line in lines]
+
+
+def all_blobs(image: BuiltImage) -> list[str]:
+    return sorted([image.manifest["config"]["digest"], *(layer.digest for layer in image.layers)])
+
+
+def whole(layout: Path, image: BuiltImage) -> bool:
+    """Whether all blobs of an image are in a layout, byte for byte."""
+    return all(
+        (layout / "blobs" / digest.replace(":", "/")).read_bytes() == data for digest, data in image.all_blobs().items()
+    )
+
+
+def test_what_one_command_fetched_no_other_fetches_again(
+    server: FaultyRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    name = server.put(image, "app:1")
+    cache = Cache()
+    ocifast.pull(name, f"oci:{tmp_path}/one:app", cache=cache)
+    assert sorted(fetched(server)) == all_blobs(image)
+    ocifast.pull(name, f"oci:{tmp_path}/two:app", cache=cache)
+    ocifast.copy(name, f"oci-archive:{tmp_path}/three.tar", cache=cache)
+    ocifast.copy(name, f"docker-archive:{tmp_path}/four.tar", cache=cache)
+    ocifast.compile(name, tmp_path / "five.tar")
+    for words in (["ls"], ["cat"], ["du"], ["history"], ["inspect"]):
+        subprocess.run(
+            [COMMAND, *words, name, *(["a"] if words == ["cat"] else [])], check=True, stdout=subprocess.DEVNULL
+        )
+    assert fetched(server) == []
+    assert whole(tmp_path / "one", image)
+    assert whole(tmp_path / "two", image)
+    ocifast.pull(name, f"oci:{tmp_path}/six:app")
+    assert sorted(fetched(server)) == all_blobs(image)
+    subprocess.run([COMMAND, "pull", "--no-cache", "-q", name, f"oci:{tmp_path}/7"], check=True, capture_output=True)
+    assert sorted(fetched(server)) == all_blobs(image)
+    # Never one file under two names.
+    for path in (tmp_path / "one/blobs").rglob("*"):
+        assert path.is_dir() or path.stat().st_nlink == 1
+
+
+def test_what_compile_fetched_is_pulled_from_the_cache(
+    server: FaultyRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    name = server.put(image, "app:1")
+    ocifast.compile(name, tmp_path / "out.erofs")
+    fetched(server)
+    ocifast.pull(name, f"oci:{tmp_path}/layout:app", cache=Cache())
+    assert (fetched(server), whole(tmp_path / "layout", image)) == ([], True)
+
+
+@pytest.mark.root
+def test_extents_are_shared_between_cache_and_layouts(
+    disk: Path,
+    server: FaultyRegistry,
+    image: BuiltImage,
+    tmp_path: Path,
+) -> None:
+    name = server.put(image, "app:1")
+    cache = Cache(disk / "cache")
+    ocifast.pull(name, f"oci:{disk}/one:app", cache=cache)
+    ocifast.copy(f"oci:{disk}/one:app", f"oci:{disk}/two:app")
+    large = max(image.layers, key=lambda layer: len(layer.blob)).digest.replace(":", "/")
+    files = [cache.folder / "blobs" / large, disk / "one/blobs" / large, disk / "two/blobs" / large]
+    assert len(blocks(files[0])) > 700
+    assert blocks(files[0]) == blocks(files[1]) == blocks(files[2])
+    assert {path.stat().st_nlink for path in files} == {1}
+    # Whoever writes to one of them changes no other.
+    with files[1].open("r+b") as file:
+        file.write(b"EVIL")
+    assert files[0].read_bytes() == files[2].read_bytes() != files[1].read_bytes()
+
+
+@pytest.mark.parametrize("where", ["oci:{}/layout:app", "oci-archive:{}/app.tar"])
+def test_a_killed_pull_goes_on_where_it_stopped(
+    where: str, server: FaultyRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    name = server.put(image, "app:1")
+    large = max(image.layers, key=lambda layer: len(layer.blob))
+    half = len(large.blob) // 2
+
+    def script(request: Request) -> Answer | None:
+        stalls = request.path.endswith(large.digest) and "range" not in request.headers
+        return replace(server.obey(request), cut=half, stall=60) if stalls else None
+
+    server.script = script
+    words = [str(COMMAND), "pull", "-q", name, where.format(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    part = Cache().folder / "blobs" / (large.digest.replace(":", "/") + ".part")
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size == half):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    fetched(server)
+    done = subprocess.run([*words, "--json"], check=True, capture_output=True)
+    assert json.loads(done.stdout)["digest"] == image.digest
+    assert fetched(server)[-1] == f"{large.digest} bytes={half}-"
+    if where.startswith("oci:"):
+        assert whole(tmp_path / "layout", image)
+        assert not [path for path in listing(tmp_path / "layout") if ".ocifast-" in path]
+
+
+def test_a_blob_in_a_layout_is_hashed_before_it_is_relied_on(
+    server: FaultyRegistry, image: BuiltImage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = server.put(image, "app:1")
+    location = f"oci:{tmp_path}/layout:app"
+    ocifast.pull(name, location)
+    large = max(image.layers, key=lambda layer: len(layer.blob))
+    path = tmp_path / "layout/blobs" / large.digest.replace(":", "/")
+    path.write_bytes(large.blob[:-1] + b"?")
+    fetched(server)
+    result = ocifast.pull(name, location)
+    assert fetched(server) == [large.digest]
+    assert (result.copied, result.existing) == (1, 2)
+    assert whole(tmp_path / "layout", image)
+    (told,) = logged(caplog)
+    assert told.startswith(f"{location}: blob {large.digest} is damaged, and replaced: ")
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "removed"])
+def test_a_damaged_blob_of_the_cache_is_fetched_anew(
+    damage: str, server: FaultyRegistry, image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = server.put(image, "app:1")
+    cache = Cache()
+    ocifast.pull(name, f"oci:{tmp_path}/one:app", cache=cache)
+    fetched(server)
+    large = max(image.layers, key=lambda layer: len(layer.blob))
+    path = cache.folder / "blobs" / large.digest.replace(":", "/")
+    if damage == "removed":
+        # At the worst moment: after it was found.
+        get = cache.blobs.get
+
+        def vanishing(descriptor: ocifast.Descriptor) -> object:
+            found = get(descriptor)
+            if descriptor.digest == large.digest:
+                path.unlink(missing_ok=True)
+                monkeypatch.setattr(cache.blobs, "get", get)
+            return found
+
+        monkeypatch.setattr(cache.blobs, "get", vanishing)
+    else:
+        path.write_bytes(large.blob[:-1] + (b"?" if damage == "changed" else b""))
+    ocifast.pull(name, f"oci:{tmp_path}/two:app", cache=cache)
+    assert fetched(server) == [large.digest]
+    assert whole(tmp_path / "two", image)
+    assert path.read_bytes() == large.blob
+
+
+def test_a_cache_that_is_full_is_done_without(
+    server: FaultyRegistry,
+    image: BuiltImage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(descriptor: int, data: bytes, offset: int | None = None) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("ocifast.cache.blob_writer.write_all", full)
+    name = server.put(image, "app:1")
+    ocifast.pull(name, f"oci:{tmp_path}/one:app", cache=Cache())
+    assert whole(tmp_path / "one", image)
+    assert len([line for line in logged(caplog) if "nothing more is cached" in line]) == 1
+
+
+def test_a_layout_to_a_layout_and_a_wrong_blob(image: BuiltImage, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "one", image)
+    ocifast.copy(f"oci:{layout}:app", f"oci:{tmp_path}/two:app")
+    assert whole(tmp_path / "two", image)
+    large = max(image.layers, key=lambda layer: len(layer.blob))
+    path = layout / "blobs" / large.digest.replace(":", "/")
+    path.write_bytes(large.blob[:-1] + b"?")
+    with pytest.raises(ocifast.OcifastError, match=f"{large.digest}, but is"):
+        ocifast.copy(f"oci:{layout}:app", f"oci:{tmp_path}/three:app")
+    assert not (tmp_path / "three").exists()
