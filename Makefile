@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test test-rest test-all check develop packages bench wheel clean
+.PHONY: help demo picture test test-rest test-all check docs develop packages bench wheel wheels clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,6 +22,9 @@ $(BIN)/ruff format --check
 $(BIN)/mypy
 $(BIN)/python -m mypy.stubtest ocifast._core --mypy-config-file pyproject.toml
 $(BIN)/python -m pytest -q tests/test_floors.py
+$(BIN)/zizmor --offline --quiet --no-progress .
+$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/fault.yml .github/ISSUE_TEMPLATE/wish.yml
 endef
 
 # What a machine lacks on which nobody is root and none of Debian's packages are there, and what takes long.
@@ -43,14 +46,17 @@ make demo      makes a virtual environment, builds, and compiles a real image to
 make picture   draws docs/progress.svg from a real run (wants tmux)
 make test      makes a virtual environment, builds, and runs the tests that need neither root nor packages
 make test-all  all tests, as root, with the packages that they need
+make test-rest what make test leaves out
 make check     formats, lints, types and floors, changing nothing
 make develop   builds the package into $(VENV)
 make packages  installs the Debian packages that the tests run (as root)
 make bench     benchmarks; CORPUS=oci:DIR:TAG names the image that is compared
+make docs      builds the site of the documents into site/, strictly
 make wheel     builds a release wheel into dist/
+make wheels    builds a wheel for older systems, and the source package; checks, installs and tries both
 make clean     removes all that was made here
 
-CI runs .ci/run, which is make packages, make check, make test and make test-rest.
+CI runs .ci/run, which is make packages, make check, make docs, make test and make test-rest.
 
 make check:
 $(CHECK)
@@ -69,6 +75,19 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install 'pip>=25.1'
 	$(BIN)/python -m pip install --group dev
+	touch $@
+
+# What not every target wants is installed by the first that does.
+$(VENV)/.lint: $(VENV)/.installed
+	$(BIN)/python -m pip install --group lint
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --group docs
+	touch $@
+
+$(VENV)/.release: $(VENV)/.installed
+	$(BIN)/python -m pip install --group release
 	touch $@
 
 develop: $(VENV)/.installed
@@ -94,7 +113,7 @@ test-all: packages develop
 	$(TEST)
 	$(TEST_REST)
 
-check: develop
+check: develop $(VENV)/.lint
 	$(CHECK)
 
 bench: $(VENV)/.installed
@@ -102,10 +121,21 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pytest benches/bench_*.py --benchmark-only --benchmark-columns=min,median,rounds
 	$(BIN)/python -m benches.compare $(CORPUS)
 
+docs: develop $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+
 wheel: $(VENV)/.installed
 	$(BIN)/maturin build --release --out dist
 
+# zig links against the C library of an older system, whatever this one has.
+wheels: $(VENV)/.release
+	rm -rf dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --locked --zig --compatibility manylinux_2_28 --out dist
+	$(BIN)/maturin sdist --out dist
+	$(BIN)/python -m tools.wheels check dist/*.whl
+	$(BIN)/python -m tools.wheels try dist/*.whl dist/*.tar.gz
+
 clean:
-	rm -rf $(VENV) target dist .bench .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) target dist site .bench .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find python tests benches tools -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/ocifast/_core*.so

@@ -1,0 +1,123 @@
+"""What is around the code: workflows that run nothing unpinned, licences that are allowed, one version."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.run import run
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+def toml(name: str) -> dict[str, Any]:
+    """A TOML file of the project."""
+    found: dict[str, Any] = tomllib.loads((ROOT / name).read_text())
+    return found
+
+
+def holds(expression: str, allowed: set[str]) -> bool:
+    """Whether a licence expression (SPDX 2.3, annex D) can be met by allowed licences alone.
+
+    `WITH` belongs to the name before it; the slash that old crates have means `OR`.
+    """
+    words = re.findall(r"[()]|[\w.+-]+(?: WITH [\w.-]+)?", expression.replace("/", " OR "))
+    signs = {"AND": "and", "OR": "or", "(": "(", ")": ")"}
+    terms = [signs.get(word, str(word in allowed)) for word in words]
+    return bool(eval(" ".join(terms), {"__builtins__": {}}))  # made of True, False, and, or and parentheses alone
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("MIT", True),
+        ("GPL-3.0-only", False),
+        ("GPL-3.0-only OR MIT", True),
+        ("MIT AND GPL-3.0-only", False),
+        ("Unlicense/MIT", True),
+        ("(MIT OR GPL-3.0-only) AND ISC", True),
+        ("Apache-2.0 WITH LLVM-exception", False),
+    ],
+)
+def test_licences_are_read(expression: str, expected: bool) -> None:
+    assert holds(expression, {"MIT", "ISC", "Apache-2.0"}) is expected
+
+
+def test_all_crates_have_a_licence_that_is_allowed() -> None:
+    """What `cargo deny` looks at, from its own list."""
+    allowed = set(toml("deny.toml")["licenses"]["allow"])
+    words = ["metadata", "--format-version", "1", "--locked", "--all-features"]
+    packages = json.loads(run("cargo", *words, cwd=ROOT, env=home()))["packages"]
+    assert len(packages) > 50
+    found = {package["name"]: package["license"] or "none" for package in packages}
+    assert {name: licence for name, licence in found.items() if not holds(licence, allowed)} == {}
+
+
+def home() -> dict[str, str]:
+    """Where cargo keeps what it has; the tests have another home folder."""
+    return {name: os.environ.get(name, str(folder)) for name, folder in TOOLCHAIN.items()}
+
+
+TOOLCHAIN = {"CARGO_HOME": Path.home() / ".cargo", "RUSTUP_HOME": Path.home() / ".rustup"}
+"""Read before a test gets a home of its own."""
+
+
+def test_all_crates_come_from_the_index() -> None:
+    sources = {package.get("source") for package in toml("Cargo.lock")["package"]}
+    assert sources == {None, "registry+https://github.com/rust-lang/crates.io-index"}
+    assert [package["name"] for package in toml("Cargo.lock")["package"] if "source" not in package] == ["ocifast-core"]
+
+
+def test_workflows_run_what_is_pinned_by_its_hash() -> None:
+    assert WORKFLOWS
+    for workflow in WORKFLOWS:
+        text = workflow.read_text()
+        used = re.findall(r"uses: (\S+)(.*)", text)
+        for name, comment in used:
+            local = name.startswith("./") and (ROOT / name).exists()
+            pinned = re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name) and re.fullmatch(r" # v\d+(\.\d+)*", comment)
+            assert local or pinned, f"{workflow.name}: {name}"
+        for image in re.findall(r"^\s+image: (\S+)$", text, re.MULTILINE):
+            assert re.search(r"@sha256:[0-9a-f]{64}$", image), f"{workflow.name}: {image}"
+
+
+def test_workflows_run_targets_that_there_are() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for workflow in WORKFLOWS:
+        called = re.findall(r"\bmake ((?:[a-z-]+ ?)+)", "\n".join(re.findall(r"run: (.*)", workflow.read_text())))
+        assert {target for line in called for target in line.split()} <= targets, workflow.name
+
+
+def test_help_tells_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+    told = set(re.findall(r"^make ([a-z-]+)", makefile, re.MULTILINE))
+    assert targets - {"help"} == told
+
+
+def test_one_version() -> None:
+    assert "version" in toml("pyproject.toml")["project"]["dynamic"]
+    assert toml("rust/Cargo.toml")["package"]["version"] == {"workspace": True}
+    (locked,) = [package for package in toml("Cargo.lock")["package"] if package["name"] == "ocifast-core"]
+    assert locked["version"] == toml("Cargo.toml")["workspace"]["package"]["version"]
+
+
+def test_the_pythons_that_are_declared_are_tested() -> None:
+    project = toml("pyproject.toml")["project"]
+    declared = {name.rpartition(" ")[2] for name in project["classifiers"] if re.search(r":: 3\.\d+$", name)}
+    (matrix,) = re.findall(r"python: \[.*\]", (ROOT / ".github/workflows/check.yml").read_text())
+    tested = set(re.findall(r'"(3\.\d+)"', matrix))
+    assert declared == tested
+    assert project["requires-python"] == f">={min(declared, key=lambda version: int(version.partition('.')[2]))}"
