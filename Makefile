@@ -43,7 +43,7 @@ endef
 
 define HELP
 make demo      makes a virtual environment, builds, and compiles a real image to a root filesystem
-make picture   draws docs/progress.svg from a real run (wants tmux)
+make picture   draws docs/progress.svg from a real run (wants tmux), and docs/chart.svg from docs/performance.md
 make test      makes a virtual environment, builds, and runs the tests that need neither root nor packages
 make test-all  all tests, as root, with the packages that they need
 make test-rest what make test leaves out
@@ -101,6 +101,7 @@ demo: develop
 
 picture: develop
 	$(BIN)/python tools/picture.py
+	$(BIN)/python tools/chart.py
 
 test: develop
 	$(TEST)

@@ -362,13 +362,25 @@ def test_a_reader_that_went_away_is_no_error(tmp_path: Path, words: list[str]) -
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_a_full_disk_behind_standard_output_is_named(tmp_path: Path) -> None:
-    image = write_layout(tmp_path / "layout", build_image([TarBuilder().file("data", b"1")]))
-    for words in (["ls", f"oci:{image}:app"], ["cat", f"oci:{image}:app", "/data"], ["cache", "info"]):
-        with Path("/dev/full").open("wb") as full:
-            command: list[str | Path] = [COMMAND, *words]
-            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
-        assert (done.returncode, done.stderr) == (1, b"ocifast: error: standard output: No space left on device\n")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_named(unbuffered: str, tmp_path: Path) -> None:
+    """Whether Python keeps back what it writes or not; an error is told all the same where its JSON finds no room."""
+    image = f"oci:{write_layout(tmp_path / 'layout', build_image([TarBuilder().file('data', b'1')]))}:app"
+    full_disk = b"ocifast: error: standard output: No space left on device\n"
+    for words in (["ls", image], ["cat", image, "/data"], ["cache", "info"]):
+        assert into_a_full_disk(words, unbuffered) == (1, full_disk)
+    status, said = into_a_full_disk(["inspect", f"{image}-not", "--json"], unbuffered)
+    assert status == 1
+    assert re.fullmatch(rb"ocifast: error: oci:[^\n]*:app-not: [^\n]*\n", said)
+
+
+def into_a_full_disk(words: list[str], unbuffered: str) -> tuple[int, bytes]:
+    """Exit status and standard error of a command whose standard output takes nothing."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        command: list[str | Path] = [COMMAND, *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    return done.returncode, done.stderr
 
 
 def test_closed_streams_lead_nowhere(tmp_path: Path) -> None:

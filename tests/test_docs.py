@@ -134,6 +134,23 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
+RUN_ELSEWHERE = {
+    "--policy": "tests/test_policies.py has policies and signed images",
+    "--sign-verity": "tests/test_verity.py has the key",
+    "--verify-key": "tests/test_signatures.py has keys and signed images",
+    "--verity": "tests/test_verity.py opens what it makes",
+}
+"""Options of indented commands that are no synopsis, and where they run."""
+
+
+def test_commands_stand_where_a_test_runs_them() -> None:
+    """An indented command of ours is a synopsis, with a place in capitals; what can be typed is in a `console` one."""
+    for document in DOCUMENTS:
+        for line in re.findall(r"^    (?:\$ )?((?:python -m )?ocifast [a-z].*)$", document.read_text(), re.MULTILINE):
+            elsewhere = RUN_ELSEWHERE.keys() & set(line.split())
+            assert elsewhere or re.search(r"\b[A-Z]{3,}\b", line), f"{document.relative_to(ROOT)}: {line}"
+
+
 @pytest.fixture(scope="session")
 def public_names(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The public names that the examples use, and where the tests have something of that name."""

@@ -51,6 +51,6 @@ def story(page: Path) -> Story:
         if title:
             files[title] = text
         elif language == "console":
-            for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+            for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", text, re.MULTILINE):
                 (left_out if command.startswith(tuple(NOT_RUN)) else commands).append(command)
     return Story(files, commands, left_out)

@@ -151,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OcifastError as error:
         return _fail(error, session)
     except BrokenPipeError:
-        # Whoever read us has gone (`ocifast ls … | head`). Python must not try to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read us has gone (`ocifast ls … | head`).
+        _drop_what_waits()
         return 1
     except OSError as error:
         return _fail(_lacking(error), session)
@@ -229,9 +229,19 @@ def _fail(error: OcifastError, session: dict[str, Any]) -> int:
         told = {"code": error.code, "message": str(error), **error.context}
         from ocifast.cli.display import encodable
 
-        click.echo(encodable(json.dumps({"error": told}, default=str, ensure_ascii=False)))
+        with contextlib.suppress(OSError):
+            click.echo(encodable(json.dumps({"error": told}, default=str, ensure_ascii=False)))
     click.echo(f"ocifast: error: {_one_line(str(error))}", err=True)
+    _drop_what_waits()
     return 1
+
+
+def _drop_what_waits() -> None:
+    """Gives up what standard output does not take, lest Python try again at its exit, complain, and end with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(text: str) -> str:
