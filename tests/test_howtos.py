@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.tools]
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs/howto").glob("*.md")), ROOT / "docs/tutorial.md"]
-BOOTS = {"microvm", "initramfs"}
+BOOTS = {"microvm", "initramfs", "verity"}
 
 LOGINS = {
     "ghcr.io": ("octocat", "GITHUB_TOKEN"),
@@ -44,6 +44,7 @@ RESULTS = {
     "registries": ["app.erofs", "ecr.erofs", "gitlab.erofs", "harbor/index.json"],
     "rootless": ["app.erofs", "app.tar", "root/bin/busybox", "shifted.erofs", "here.erofs"],
     "sandbox": ["root/usr/local/bin/agent", "work/result", "root.erofs", "root.ext4"],
+    "verity": ["disk.erofs", "disk.erofs.verity", "console.txt", "forged.txt"],
     "tutorial": ["rootfs/etc/os-release", "python.erofs", "mirror/index.json"],
 }
 """What is there when the commands of a page have run."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.run import run
+from tools import wheels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -121,3 +122,27 @@ def test_the_pythons_that_are_declared_are_tested() -> None:
     tested = set(re.findall(r'"(3\.\d+)"', matrix))
     assert declared == tested
     assert project["requires-python"] == f">={min(declared, key=lambda version: int(version.partition('.')[2]))}"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "says"),
+    [
+        ("ocifast-0.1.0-cp311-cp311-manylinux_2_28_x86_64.whl", 1, "not the name of an abi3 wheel"),
+        ("ocifast-0.1.0-cp310-abi3-linux_x86_64.whl", 1, "not the name of an abi3 wheel"),
+        ("ocifast-0.1.0-cp310-abi3-manylinux_2_34_x86_64.whl", 1, "(2, 28) is the newest"),
+        ("ocifast-0.1.0-cp310-abi3-musllinux_1_3_aarch64.whl", 1, "(1, 2) is the newest"),
+        ("ocifast-0.1.0-cp310-abi3-manylinux_2_28_x86_64.whl", 8 << 20, "no more than 8388608"),
+    ],
+)
+def test_a_wheel_that_must_not_be_released_is_refused(
+    name: str, size: int, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(size)
+    assert wheels.main(["check", str(tmp_path / name)]) == 1
+    assert says in capfd.readouterr().err
+
+
+def test_wheels_wants_a_job_and_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+    assert wheels.main(["check"]) == wheels.main(["publish", "x.whl"]) == 2
+    assert "try FILE" in capfd.readouterr().err
