@@ -56,8 +56,8 @@ PYTHON: Mapping[int, Steps] = {
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
     1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch", "same"), ("budget",), ("merge", "edit")),
-    2: (("layer", "decoded"), ("turns",), ("flatten",)),
-    3: (("output",), ("compare", "usage", "verity")),
+    2: (("layer", "decoded", "read"), ("turns",), ("flatten",)),
+    3: (("output",), ("compare", "usage", "verify", "verity")),
     4: (("bindings",), ("",)),
 }
 

@@ -24,8 +24,10 @@ __all__ = [
     "decompress",
     "digest",
     "layer_digest",
+    "read_image",
     "seal_verity",
     "usage",
+    "verify",
     "write_folder",
     "write_layer",
 ]
@@ -458,6 +460,40 @@ def compare(first: Tree, second: Tree, /, *, times: bool) -> list[tuple[bytes, _
     Each: path, the entry in the first tree and in the second (as in `Tree.entries`; None where it has none), what
     differs where both have it. `times` compares modification times as well. Reads every file at most once, and none
     that both trees have from one layer of one flattener.
+    """
+
+def read_image(path: str | PathLike[str], form: str, /, *, limits: Limits | None = None) -> Tree:
+    """The tree of a filesystem image or archive, read by readers that share nothing with the writers.
+
+    Contents are read from the file as long as the tree lives. Archives must not be compressed.
+
+    Args:
+        path: the file.
+        form: `erofs`, `squashfs`, `ext4`, `cpio` or `tar`.
+        limits: what it may ask for.
+    """
+
+def verify(
+    tree: Tree,
+    path: str | PathLike[str],
+    form: str,
+    /,
+    *,
+    losses: list[tuple[str, int]],
+    clamp_mtime: int | None,
+    folder: str | PathLike[str],
+    threads: int,
+) -> None:
+    """Reads a finished output back and compares it with the tree; raises `output_mismatch` with what differs.
+
+    Args:
+        tree: what it was made of; its contents must still be there.
+        path: the output.
+        form: as in `read_image`; archives may be compressed.
+        losses: kind and count of what the writer could not hold: as much may be missing.
+        clamp_mtime: seconds since 1970 that no time in the output passes.
+        folder: where a compressed archive is unpacked to, into a file without a name.
+        threads: that compare contents.
     """
 
 def usage(

@@ -29,12 +29,14 @@ Every failure that a caller can meet is a subclass of `OcifastError` with a stab
     │   ├── EntryRefusedError      entry_refused
     │   └── LimitError             limit_exceeded
     ├── PathNotFoundError          path_not_found         a path that is not in the tree
+    ├── FilesystemError            filesystem_invalid     a filesystem image that is damaged, or needs what is not known
     ├── ElfError                   elf_invalid            an executable that no image can be made of
     ├── OutputError                                       making the result
     │   ├── OutputUnsupportedError output_unsupported     the format cannot hold this tree
     │   ├── LossError              output_lossy           `strict` was asked for and something would be lost
     │   ├── PackerMissingError     packer_missing         no backend for the format is installed
-    │   └── PackerError            packer_failed          a tool failed, was killed, or left a wrong image
+    │   ├── PackerError            packer_failed          a tool failed, was killed, or left a wrong image
+    │   └── OutputMismatchError    output_mismatch        a finished output does not read back as its tree
     ├── FileError (an OSError)     io_error               a local file could not be read or written
     ├── HelperError                helper_failed          a helper program failed or did not answer
     ├── InternalError              internal_error         a call that makes no sense: a fault of the calling program
@@ -57,6 +59,7 @@ __all__ = [
     "ElfError",
     "EntryRefusedError",
     "FileError",
+    "FilesystemError",
     "HelperError",
     "ImageNotFoundError",
     "ImageReferenceError",
@@ -69,6 +72,7 @@ __all__ = [
     "NotCachedError",
     "OcifastError",
     "OutputError",
+    "OutputMismatchError",
     "OutputUnsupportedError",
     "PackerError",
     "PackerMissingError",
@@ -270,6 +274,12 @@ class PathNotFoundError(OcifastError):
     code = "path_not_found"
 
 
+class FilesystemError(OcifastError):
+    """A filesystem image or archive is damaged, or needs a feature that is not known here; the message names it."""
+
+    code = "filesystem_invalid"
+
+
 class ElfError(OcifastError):
     """An executable that no image can be made of."""
 
@@ -304,6 +314,12 @@ class PackerError(OutputError):
     """A packer failed, was killed, or left an image that does not read back."""
 
     code = "packer_failed"
+
+
+class OutputMismatchError(OutputError):
+    """A finished output does not read back as the tree that it was made of. It was not published."""
+
+    code = "output_mismatch"
 
 
 class FileError(OcifastError, OSError):
@@ -359,8 +375,10 @@ _CORE = {
         ElfError,
         EntryRefusedError,
         FileError,
+        FilesystemError,
         InternalError,
         LimitError,
+        OutputMismatchError,
         OutputUnsupportedError,
         PathNotFoundError,
         SizeMismatchError,

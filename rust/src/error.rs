@@ -47,6 +47,10 @@ codes! {
     PathNotFound = "path_not_found",
     /// The output format cannot hold this tree.
     OutputUnsupported = "output_unsupported",
+    /// A filesystem image or archive that is damaged, or needs a feature that is not known.
+    FilesystemInvalid = "filesystem_invalid",
+    /// A finished output does not read back as the tree that it was made of.
+    OutputMismatch = "output_mismatch",
     /// The executable is not one that an image can be made of.
     ElfInvalid = "elf_invalid",
     /// What the caller asks for makes no sense, or not for this image.

@@ -3,7 +3,7 @@
 //! The way of the data: bytes of a layer's blob go into a [`flatten::Flattener`] as they come. Each layer is hashed,
 //! decompressed ([`decompress`]) and parsed ([`tar`]) in threads of its own; contents of files go into a
 //! [`contents::Store`] at once, and entries into the tree ([`merge`], [`tree`]) in the order of the layers. The finished
-//! [`tree::Tree`] is changed by an [`edit::Edit`] where that is wanted, and written by one of [`output`]. `examples/flatten.rs`
+//! [`tree::Tree`] is changed by an [`edit::Edit`] where that is wanted, and written by one of [`output`]; [`read`] reads images and archives back. `examples/flatten.rs`
 //! does all of this in sixty lines.
 //!
 //! No path of a layer reaches a system call before the tree is complete, and none at all in an output that is one file.
@@ -30,6 +30,8 @@ pub mod same;
 pub mod tar;
 pub mod tree;
 
+pub mod read;
+
 pub mod decoded;
 pub mod flatten;
 pub mod layer;
@@ -39,6 +41,7 @@ pub mod output;
 
 pub mod compare;
 pub mod usage;
+pub mod verify;
 pub mod verity;
 
 #[cfg(feature = "python")]

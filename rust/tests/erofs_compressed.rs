@@ -2,12 +2,14 @@
 
 mod erofs_support;
 
+use erofs_support::back;
 use erofs_support::build::{Built, Item, Part, build, bytes, compress, options};
 use erofs_support::fsck;
 use erofs_support::items::text;
 use erofs_support::read::{Found, read};
 use ocifast_core::error::{Code, Error};
 use ocifast_core::output::erofs::{Compression, write_compressed};
+use ocifast_core::read::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -32,6 +34,7 @@ fn check(built: &Built) -> Vec<Found> {
             assert_eq!(expected, seen, "{name} {cluster}");
         }
         assert_eq!(expected.len(), found.dump.len());
+        back::same(&image, Format::Erofs, &expected);
         assert!(found.unused_blocks <= 1);
         if name == "lz4" {
             fsck(&path);

@@ -2,6 +2,7 @@
 
 mod erofs_support;
 
+use erofs_support::back;
 use erofs_support::build::{Built, Item, Part, build, bytes, options, try_build};
 use erofs_support::fsck;
 use erofs_support::read::read;
@@ -9,6 +10,7 @@ use ocifast_core::entry::{Kind, Mtime};
 use ocifast_core::error::Code;
 use ocifast_core::output::Loss;
 use ocifast_core::output::erofs::Options;
+use ocifast_core::read::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -20,6 +22,7 @@ fn check(built: &Built) -> erofs_support::read::Found {
         assert_eq!(expected, seen);
     }
     assert_eq!(expected.len(), seen.len());
+    back::same(&built.image(), Format::Erofs, &expected);
     // An empty block may be needed at the end.
     let dead = found.unused_blocks.saturating_sub(1) * 4096;
     assert!(dead * 100 <= built.summary.bytes, "{dead} bytes are dead");

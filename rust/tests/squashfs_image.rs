@@ -7,8 +7,10 @@ use ocifast_core::entry::Kind;
 use ocifast_core::error::{Code, Error};
 use ocifast_core::output::Loss;
 use ocifast_core::output::squashfs::{Compression, Options, write};
+use ocifast_core::read::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use squashfs_support::back;
 use squashfs_support::items::{Item, Part, bytes, text};
 use squashfs_support::read::{Found, read};
 use squashfs_support::{Built, OPTIONS, build, try_build, zstd};
@@ -39,6 +41,7 @@ fn check(built: &Built) -> Found {
         assert_eq!(expected, seen);
     }
     assert_eq!(expected.len(), seen.len());
+    back::same(&built.image(), Format::Squashfs, &expected);
     assert_eq!(built.summary.bytes, built.image().len() as u64);
     found
 }

@@ -14,6 +14,8 @@ pub(super) enum Kept {
     Directory(Arc<DirectoryStore>),
     Erofs(Arc<ErofsStore>),
     Squashfs(Arc<SquashfsStore>),
+    /// What was read from an image or archive.
+    Image(Arc<dyn Contents>),
 }
 
 impl Kept {
@@ -23,6 +25,7 @@ impl Kept {
             Kept::Directory(store) => &**store,
             Kept::Erofs(store) => &**store,
             Kept::Squashfs(store) => &**store,
+            Kept::Image(contents) => &**contents,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::output::erofs::ErofsStore;
 use crate::output::squashfs::SquashfsStore;
 
 #[pyclass(frozen, module = "ocifast._core")]
-pub(super) struct Limits(crate::limits::Limits);
+pub(super) struct Limits(pub(super) crate::limits::Limits);
 
 #[pymethods]
 impl Limits {

@@ -13,6 +13,7 @@ mod flatten;
 mod layer;
 mod output;
 mod pages;
+mod read;
 mod tree;
 mod usage;
 mod verity;
@@ -37,6 +38,8 @@ mod _core {
     use super::layer::{write_folder, write_layer};
     #[pymodule_export]
     use super::output::SquashfsCompression;
+    #[pymodule_export]
+    use super::read::{read_image, verify};
     #[pymodule_export]
     use super::tree::Tree;
     #[pymodule_export]

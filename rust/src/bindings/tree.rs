@@ -157,7 +157,7 @@ impl Tree {
             Kept::Directory(store) => store.placed(),
             // The image is where the contents are.
             Kept::Erofs(store) if !store.is_complete() => py.detach(|| self.content_bytes()),
-            Kept::Erofs(_) | Kept::Squashfs(_) | Kept::Spool(_) => self.packed.load(Ordering::Relaxed),
+            Kept::Erofs(_) | Kept::Squashfs(_) | Kept::Spool(_) | Kept::Image(_) => self.packed.load(Ordering::Relaxed),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the tests of the erofs output share.
 #![allow(dead_code, missing_docs)]
 
+#[path = "../support/back.rs"]
+pub mod back;
 pub mod build;
 #[path = "../support/items.rs"]
 pub mod items;

@@ -1,6 +1,8 @@
 //! What the tests of the squashfs output share.
 #![allow(dead_code, missing_docs)]
 
+#[path = "../support/back.rs"]
+pub mod back;
 #[path = "../support/items.rs"]
 pub mod items;
 pub mod read;

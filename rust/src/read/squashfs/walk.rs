@@ -1,0 +1,167 @@
+//! The names of an image.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::image::Image;
+use super::metadata::{Metadata, Place};
+use super::records::{Body, Inode};
+use super::superblock::Superblock;
+use crate::contents::Content;
+use crate::entry::{self, Xattrs};
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::read::common::{self, device_numbers, invalid};
+use crate::read::planting::Planting;
+use crate::read::source::{Fields, Source, Volume};
+use crate::tree::{InodeId, InodeKind};
+
+/// Bytes of the head of a run of names, and of a name's entry without it.
+const RUN: usize = 12;
+const ENTRY: usize = 8;
+/// Names that follow one head.
+const RUN_MAX: u32 = 256;
+
+/// Reads an image.
+///
+/// # Errors
+/// As [`crate::read::read`].
+pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<common::Image> {
+    let volume = Volume::new(source);
+    let (superblock, algorithm) = Superblock::read(&volume)?;
+    let metadata = Metadata::new(volume.clone(), algorithm);
+    let (open, fragments) = (Mutex::default(), Mutex::default());
+    let image = Image { volume, algorithm, superblock, metadata, open, fragments };
+    let planting = Planting::new(limits);
+    let mut reading = Reading { image: &image, planting, known: HashMap::new(), sets: HashMap::new() };
+    reading.walk()?;
+    let tree = reading.planting.finish();
+    Ok(common::Image { tree, contents: Arc::new(image) })
+}
+
+struct Reading<'i> {
+    image: &'i Image,
+    planting: Planting,
+    known: HashMap<Place, InodeId>,
+    sets: HashMap<u32, Xattrs>,
+}
+
+/// A directory whose names are still to be read.
+struct Waiting {
+    id: InodeId,
+    size: u64,
+    place: Place,
+    depth: usize,
+}
+
+impl Reading<'_> {
+    fn walk(&mut self) -> Result<()> {
+        let place = self.image.superblock.root;
+        let inode = self.image.inode(place, false)?;
+        let Body::Directory(size, names) = inode.body else { return Err(invalid("its root is no directory")) };
+        let metadata = self.metadata(&inode)?;
+        self.planting.set_root(metadata);
+        let id = self.planting.root();
+        self.known.insert(place, id);
+        let mut waiting = vec![Waiting { id, size, place: names, depth: 0 }];
+        while let Some(directory) = waiting.pop() {
+            self.directory(&directory, &mut waiting)?;
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, inode: &Inode) -> Result<entry::Metadata> {
+        let xattrs = match inode.set {
+            None => None,
+            Some(set) => match self.sets.get(&set) {
+                Some(known) => known.clone(),
+                None => {
+                    let found = self.planting.shared(self.image.attributes(set)?)?;
+                    self.sets.insert(set, found.clone());
+                    found
+                }
+            },
+        };
+        let Inode { mode, uid, gid, mtime, .. } = *inode;
+        Ok(entry::Metadata { mode, uid, gid, mtime, xattrs })
+    }
+
+    fn directory(&mut self, directory: &Waiting, waiting: &mut Vec<Waiting>) -> Result<()> {
+        let mut left = Image::names_length(directory.size);
+        if left == 0 {
+            return Ok(());
+        }
+        self.planting.charge_bytes(left)?;
+        let mut take = |length: usize| {
+            left = left.checked_sub(length as u64).ok_or_else(|| invalid("a directory ends within a name"))?;
+            Ok::<bool, crate::error::Error>(left > 0)
+        };
+        let mut stream = self.image.metadata.at(self.image.superblock.directories, directory.place)?;
+        loop {
+            let head = stream.bytes(RUN)?;
+            let mut more = take(RUN)?;
+            let (count, block) = (head.u32(0)?.saturating_add(1), head.u32(4)?);
+            if count > RUN_MAX {
+                return Err(invalid(format!("{count} names behind one head of a directory")));
+            }
+            for _ in 0..count {
+                let entry = stream.bytes(ENTRY)?;
+                let name = stream.bytes(usize::from(entry.u16(6)?) + 1)?;
+                more = take(ENTRY + name.len())?;
+                let place = Place { block: block.into(), offset: entry.u16(0)?.into() };
+                self.name(&name, place, entry.u16(4)?, directory, waiting)?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn name(
+        &mut self,
+        name: &[u8],
+        place: Place,
+        kind: u16,
+        directory: &Waiting,
+        waiting: &mut Vec<Waiting>,
+    ) -> Result<()> {
+        let depth = directory.depth + 1;
+        if let Some(&known) = self.known.get(&place) {
+            if self.planting.is_directory(known) {
+                return Err(invalid(format!("the directory \"{}\" has another name already", name.escape_ascii())));
+            }
+            return self.planting.name(directory.id, name, known, depth);
+        }
+        let inode = self.image.inode(place, false)?;
+        if kind != inode.kind {
+            return Err(invalid(format!("\"{}\" has a type that is not its inode's", name.escape_ascii())));
+        }
+        let metadata = self.metadata(&inode)?;
+        let (kind, names) = match inode.body {
+            Body::Directory(size, names) => (InodeKind::Directory(Default::default()), Some((size, names))),
+            Body::File(file) => {
+                self.planting.allow_list(file.size >> self.image.superblock.block_bits, 4)?;
+                let position = place.block << 16 | place.offset as u64;
+                let extents = self.image.runs(place, &file)?;
+                (InodeKind::File(Content { layer: 0, position, size: file.size, extents }), None)
+            }
+            Body::Symlink(target) => (InodeKind::Symlink(target.into()), None),
+            Body::BlockDevice(device) => {
+                let (major, minor) = device_numbers(device);
+                (InodeKind::BlockDevice { major, minor }, None)
+            }
+            Body::CharDevice(device) => {
+                let (major, minor) = device_numbers(device);
+                (InodeKind::CharDevice { major, minor }, None)
+            }
+            Body::Fifo => (InodeKind::Fifo, None),
+        };
+        let id = self.planting.add(metadata, kind)?;
+        self.planting.name(directory.id, name, id, depth)?;
+        self.known.insert(place, id);
+        if let Some((size, place)) = names {
+            waiting.push(Waiting { id, size, place, depth });
+        }
+        Ok(())
+    }
+}
