@@ -75,6 +75,7 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
     told = done.to_json()
     assert told.pop("digest").startswith("sha256:")
     assert told.pop("tree_digest").startswith("sha256:")
+    assert told.pop("verified") is False
     assert told.pop("seconds") > 0
     assert told.pop("entries") == done.entries
     assert (done.entries or 0) > 5

@@ -15,7 +15,7 @@ from tests.support.oracle import dump_cpio, dump_mounted, dump_tar
 from tests.support.run import run
 from tests.support.samples import everything
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.tools]
 
 EROFS = {
     "plain": [],

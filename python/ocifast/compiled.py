@@ -11,7 +11,7 @@ from ocifast.boot import BootConfig
 from ocifast.errors import LossError
 from ocifast.packers import Loss
 
-__all__ = ["CompiledImage", "facts_of", "refuse_losses"]
+__all__ = ["CompiledImage", "facts_of", "has_all", "refuse_losses"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class CompiledImage:
         notices: what of the layers was dropped on the way in, by kind, with counts.
         from_cache: whether nothing had to be downloaded or packed.
         tree_digest: of the tree (docs/dump.md), the same for all formats; None unless asked for.
+        verified: whether the output was read back and is the tree that it was made of.
         data_size: bytes of data, holes left out: of the output file, or of a directory's files; None when nobody knows.
         entries: number of names in the tree, the root included; None when nobody knows.
         seconds: that the work took.
@@ -52,6 +53,7 @@ class CompiledImage:
     notices: tuple[tuple[str, int], ...] = ()
     from_cache: bool = False
     tree_digest: str | None = None
+    verified: bool = False
     data_size: int | None = None
     entries: int | None = None
     seconds: float = field(default=0.0, compare=False)
@@ -75,6 +77,7 @@ class CompiledImage:
             "notices": dict(self.notices),
             "from_cache": self.from_cache,
             "tree_digest": self.tree_digest,
+            "verified": self.verified,
             "data_size": self.data_size,
             "entries": self.entries,
             "seconds": round(self.seconds, 3),
@@ -91,6 +94,7 @@ class CompiledImage:
             "losses": [asdict(loss) | {"paths": [path.hex() for path in loss.paths]} for loss in self.losses],
             "notices": [list(notice) for notice in self.notices],
             "tree_digest": self.tree_digest,
+            "verified": self.verified,
             "data_size": self.data_size,
             "entries": self.entries,
             "unmatched_patterns": list(self.unmatched_patterns),
@@ -108,11 +112,23 @@ def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "notices": tuple((name, count) for name, count in facts["notices"]),
         "tree_digest": facts.get("tree_digest"),
+        "verified": bool(facts.get("verified")),
         "data_size": facts.get("data_size"),
         "entries": facts.get("entries"),
         "unmatched_patterns": tuple(facts.get("unmatched_patterns", ())),
         "properties": tuple(sorted(facts.get("properties", {}).items())),
     }
+
+
+def has_all(facts: Mapping[str, Any], tree_digest: bool, verified: bool) -> bool:
+    """Whether what the cache kept beside an output says all that is wanted now.
+
+    Args:
+        facts: what was kept.
+        tree_digest: whether the digest of the tree is wanted.
+        verified: whether the output has to have been read back.
+    """
+    return not (tree_digest and facts.get("tree_digest") is None) and not (verified and not facts.get("verified"))
 
 
 def refuse_losses(reference: str, form: str, losses: Sequence[Loss]) -> None:

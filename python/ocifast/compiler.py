@@ -17,7 +17,7 @@ from ocifast.cache import BlobStore, Cache
 from ocifast.cache.flight import Teller
 from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
-from ocifast.compiled import CompiledImage, facts_of, refuse_losses
+from ocifast.compiled import CompiledImage, facts_of, has_all, refuse_losses
 from ocifast.edits import Edits, PreparedEdits, prepare
 from ocifast.errors import (
     CancelledError,
@@ -171,6 +171,8 @@ class _Run:
         self.cancelled = cancelled
         seals = load_seals(self.options.seals), sidecars_of(self.options)
         self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, *seals)
+        for output in self.outputs if self.options.verify_output else ():
+            output.verify()
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
         self.how = refuse_uncached(self.options.cache, self.options.offline, self.options.refresh)
@@ -290,7 +292,7 @@ class _Run:
     def _from_cache(self, image: Image, output: PlannedOutput, key: str) -> CompiledImage | None:
         """Puts what is cached where the output is made; None when nothing is."""
         found = self.cache.outputs.get(key) if self.cache is not None else None
-        if found is None or (self.options.tree_digest and found.facts.get("tree_digest") is None):
+        if found is None or not has_all(found.facts, self.options.tree_digest, self.options.verify_output):
             return None
         facts = facts_of(found.facts)
         self._refuse_missing(facts["config"])
@@ -323,6 +325,7 @@ class _Run:
             # Only now: others may have read from an image while it was unsealed.
             for output in outputs:
                 output.seal(self._digest(image), self.threads, self.cancelled)
+                output.read_back(rootfs.tree, clamp_mtime=self.clamp, threads=self.threads)
             done = {}
             for output in outputs:
                 made, directory = output.made, output.format.is_directory
@@ -336,6 +339,7 @@ class _Run:
                     properties=tuple(sorted(output.written.properties.items())),
                     notices=tuple(rootfs.notices.items()),
                     tree_digest=tree_digest,
+                    verified=output.is_verified,
                     data_size=data_size,
                     entries=len(rootfs),
                     unmatched_patterns=rootfs.unmatched,

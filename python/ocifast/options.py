@@ -50,6 +50,9 @@ class CompileOptions:
         strict: whether a loss is an error, or a user that the image does not have.
         boot: whether `CompiledImage.config` must be complete: a user that the image does not have is an error.
         tree_digest: whether `CompiledImage.tree_digest` is wanted, which takes reading all contents once more.
+        verify_output: whether each output is read back, once it is complete, by readers that share nothing with the
+            writers, and compared with the tree. An output that differs is an error and is not published. Directories
+            and streams are refused: they cannot be read back.
         clamp_mtime: seconds since 1970 that no time in the output passes; None takes `SOURCE_DATE_EPOCH`, if that is
             set.
         max_entries: bound on the entries of all layers; None for the default.
@@ -80,6 +83,7 @@ class CompileOptions:
     strict: bool = keeps_bytes(default=False)
     boot: bool = keeps_bytes(default=False)
     tree_digest: bool = keeps_bytes(default=False)
+    verify_output: bool = keeps_bytes(default=False)
     clamp_mtime: int | None = changes_bytes(None, told_by="clamp_mtime")
     max_entries: int | None = keeps_bytes(default=None)
     max_layer_bytes: int | None = keeps_bytes(default=None)

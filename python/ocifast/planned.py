@@ -13,7 +13,7 @@ from typing import Any
 from ocifast import _core
 from ocifast.atomic import NewFile, reported
 from ocifast.cache import output_key
-from ocifast.errors import UsageError
+from ocifast.errors import OutputMismatchError, UsageError
 from ocifast.file_data import clone_file, write_all
 from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
@@ -35,6 +35,9 @@ __all__ = ["STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
 
 STDOUT = "-"
 
+READABLE = ("erofs", "squashfs", "ext4", "cpio", "tar")
+"""Formats that can be read back."""
+
 Outputs = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 """Several outputs. A string is none of these."""
 
@@ -49,6 +52,7 @@ class PlannedOutput:
         backend: what writes it.
         seals: what runs over it when it is written.
         sidecars: what is written beside it.
+        is_verified: whether it is read back before it is published; see `verify`.
         streams: whether it goes to standard output.
         space: where it is made, once `open` was called; None for standard output.
         written: what came of it.
@@ -80,6 +84,7 @@ class PlannedOutput:
             if self.streams:
                 raise UsageError(f"the seal {seal.name} needs a file, and standard output is none")
             check_seal(seal, form.name)
+        self.is_verified = False
         self.space: Workspace | None = None
         self.written = Written(None)
         self._begins_to_publish = False
@@ -108,6 +113,39 @@ class PlannedOutput:
         request = SealRequest(self.made, self.format.name, digest, threads, lambda: stop.is_set() or cancelled())
         found = interruptible(lambda: apply_seals(self.seals, request), stop, nothing)
         self.written = replace(self.written, properties={**self.written.properties, **found})
+
+    def verify(self) -> None:
+        """From here on `read_back` is to look at it. Raises UsageError when that cannot be."""
+        if self.streams or self.format.name not in READABLE:
+            what = "standard output" if self.streams else f"the format {self.format.name}"
+            raise UsageError(f"{self.shown}: {what} cannot be read back; {', '.join(READABLE)} in files can")
+        self.is_verified = True
+
+    def read_back(self, tree: _core.Tree, *, clamp_mtime: int | None, threads: int) -> None:
+        """Reads back what was written, where that was asked for, and compares it with its tree.
+
+        Args:
+            tree: whose contents are still there.
+            clamp_mtime: that no time in the output passes.
+            threads: that compare.
+
+        Raises:
+            OutputMismatchError: they differ.
+        """
+        if not self.is_verified or self.made is None or self.space is None:
+            return
+        made, folder, losses = self.made, self.space.path, [(loss.kind, loss.count) for loss in self.written.losses]
+
+        def run() -> None:
+            _core.verify(
+                tree, made, self.format.name, losses=losses, clamp_mtime=clamp_mtime, folder=folder, threads=threads
+            )
+
+        try:
+            interruptible(run, threading.Event(), nothing)
+        except OutputMismatchError as error:
+            text = f"{self.shown}: the finished {self.format.name} is not the tree that it was made of: {error.message}"
+            raise OutputMismatchError(f"{text}; it was not published", **error.context) from error.__cause__
 
     def publish(self, properties: Mapping[str, str]) -> None:
         """Gives it its name, and its sidecars theirs before. A stream has been written already.
@@ -241,7 +279,9 @@ def store_for(outputs: Sequence[PlannedOutput], threads: int) -> tuple[Store, Pl
     """
     wanted = [(output.backend.store(output.options, threads), output) for output in outputs]
     if len(wanted) == 1:
-        return wanted[0]
+        store, output = wanted[0]
+        # What a packer's folder takes as it is could not be compared with what the packer made of it.
+        return (Store.SPOOL if output.is_verified and store is Store.DIRECTORY else store), output
     in_place = (pair for pair in wanted if pair[0].in_order)
     beside = next((output for output in outputs if not output.streams), outputs[0])
     return next(in_place, (Store.SPOOL, beside))

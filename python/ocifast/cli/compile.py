@@ -71,6 +71,9 @@ __all__ = ["command"]
     help="Write there, as JSON, what a machine needs to boot: arguments, environment, user, working directory. "
     "Fails when the image has no such user.",
 )
+@click.option(
+    "--verify-output", is_flag=True, help="Read each output back and compare it with the tree before it is published."
+)
 @click.option("--tree-digest", is_flag=True, help="Compute the digest of the tree, which is the same for all formats.")
 @edit_options
 @seal_options
@@ -114,6 +117,7 @@ def command(
     strict: bool,
     config_file: Path | None,
     tree_digest: bool,
+    verify_output: bool,
     seeds: tuple[Path, ...],
     follow_links: bool,
     verify: Verification | None,
@@ -175,6 +179,7 @@ def command(
             strict=strict,
             boot=config_file is not None,
             tree_digest=tree_digest,
+            verify_output=verify_output,
             max_metadata_bytes=max_metadata,
             max_image_bytes=max_image_size,
         ),
