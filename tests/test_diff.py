@@ -322,3 +322,35 @@ def test_both_ways_to_compare_agree_with_the_canonical_texts(
         if first.diff_ids != second.diff_ids:
             again = compare(one, two, times=True)
             assert found(again) == found(difference.changes)
+
+
+def test_by_layer(tmp_path: Path, registry: Registry) -> None:
+    layers = [Layer(TarBuilder().file(name, name.encode())) for name in "abcde"]
+    a, b, c, d, e = layers
+    one, other = build_image([a, b, c, d]), build_image([a, c, e, d, b])
+    where = f"oci:{write_layout(tmp_path, one)}:app"
+    reference = registry.put(other, "diff/layers:1")
+    before = len(registry.requests())
+    told = json.loads(command("diff", "--json", "--by-layer", where, reference))
+    asked = " ".join(registry.requests()[before:])
+    assert not any(layer.digest in asked for layer in layers)
+    found = [(row["kind"], row["first"], row["second"], row["diff_id"]) for row in told["layers"]]
+    assert found == [
+        ("same", 0, 0, a.diff_id),
+        ("removed", 1, None, b.diff_id),
+        ("same", 2, 1, c.diff_id),
+        ("added", None, 2, e.diff_id),
+        ("same", 3, 3, d.diff_id),
+        ("added", None, 4, b.diff_id),
+    ]
+    assert (told["differs"], told["first_digest"], told["second_digest"]) == (True, one.digest, other.digest)
+    lines = command("diff", "--by-layer", where, reference).decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["=", "-", "=", "+", "=", "+"]
+    assert lines[1] == f"-    1    -  {len(b.blob):>7} B  {b.diff_id}"
+    done = try_ocifast("diff", "--by-layer", "--exit-code", where, reference)
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 6)
+    done = try_ocifast("diff", "--by-layer", "--exit-code", where, where)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert try_ocifast("diff", "--by-layer", "--times", where, where).returncode == 2
+    with ocifast.open(where) as image:
+        assert [change.kind for change in ocifast.compare_layers(image, image)] == ["same"] * 4

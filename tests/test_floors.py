@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (
-        ("_core", "errors", "home", "lazy", "marks", "progress", "refusals", "sizes"),
+        ("_core", "errors", "home", "lazy", "marks", "progress", "refusals", "shown", "sizes"),
         ("spec", "clock"),
         ("reference", "platforms", "elf"),
     ),
@@ -36,10 +36,10 @@ PYTHON: Mapping[int, Steps] = {
         ("opening",),
     ),
     2: (
-        ("decoded", "history", "layered", "layers", "signatures"),
+        ("artifacts", "decoded", "history", "layered", "layers", "signatures"),
         ("edits", "packers", "seals"),
-        ("rootfs",),
-        ("flatten",),
+        ("rootfs", "intake"),
+        ("flatten", "layer_entries", "peek"),
         ("image",),
     ),
     3: (("boot", "loader"),),
@@ -47,7 +47,7 @@ PYTHON: Mapping[int, Steps] = {
         ("compiled", "options", "planned"),
         ("writing",),
         ("compiler", "copying", "difference", "footprint", "runnable"),
-        ("filesystem", "transfers"),
+        ("filesystem", "reporting", "transfers"),
         ("aio",),
         ("",),
     ),

@@ -190,4 +190,53 @@ def test_errors_are_one_line(arguments: tuple[str, ...], tmp_path: Path, capfd: 
 
 def test_only_one_form_at_a_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", layout(tmp_path, INDEX), "--raw", "--config"]) == 2
-    assert "choose one of --raw, --config and --json" in capfd.readouterr().err
+    assert "choose one of --raw, --config, --format and --json" in capfd.readouterr().err
+
+
+FORMATS = [
+    ("{digest}", AMD64.digest),
+    ("{image.platform} {image.size}", f"linux/amd64 {sum(len(layer.blob) for layer in AMD64.layers)}"),
+    ("{image.layers.1.digest}", AMD64.layers[1].digest),
+    ("{ image.labels.b }|{image.cmd}|{image.created}", '2|["--help"]|2026-01-02T03:04:05Z'),
+    ("{{{image.working_dir}}}\\t\\\\n\\n-", "{/srv}\t\\n\n-"),
+    ("{image.user}", "app\\x1b]0;me\\x07"),
+    ("plain", "plain"),
+]
+
+
+@pytest.mark.parametrize(("template", "text"), FORMATS)
+def test_a_template(tmp_path: Path, template: str, text: str) -> None:
+    assert inspect("--format", template, layout(tmp_path, AMD64)).decode() == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{image.nope}", "there is no 'nope' in {image.nope}; there is digest, platform"),
+        ("{image.layers.2}", "'2' is no position in a list of 2"),
+        ("{image.layers.-1}", "'-1' is no position"),
+        ("{image.digest.x}", "nothing is below"),
+        ("{digest.__class__}", "nothing is below"),
+        ("{", "a '{' is alone"),
+        ("a}", "a '}' is alone"),
+    ],
+)
+def test_a_template_that_leads_nowhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], template: str, message: str
+) -> None:
+    assert main(["inspect", "--format", template, layout(tmp_path, AMD64)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_template_of_labels_with_dots_and_of_an_index(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    labels = {"org.opencontainers.image.title": "app", "org": "{digest}"}
+    where = layout(tmp_path / "one", build_image([], config={"Labels": labels}))
+    template = "{image.labels.org.opencontainers.image.title} {image.labels.org}"
+    assert inspect("--format", template, where) == b"app {digest}\n"
+    where = layout(tmp_path / "index", build_index([ARM64]))
+    assert inspect("--format", "{manifests.0.platform}", where) == b"linux/arm64/v8\n"
+    assert main(["inspect", "--format", "{image.digest}", where]) == 2
+    assert "choose one with --platform" in capfd.readouterr().err

@@ -78,6 +78,7 @@ CASES = [
     "push {layout} {other}",
     "copy {layout} oci:{tmp}/copied",
     "inspect {layout}",
+    "digest {reference}",
     "history {layout}",
     "ls {layout}",
     "du {layout}",

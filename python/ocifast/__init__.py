@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ocifast.compiled import CompiledImage
     from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004 - the verb of this project
     from ocifast.copying import CopyResult
-    from ocifast.difference import Change, Difference, diff
+    from ocifast.difference import Change, Difference, LayerChange, compare_layers, diff
     from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
     from ocifast.flatten import FlattenOptions
     from ocifast.footprint import Usage, usage
     from ocifast.history import History, HistoryEntry
     from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
+    from ocifast.layer_entries import LayerEntry
     from ocifast.packers import (
         CpioOptions,
         DirOptions,
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
         TarOptions,
         Written,
     )
+    from ocifast.peek import Peek
     from ocifast.progress import Event, LayerState, Phase
     from ocifast.reference import Reference
+    from ocifast.reporting import report
     from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.runnable import BuiltRunnable, Runnable
     from ocifast.signatures import Verification
@@ -72,10 +75,13 @@ __all__ = [
     "Image",
     "ImageConfig",
     "Index",
+    "LayerChange",
+    "LayerEntry",
     "LayerState",
     "Loss",
     "OcifastError",
     "PackOptions",
+    "Peek",
     "Phase",
     "Platform",
     "Reference",
@@ -90,6 +96,7 @@ __all__ = [
     "Written",
     "__version__",
     "aio",
+    "compare_layers",
     "compile",
     "copy",
     "delete",
@@ -99,6 +106,7 @@ __all__ = [
     "open_index",
     "pull",
     "push",
+    "report",
     "tags",
     "usage",
 ]
@@ -130,10 +138,13 @@ _HOMES = {
     "Image": "image",
     "ImageConfig": "spec",
     "Index": "image",
+    "LayerChange": "difference",
+    "LayerEntry": "layer_entries",
     "LayerState": "progress",
     "Loss": "packers",
     "OcifastError": "errors",
     "PackOptions": "packers",
+    "Peek": "peek",
     "Phase": "progress",
     "Platform": "spec",
     "Reference": "reference",
@@ -147,6 +158,7 @@ _HOMES = {
     "Verification": "signatures",
     "Written": "packers",
     "__version__": "_core",
+    "compare_layers": "difference",
     "compile": "compiler",
     "copy": "transfers",
     "delete": "transfers",
@@ -155,6 +167,7 @@ _HOMES = {
     "open_index": "image",
     "pull": "transfers",
     "push": "transfers",
+    "report": "reporting",
     "tags": "transfers",
     "usage": "footprint",
 }

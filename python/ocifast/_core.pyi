@@ -186,6 +186,8 @@ class Flattener:
         branch: makes two trees: how many of the layers are the lowest ones of both, and the number of the first layer
             that only the second tree has; such layers come last.
         keep_removed: keeps what layers hide, for `usage`.
+        from_top: layers are given top layer first and read one after the other; `wait_for`, `settles` and `tree_so_far`
+            take the place of `finish`.
     """
 
     def __new__(
@@ -199,6 +201,7 @@ class Flattener:
         added: list[int] | None = None,
         branch: tuple[int, int] | None = None,
         keep_removed: bool = False,
+        from_top: bool = False,
     ) -> Flattener: ...
     def write(self, layer: int, chunk: bytes | bytearray, /) -> None:
         """Hands on bytes of the layer's blob; blocks while the decoder has enough. Raises what stopped the decoder."""
@@ -229,6 +232,26 @@ class Flattener:
         """Waits for all layers and edits the tree. Raises the first failure, by layer order; UsageError."""
     def finish_all(self) -> list[Tree]:
         """The same for all trees, unedited: one, or two with `branch`. Raises the first failure, by layer order."""
+    def wait_for(self, layer: int, /) -> None:
+        """Waits until a layer is complete and verified, and all before it. Raises the first failure."""
+    def settles(self, path: bytes, question: str, /, *, follow: bool = True) -> bool:
+        """Whether the layers read so far answer a question, whatever the others hold.
+
+        Args:
+            path: any path, as of `Tree.stat`.
+            question: "entry": what is there; "path": the path without links that leads there; "children": what is in
+                the directory; "all": what is in it at any depth.
+            follow: whether a link at the path's end is followed.
+        """
+    def entries_of(self, layer: int, /) -> list[tuple[bytes, str, int, int, int, int, int, bytes, int]]:
+        """What a layer that was waited for holds itself, in the order of its archive.
+
+        Each: path of the image, what it is (as in `Tree.entries`, or "hardlink", "whiteout", "opaque", "bookkeeping"),
+        mode, uid, gid, mtime seconds, mtime nanoseconds, target of a link (else b""), size in bytes. Raises LayerError
+        for a path that no tree takes.
+        """
+    def tree_so_far(self) -> Tree:
+        """The tree of the layers read so far: right where `settles` says so. Raises LayerError, naming the layer."""
     def abort(self) -> None:
         """Stops all threads; blocked writers get CancelledError. Safe at any time, from any thread."""
 

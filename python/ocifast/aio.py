@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from ocifast import compiler, difference, footprint, transfers
+from ocifast import compiler, difference, footprint, reporting, transfers
 from ocifast import image as image_module
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import CompileOptions
@@ -22,7 +22,22 @@ if TYPE_CHECKING:
     from ocifast.reference import Reference
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["compile", "copy", "delete", "diff", "flatten", "open", "open_index", "pull", "push", "tags", "usage"]
+__all__ = [
+    "compile",
+    "copy",
+    "delete",
+    "diff",
+    "flatten",
+    "open",
+    "open_index",
+    "pull",
+    "push",
+    "read_bytes",
+    "report",
+    "scandir",
+    "tags",
+    "usage",
+]
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -120,10 +135,13 @@ pull = _taken_back(transfers.pull)
 push = _taken_back(transfers.push)
 diff = _taken_back(difference.diff)
 usage = _taken_back(footprint.usage)
+report = _taken_back(reporting.report)
 tags = _waited_for(transfers.tags)
 open = _waited_for(image_module.open)  # noqa: A001 - as `ocifast.open`
 open_index = _waited_for(image_module.open_index)
 flatten = _waited_for(image_module.Image.flatten)
+read_bytes = _waited_for(image_module.Image.read_bytes)
+scandir = _waited_for(image_module.Image.scandir)
 
 
 async def delete(image: str | Reference, *, options: RegistryOptions | None = None) -> None:

@@ -17,12 +17,12 @@ from ocifast.image import open as open_image
 from ocifast.interrupt import interruptible, nothing
 from ocifast.progress import Progress, silent
 from ocifast.rootfs import Rootfs, RootfsEntry, entry_of, path_of
-from ocifast.spec import Platform
+from ocifast.spec import Descriptor, Platform
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Change", "Difference", "compare", "diff"]
+__all__ = ["Change", "Difference", "LayerChange", "compare", "compare_layers", "diff"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,58 @@ class Difference:
     def of_kind(self, kind: str) -> tuple[Change, ...]:
         """The changes of one kind."""
         return tuple(change for change in self.changes if change.kind == kind)
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """One layer of one image or of both.
+
+    Attributes:
+        kind: "same", when both have it; "removed", when the first alone has it; "added", when the second alone has.
+        first: its number in the first image, from 0, the lowest; None when it has none.
+        second: its number in the second image.
+        diff_id: digest of the decompressed layer.
+        layer: its descriptor, of both that of the second image.
+    """
+
+    kind: Literal["same", "removed", "added"]
+    first: int | None
+    second: int | None
+    diff_id: str
+    layer: Descriptor
+
+
+def compare_layers(first: Image, second: Image) -> tuple[LayerChange, ...]:
+    """The layers of two images beside each other, by their diff IDs, the lowest first. No layer is read.
+
+    As many as can be stand beside each other in the order of both; one that has moved is removed and added.
+
+    Raises:
+        What `Image.diff_ids` does.
+    """
+    ours, theirs = first.diff_ids, second.diff_ids
+    # The length of the longest common subsequence of what is left from each pair of places on.
+    longest = [[0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
+    for one in reversed(range(len(ours))):
+        for other in reversed(range(len(theirs))):
+            longest[one][other] = (
+                1 + longest[one + 1][other + 1]
+                if ours[one] == theirs[other]
+                else max(longest[one + 1][other], longest[one][other + 1])
+            )
+    found: list[LayerChange] = []
+    one = other = 0
+    while one < len(ours) or other < len(theirs):
+        if one < len(ours) and other < len(theirs) and ours[one] == theirs[other]:
+            found.append(LayerChange("same", one, other, ours[one], second.layers[other]))
+            one, other = one + 1, other + 1
+        elif one < len(ours) and longest[one + 1][other] >= longest[one][min(other + 1, len(theirs))]:
+            found.append(LayerChange("removed", one, None, ours[one], first.layers[one]))
+            one += 1
+        else:
+            found.append(LayerChange("added", None, other, theirs[other], second.layers[other]))
+            other += 1
+    return tuple(found)
 
 
 def compare(first: Rootfs, second: Rootfs, *, times: bool = False) -> tuple[Change, ...]:

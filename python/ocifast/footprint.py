@@ -17,13 +17,13 @@ from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.interrupt import interruptible, nothing
 from ocifast.progress import Progress, silent
-from ocifast.rootfs import path_of
+from ocifast.rootfs import Rootfs, path_of
 from ocifast.spec import Descriptor, Platform
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Duplicate", "HiddenFile", "LargeFile", "LargeFolder", "LayerUsage", "Usage", "usage"]
+__all__ = ["Duplicate", "HiddenFile", "LargeFile", "LargeFolder", "LayerUsage", "Usage", "usage", "usage_of"]
 
 
 @dataclass(frozen=True)
@@ -195,25 +195,29 @@ def usage(
             )
         elif platform is not None or options is not None:
             raise UsageError("a platform and options are for an image that is named, not for one that is open")
-        layers, diff_ids = image.layers, image.diff_ids
         rootfs = stack.enter_context(
             flatten(image, options=flattening, progress=progress, cancelled=cancelled, keep_removed=True)
         )
-        real = rootfs.resolve(path)
-        tree, key = rootfs.tree, os.fsencode(real).strip(b"/")
-        per_layer, files, folders, hidden, duplicates, spare = interruptible(
-            lambda: _core.usage(tree, key, layers=len(layers), top=top), threading.Event(), nothing
-        )
-        return Usage(
-            path=real,
-            digest=image.digest,
-            layers=tuple(
-                LayerUsage(layer, diff_id, *row)
-                for layer, diff_id, row in zip(layers, diff_ids, per_layer, strict=True)
-            ),
-            files=tuple(LargeFile(path_of(row[0]), *row[1:]) for row in files),
-            folders=tuple(LargeFolder(path_of(row[0]), row[1]) for row in folders),
-            hidden=tuple(HiddenFile(path_of(row[0]), *row[1:]) for row in hidden),
-            duplicates=tuple(Duplicate(tuple(map(path_of, row[0])), *row[1:]) for row in duplicates),
-            duplicate_bytes=spare,
-        )
+        return usage_of(rootfs, image, path, top=top)
+
+
+def usage_of(rootfs: Rootfs, image: Image, path: str | bytes, *, top: int) -> Usage:
+    """The same of an image that is flattened already, by `flatten` with `keep_removed`. Raises PathNotFoundError."""
+    layers, diff_ids = image.layers, image.diff_ids
+    real = rootfs.resolve(path)
+    tree, key = rootfs.tree, os.fsencode(real).strip(b"/")
+    per_layer, files, folders, hidden, duplicates, spare = interruptible(
+        lambda: _core.usage(tree, key, layers=len(layers), top=top), threading.Event(), nothing
+    )
+    return Usage(
+        path=real,
+        digest=image.digest,
+        layers=tuple(
+            LayerUsage(layer, diff_id, *row) for layer, diff_id, row in zip(layers, diff_ids, per_layer, strict=True)
+        ),
+        files=tuple(LargeFile(path_of(row[0]), *row[1:]) for row in files),
+        folders=tuple(LargeFolder(path_of(row[0]), row[1]) for row in folders),
+        hidden=tuple(HiddenFile(path_of(row[0]), *row[1:]) for row in hidden),
+        duplicates=tuple(Duplicate(tuple(map(path_of, row[0])), *row[1:]) for row in duplicates),
+        duplicate_bytes=spare,
+    )

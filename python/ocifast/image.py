@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifast import _core, platforms
+from ocifast.artifacts import refuse_artifacts
 from ocifast.cache import Cache
 from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.history import History, pair_history
+from ocifast.layer_entries import LayerEntry, entries_of_layer
 from ocifast.lazy import Lazy
 from ocifast.opening import asking, open_cached
+from ocifast.peek import Peek
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
-from ocifast.rootfs import Rootfs
+from ocifast.rootfs import Rootfs, RootfsEntry
 from ocifast.signatures import Verification, check
 from ocifast.sources import Blob, Source
 from ocifast.sources.open import parse_location
@@ -26,7 +29,6 @@ from ocifast.sources.verify import read_small
 from ocifast.spec import (
     CONFIG_LIMIT,
     CONFIGS,
-    DOCKER_MANIFEST,
     INDEXES,
     MANIFESTS,
     Descriptor,
@@ -50,18 +52,6 @@ __all__ = ["Image", "Index", "open", "open_index", "resolve"]
 
 NESTING = 3
 """How deep indexes may stand in indexes."""
-
-LAYER_LIMIT = 1024
-"""Most layers of an image, as the core's limits have it."""
-
-_LAYER_TYPES = (
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    "application/vnd.docker.container.image.rootfs.diff",
-)
-_COMPRESSIONS = frozenset({"", "+gzip", "+zstd", ".gzip", ".zstd"})
 
 
 class Index:
@@ -196,7 +186,7 @@ class Image:
         self.index = index
         self._platform = platform
         self.manifest: Manifest = decode_manifest(document, name=self.name)
-        self._refuse_artifacts()
+        refuse_artifacts(self.name, document, self.manifest)
 
     @property
     def digest(self) -> str:
@@ -309,6 +299,44 @@ class Image:
         digests = [self.digest] if self.index is None else [self.digest, self.index.digest]
         check(verify, location, self.source, digests)
 
+    def peek(self, *, options: FlattenOptions | None = None, progress: Progress = silent) -> Peek:
+        """Looks at single paths without reading more layers than that needs, from the highest on; see `Peek`.
+
+        Args:
+            options: bounds on what layers may ask for, and where blobs are kept.
+            progress: gets an event for each step of a layer.
+
+        Returns:
+            What answers, to be closed (`with`).
+        """
+        return Peek(self, options=options, progress=progress)
+
+    def layer_entries(
+        self, layer: int | str, *, options: FlattenOptions | None = None, progress: Progress = silent
+    ) -> list[LayerEntry]:
+        """What one layer holds itself, whiteouts included, in the order of its archive. No other layer is read.
+
+        Args:
+            layer: its number from 0, the lowest, or the beginning of its diff ID or its digest.
+            options: bounds on what it may ask for, and where blobs are kept.
+            progress: gets an event for each step of the layer.
+
+        Raises:
+            UsageError: there is no such layer.
+            SourceError, VerificationError, LayerError.
+        """
+        return list(entries_of_layer(self, layer, options=options, progress=progress))
+
+    def read_bytes(self, path: str | bytes) -> bytes:
+        """The content of a regular file, read with as few layers as `peek` needs. Raises what `Peek.open` does."""
+        with self.peek() as peek:
+            return peek.read_bytes(path)
+
+    def scandir(self, path: str | bytes = "/") -> list[RootfsEntry]:
+        """What is in a directory, read with as few layers as `peek` needs. Raises what `Peek.scandir` does."""
+        with self.peek() as peek:
+            return peek.scandir(path)
+
     def close(self) -> None:
         """Closes the source."""
         self.source.close()
@@ -323,33 +351,6 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<Image {self.name} {self.digest}>"
-
-    def _refuse_artifacts(self) -> None:
-        """Raises NotAnImageError for a manifest without a root filesystem.
-
-        See image-spec, manifest.md, "Guidelines for Artifact Usage".
-        """
-        manifest = self.manifest
-        config_type = manifest.config.media_type
-        # Early schema 2 pushes of Docker call the config so.
-        legacy = self.document.media_type == DOCKER_MANIFEST and config_type == "application/octet-stream"
-        # What the manifest calls itself (`artifactType`) says nothing: apko, ko and crane write it on images.
-        if not (config_type in CONFIGS or legacy):
-            kind = manifest.artifact_type or config_type
-            raise NotAnImageError(f"{self.name} is not an image but an artifact of type {kind}", reference=self.name)
-        for layer in manifest.layers:
-            base = next((known for known in _LAYER_TYPES if layer.media_type.startswith(known)), None)
-            if base is None or layer.media_type[len(base) :] not in _COMPRESSIONS:
-                hint = "encrypted" if layer.media_type.endswith("+encrypted") else f"of type {layer.media_type}"
-                raise NotAnImageError(
-                    f"{self.name} is not an image that can be read: layer {layer.digest} is {hint}",
-                    reference=self.name,
-                    layer=layer.digest,
-                )
-        if len(manifest.layers) > LAYER_LIMIT:
-            raise DocumentError(
-                f"{self.name}: {len(manifest.layers)} layers; at most {LAYER_LIMIT} are taken", reference=self.name
-            )
 
 
 def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is

@@ -107,6 +107,11 @@ _KNOWN = frozenset(
 )
 
 
+_KNOWN_SYSTEMS = frozenset(["aix", "darwin", "freebsd", "linux", "netbsd", "openbsd", "solaris", "windows"])
+_COMPARED = 1000
+"""Most platforms that a mistyped one is compared with."""
+
+
 def normalise(platform: Platform) -> Platform:
     """The same platform in the words of the specification: lower case, Go's names, variants as `v8`."""
     system = platform.os.lower()
@@ -185,6 +190,8 @@ def choose(manifests: Iterable[Descriptor], wanted: Platform, *, name: str) -> D
     if not ranked:
         available = sorted({describe(entry.platform) for entry in offered})
         listed = f"it has {listing(available)}" if available else "it names no platform at all"
+        if meant := _meant(wanted, available):
+            listed += f"; did you mean {meant}?"
         raise PlatformError(
             f"{name} has no image for {describe(wanted)}; {listed}", reference=name, available=tuple(available)
         )
@@ -193,6 +200,16 @@ def choose(manifests: Iterable[Descriptor], wanted: Platform, *, name: str) -> D
     if len(same) > 1:
         _log.warning("%s has %d images for %s; taking the first, %s", name, len(same), describe(wanted), chosen.digest)
     return chosen
+
+
+def _meant(wanted: Platform, available: Sequence[str]) -> str | None:
+    """The platform that is spelt most like one that nobody has heard of, and that is mistyped therefore."""
+    if wanted.architecture in _KNOWN and wanted.os in _KNOWN_SYSTEMS:
+        return None
+    from difflib import get_close_matches
+
+    short = [name for name in available[:_COMPARED] if len(name) <= _LENGTH]
+    return next(iter(get_close_matches(describe(wanted)[:_LENGTH], short, n=1)), None)
 
 
 def _distance(offered: Platform, wanted: Platform) -> tuple[int, ...] | None:

@@ -35,7 +35,7 @@ pub fn shared_prefix(one: &[u8], other: &[u8]) -> usize {
 }
 
 /// Some entries of one layer in the order of the archive, in little more memory than their names and link targets.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     bytes: Box<[u8]>,
     /// Attributes of the entries that have some, in their order.
@@ -86,9 +86,19 @@ impl<'a> View<'a> {
         self.packed.flags & TYPE == DIRECTORY
     }
 
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.packed.flags & TYPE == FILE
+    }
+
     /// The target of a hard link.
     pub fn hard_link(&self) -> Option<&'a [u8]> {
         (self.packed.flags & TYPE == HARD_LINK).then_some(self.packed.target)
+    }
+
+    /// The target of a symbolic link.
+    pub fn symlink(&self) -> Option<&'a [u8]> {
+        (self.packed.flags & TYPE == SYMLINK).then_some(self.packed.target)
     }
 }
 
@@ -161,6 +171,11 @@ impl Batch {
             }
         }
         Batch { bytes: bytes.into(), xattrs: xattrs.into(), extents: extents.into() }
+    }
+
+    /// Bytes that the packed entries take.
+    pub fn packed_bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The entries, without unpacking them.

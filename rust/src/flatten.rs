@@ -2,12 +2,18 @@
 //!
 //! Layers are decoded at the same time and merged in order.
 
+mod above;
+mod branch;
+
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+pub use self::above::Above;
+pub use self::branch::{Branch, Making};
+use self::branch::{Merged, branch};
 use crate::batch::Batch;
 use crate::budget::{Bounded, Budget};
 use crate::contents::{LayerStore, Store};
@@ -47,6 +53,8 @@ struct Shared {
     keep: Vec<Mutex<Option<Keep>>>,
     /// Layers that were kept and verified.
     kept: Vec<Mutex<Option<KeptLayer>>>,
+    /// What was read from the top.
+    above: Above,
 }
 
 impl Shared {
@@ -93,27 +101,6 @@ enum Slot {
     Running(Option<Box<Feed>>),
     /// The whole blob has come.
     Fed,
-}
-
-/// One tree, or two where layers branch; nothing when a layer did not become complete or could not be applied.
-type Merged = Option<Vec<(Tree, Notices)>>;
-
-/// What is made of the layers besides one tree.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Making {
-    /// A second tree.
-    pub branch: Option<Branch>,
-    /// Whether trees keep what layers hide: see [`Tree::each_gone`].
-    pub removed: bool,
-}
-
-/// Two images that have their lowest layers in common.
-#[derive(Clone, Copy, Debug)]
-pub struct Branch {
-    /// How many layers are the lowest ones of both.
-    pub base: usize,
-    /// The first layer of those that only the second image has, which come last.
-    pub at: usize,
 }
 
 /// The work on one image.
@@ -163,13 +150,17 @@ impl Flattener {
             turns: Turns::new(decoders, count),
             keep: (0..count).map(|_| Mutex::default()).collect(),
             kept: (0..count).map(|_| Mutex::default()).collect(),
+            above: Above::new(layers.clone(), limits.clone()),
             layers,
             budget: Arc::new(Budget::new(limits)),
         });
         let (told, hears): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
         let merging = {
             let shared = Arc::clone(&shared);
-            spawn("merge", move || merge(&shared, hears, making))?
+            spawn(
+                "merge",
+                move || if making.from_top { collect(&shared, hears) } else { merge(&shared, hears, making) },
+            )?
         };
         Ok(Flattener {
             shared,
@@ -273,6 +264,22 @@ impl Flattener {
         progress.compressed.store(expected.size, Ordering::Relaxed);
         progress.decompressed.store(table.layer_bytes(), Ordering::Relaxed);
         told.send(Told::Complete).map_err(|_| cancelled())
+    }
+
+    /// Waits until a layer is complete and verified, and all before it: for layers that are read from the top.
+    ///
+    /// # Errors
+    /// The failure of a layer, as [`Flattener::finish`] raises it; `cancelled`.
+    pub fn wait_for(&self, layer: usize) -> Result<()> {
+        if self.shared.above.wait_for(layer) {
+            return Ok(());
+        }
+        Err(self.finish().err().unwrap_or_else(cancelled))
+    }
+
+    /// What was read from the top.
+    pub fn above(&self) -> &Above {
+        &self.shared.above
     }
 
     fn failed(&self, layer: usize, error: Error) -> Error {
@@ -468,24 +475,22 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>, making: Making) -> Merged 
     Some(trees)
 }
 
-/// Before layer number `layer`, or after all: sets the common base aside, or goes on from it once the first tree is done.
-fn branch(
-    mut merge: Merge,
-    mut lowest: bool,
-    layer: usize,
-    branch: Option<Branch>,
-    base: &mut Option<Merge>,
-    trees: &mut Vec<(Tree, Notices)>,
-) -> (Merge, bool) {
-    let Some(branch) = branch else { return (merge, lowest) };
-    if layer == branch.base {
-        *base = Some(merge.branch());
+/// Keeps the entries of layers that are read one after the other, the highest first.
+fn collect(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
+    for (layer, hears) in hears.into_iter().enumerate() {
+        let mut batches = Vec::new();
+        let complete = loop {
+            match hears.recv() {
+                Ok(Told::Entries(batch)) => batches.push(batch),
+                Ok(Told::Complete) => break true,
+                Err(_) => break false,
+            }
+        };
+        shared.progress[layer].applied.store(complete, Ordering::Relaxed);
+        shared.above.push(complete.then_some(batches));
+        if !complete {
+            break;
+        }
     }
-    if layer == branch.at
-        && let Some(base) = base.take()
-    {
-        trees.push(std::mem::replace(&mut merge, base).finish());
-        lowest = branch.base == 0;
-    }
-    (merge, lowest)
+    None
 }

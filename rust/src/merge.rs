@@ -5,6 +5,7 @@
 //! archive.
 
 mod fate;
+mod known;
 #[cfg(test)]
 mod tests;
 mod whiteouts;
@@ -12,7 +13,9 @@ mod whiteouts;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+pub use self::fate::stated;
 pub(crate) use self::fate::{Fate, fate};
+pub use self::known::{Known, Question};
 use crate::batch::{Batch, Ingested};
 use crate::budget::Budget;
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
@@ -73,6 +76,8 @@ pub struct Merge {
     last: LastParent,
     /// Whether the layer is what a user adds: see [`Merge::additions`].
     adding: bool,
+    /// Whether there are layers below the lowest one: see [`Merge::above_others`].
+    above: bool,
 }
 
 /// A hard link whose target has not come yet.
@@ -110,6 +115,11 @@ impl Merge {
     /// `/lib` means what is there, be it a link to `usr/lib`.
     pub fn additions(&mut self, adding: bool) {
         self.adding = adding;
+    }
+
+    /// Says that the layers are the upper ones of an image: a hard link whose file is in a lower one is left out.
+    pub fn above_others(&mut self, above: bool) {
+        self.above = above;
     }
 
     /// Keeps, from here on, the names that go, for [`crate::tree::Tree::each_gone`]; `layer` is the one that comes next.
@@ -359,6 +369,13 @@ impl Merge {
             }
         }
         self.held.clear();
+        if self.above {
+            for late in std::mem::take(&mut missing) {
+                if self.tree.child(late.directory, &late.name) == Some(late.placeholder) {
+                    self.tree.unlink(late.directory, &late.name);
+                }
+            }
+        }
         match missing.first() {
             None => Ok(()),
             Some(late) => {

@@ -30,10 +30,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("ocifast.cli.delete:command", "Delete a manifest from a registry by its digest."),
     "runnable": ("ocifast.cli.runnable:command", "Turn a statically linked executable into an image."),
     "inspect": ("ocifast.cli.inspect:command", "Show what an image is: manifest, platform, layers, config."),
+    "digest": ("ocifast.cli.digest:command", "Print the digest that a name stands for now."),
     "history": ("ocifast.cli.history:command", "Show how an image was made, step beside layer."),
     "ls": ("ocifast.cli.ls:command", "List the files of an image."),
     "diff": ("ocifast.cli.diff:command", "Show which files differ between two images."),
     "du": ("ocifast.cli.du:command", "Show where the bytes of an image are, and what is wasted."),
+    "report": ("ocifast.cli.report:command", "Make a page about an image: layers, sizes, waste, files."),
     "cat": ("ocifast.cli.cat:command", "Write a file of an image to standard output."),
     "tags": ("ocifast.cli.tags:command", "List the tags of a repository."),
     "login": ("ocifast.cli.login:command", "Store the credentials of a registry."),
@@ -223,15 +225,16 @@ def _fail_usage(error: click.UsageError) -> int:
 
 
 def _fail(error: OcifastError, session: dict[str, Any]) -> int:
+    message = str(error) + _meant(error, session)
     if session.get("json"):
         import json
 
-        told = {"code": error.code, "message": str(error), **error.context}
+        told = {"code": error.code, "message": message, **error.context}
         from ocifast.cli.display import encodable
 
         with contextlib.suppress(OSError):
             click.echo(encodable(json.dumps({"error": told}, default=str, ensure_ascii=False)))
-    click.echo(f"ocifast: error: {_one_line(str(error))}", err=True)
+    click.echo(f"ocifast: error: {_one_line(message)}", err=True)
     _drop_what_waits()
     return 1
 
@@ -242,6 +245,15 @@ def _drop_what_waits() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _meant(error: OcifastError, session: dict[str, Any]) -> str:
+    """What was meant, where a registry has no such tag but much the same one."""
+    options, name = session.get("registry"), error.context.get("reference")
+    if error.code != "image_not_found" or options is None or name is None:
+        return ""
+    found = import_module("ocifast.cli.suggestions").similar_tags(str(name), options)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _one_line(text: str) -> str:

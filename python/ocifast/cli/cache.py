@@ -11,6 +11,7 @@ import click
 from ocifast.cache import Cache, CacheEntry
 from ocifast.cli import options
 from ocifast.cli.display import format_size, printable, report
+from ocifast.cli.help import Command
 
 __all__ = ["command"]
 
@@ -43,7 +44,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=Command)
 @options.as_json
 def info(as_json: bool) -> None:
     """Show where the cache is, how much is in it, and how much it may take."""
@@ -68,7 +69,7 @@ def info(as_json: bool) -> None:
     )
 
 
-@command.command("ls")
+@command.command("ls", cls=Command)
 @options.as_json
 def list_entries(as_json: bool) -> None:
     """List what is in the cache, what was used last first."""
@@ -84,7 +85,7 @@ def list_entries(as_json: bool) -> None:
     report({"entries": [vars(entry) for entry in found]}, as_json=as_json, text=text)
 
 
-@command.command()
+@command.command(cls=Command)
 @click.option("--max-size", metavar="SIZE", type=options.SIZE, help="Remove what was used longest ago, down to SIZE.")
 @click.option("--older-than", metavar="AGE", type=_Age(), help="Remove what was not used for so long, as 30d.")
 @options.as_json
@@ -96,14 +97,14 @@ def prune(max_size: int | None, older_than: float | None, as_json: bool) -> None
     _report_freed(Cache().prune(max_bytes=max_size, older_than=older_than), as_json)
 
 
-@command.command()
+@command.command(cls=Command)
 @options.as_json
 def clear(as_json: bool) -> None:
     """Remove everything that is not being written right now."""
     _report_freed(Cache().clear(), as_json)
 
 
-@command.command()
+@command.command(cls=Command)
 @options.as_json
 @click.pass_context
 def verify(ctx: click.Context, as_json: bool) -> None:

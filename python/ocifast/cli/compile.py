@@ -11,10 +11,11 @@ import click
 from ocifast.cli import options
 from ocifast.cli.display import check_stdout, format_size, report, streaming, warn
 from ocifast.cli.edits import edit_options, make_edits
+from ocifast.cli.help import Command
+from ocifast.cli.looking import options_for
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options
-from ocifast.cli.rootfs import options_for
 from ocifast.cli.seals import chosen_seals, seal_options
 from ocifast.cli.verify import verify_options
 from ocifast.compiled import CompiledImage
@@ -27,9 +28,8 @@ __all__ = ["command"]
 
 
 @click.command(
+    cls=Command,
     short_help="Turn an image into a directory, an archive or a filesystem image.",
-    epilog="Examples:  ocifast compile python:3.13-slim rootfs.erofs   |   ocifast compile oci:layout:app rootfs   |   "
-    "ocifast compile alpine - | tar t",
 )
 @options.image_argument
 @click.argument(
@@ -240,6 +240,7 @@ def _line(done: CompiledImage, *, named: bool) -> str:
         f"{format_size(done.fetched_bytes)} fetched" if done.fetched_bytes else "",
         f"{format_size(done.cached_bytes)} from the cache" if done.cached_bytes else "",
         "from the cache" if done.from_cache else "",
+        f"{len(done.losses)} {'loss' if len(done.losses) == 1 else 'losses'}, told above" if done.losses else "",
     ]
     tree = f"tree {done.tree_digest}\n" if done.tree_digest else ""
     names = f"{done.digest}\n{tree}" if named else ""

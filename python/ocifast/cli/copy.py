@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import check_stdout, format_size, report, streaming
+from ocifast.cli.help import Command
 from ocifast.cli.options import (
     PLACE,
-    PlacesCommand,
     as_json,
     cache_for,
     cached,
@@ -43,7 +43,7 @@ parallel = click.option(
 )
 
 
-@click.command(cls=PlacesCommand)
+@click.command(cls=Command)
 @click.argument("source", metavar="SOURCE", type=PLACE)
 @click.argument("destination", metavar="DEST", type=PLACE)
 @platform

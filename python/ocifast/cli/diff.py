@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from ocifast.cli import options
 from ocifast.cli.display import format_size, printable, report
+from ocifast.cli.help import Command
+from ocifast.cli.looking import Looking, looking_options
 from ocifast.cli.ls import entry_json
-from ocifast.cli.progress import progress_display
-from ocifast.cli.registry import make_options, registry_options
-from ocifast.cli.rootfs import opened
-from ocifast.cli.verify import verify_options
-from ocifast.difference import Change, Difference, diff
+from ocifast.cli.registry import make_options
+from ocifast.difference import Change, Difference, LayerChange, compare_layers, diff
+from ocifast.image import Image
 from ocifast.rootfs import RootfsEntry
-from ocifast.signatures import Verification
 from ocifast.sources.open import parse_location
 
 __all__ = ["command"]
@@ -25,65 +24,48 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 @click.command(
-    cls=options.PlacesCommand,
-    epilog="Examples:  ocifast diff python:3.13-slim python:3.13   |   ocifast diff --stat --exit-code oci:one oci:two",
+    cls=Command,
 )
 @click.argument("first", metavar="FIRST", type=options.PLACE)
 @click.argument("second", metavar="SECOND", type=options.PLACE)
 @click.option("--stat", is_flag=True, help="Show numbers instead of names.")
 @click.option("--exit-code", is_flag=True, help="End with status 1 when the images differ.")
+@click.option("--by-layer", is_flag=True, help="Compare the layers by their diff IDs, and read none.")
 @click.option("--times", is_flag=True, help="Compare modification times as well.")
-@options.platform
-@options.seed
-@options.follow_links
-@verify_options
-@options.cached
-@options.quiet
-@options.progress
 @options.as_json
-@registry_options
+@looking_options
 def command(
     first: str,
     second: str,
+    *,
     stat: bool,
     exit_code: bool,
+    by_layer: bool,
     times: bool,
-    platform: str | None,
-    seeds: tuple[Path, ...],
-    follow_links: bool,
-    verify: Verification | None,
-    no_cache: bool,
-    offline: bool | None,
-    refresh: bool,
-    quiet: bool,
-    progress: str,
     as_json: bool,
-    **registry: Any,
+    looking: Looking,
 ) -> None:
     """Show which files differ between two images: + only SECOND has it, - only FIRST has it, ~ it differs.
 
     FIRST and SECOND are {anywhere}. All layers are applied before. The lowest layers that both have are read once;
     where all are the same nothing is read.
     """
+    if by_layer and (stat or times):
+        raise click.UsageError("--by-layer reads no file: --stat and --times make no sense with it")
     remotes = [location.remote for location in map(parse_location, (first, second))]
     hosts = [remote.host for remote in remotes if remote]
-    how = make_options(*hosts, **registry) if hosts else None
-
-    def open_one(image: str) -> Any:
-        return opened(
-            image,
-            platform,
-            seeds,
-            follow_links=follow_links,
-            no_cache=no_cache,
-            offline=offline,
-            refresh=refresh,
-            options=how,
-            verify=verify,
-        )
-
-    with open_one(first) as one, open_one(second) as other:
-        with progress_display(f"{first} and {second}", mode=progress, quiet=quiet, makes=False) as show:
+    how = make_options(*hosts, **looking.registry) if hosts else None
+    with looking.opened(first, options=how) as one, looking.opened(second, options=how) as other:
+        if by_layer:
+            layer_changes = compare_layers(one, other)
+            report(
+                _layers_json((one, other), layer_changes),
+                as_json=as_json,
+                text=lambda: "\n".join(map(_layer_line, layer_changes)),
+            )
+            differs = any(change.kind != "same" for change in layer_changes)
+            click.get_current_context().exit(1 if exit_code and differs else 0)
+        with looking.display(f"{first} and {second}") as show:
             difference = diff(one, other, times=times, progress=show)
         layers = len(one.layers), len(other.layers)
         names = one.name, other.name
@@ -93,6 +75,34 @@ def command(
         text=lambda: _stat(difference, layers) if stat else "\n".join(map(_line, difference.changes)),
     )
     click.get_current_context().exit(1 if exit_code and difference.changes else 0)
+
+
+def _layers_json(images: tuple[Image, Image], changes: Sequence[LayerChange]) -> dict[str, Any]:
+    return {
+        "first": images[0].name,
+        "second": images[1].name,
+        "first_digest": images[0].digest,
+        "second_digest": images[1].digest,
+        "differs": any(change.kind != "same" for change in changes),
+        "layers": [
+            {
+                "kind": change.kind,
+                "first": change.first,
+                "second": change.second,
+                "diff_id": change.diff_id,
+                "digest": change.layer.digest,
+                "size": change.layer.size,
+            }
+            for change in changes
+        ],
+    }
+
+
+def _layer_line(change: LayerChange) -> str:
+    """Mark, numbers in both images, size of the blob, diff ID."""
+    mark = {"same": "=", **_MARKS}[change.kind]
+    first, second = ("-" if number is None else number for number in (change.first, change.second))
+    return f"{mark} {first:>4} {second:>4}  {format_size(change.layer.size):>9}  {change.diff_id}"
 
 
 def _bytes(entry: RootfsEntry | None) -> int:

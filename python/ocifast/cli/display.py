@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ocifast.errors import FileError
+from ocifast.shown import format_size, printable
 
 __all__ = [
     "check_stdout",
@@ -125,25 +126,6 @@ def say(line: str) -> None:
 def warn(message: str) -> None:
     """Tells something on standard error, in one line, as errors are told."""
     say(f"ocifast: warning: {printable(' '.join(message.split()))}")
-
-
-def printable(text: str) -> str:
-    """Text from an image or a registry as a terminal can show it: in one line, and nothing in it that steers.
-
-    Control characters and bytes that are no UTF-8 (as surrogate escapes) become backslash escapes.
-    """
-    raw = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in raw)
-
-
-def format_size(size: int) -> str:
-    """A size for people: "17 B", "3.4 MB" (decimal, as registries count)."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
 
 
 @contextmanager

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ocifast.cli import options
 from ocifast.cli.display import format_size, printable, report
-from ocifast.cli.progress import progress_display
-from ocifast.cli.registry import registry_options
-from ocifast.cli.rootfs import opened, options_for
-from ocifast.cli.verify import verify_options
+from ocifast.cli.help import Command
+from ocifast.cli.looking import Looking, looking_options
 from ocifast.errors import PathNotFoundError
 from ocifast.footprint import Usage, usage
-from ocifast.signatures import Verification
 
 __all__ = ["command"]
 
@@ -25,56 +21,23 @@ _SHORT = 12
 
 
 @click.command(
-    cls=options.PlacesCommand,
-    epilog="Examples:  ocifast du python:3.13-slim   |   ocifast du --top 3 oci:layout:app /usr",
+    cls=Command,
 )
 @options.image_argument
 @click.argument("path", default="/")
 @click.option(
     "--top", metavar="N", type=click.IntRange(0, 10_000), default=10, help="Most lines of each list.  [default: 10]"
 )
-@options.platform
-@options.seed
-@options.follow_links
-@verify_options
-@options.cached
-@options.quiet
-@options.progress
 @options.as_json
-@registry_options
-def command(
-    image: str,
-    path: str,
-    top: int,
-    platform: str | None,
-    seeds: tuple[Path, ...],
-    follow_links: bool,
-    verify: Verification | None,
-    no_cache: bool,
-    offline: bool | None,
-    refresh: bool,
-    quiet: bool,
-    progress: str,
-    as_json: bool,
-    **registry: Any,
-) -> None:
+@looking_options
+def command(image: str, path: str, *, top: int, as_json: bool, looking: Looking) -> None:
     """Show where the bytes of IMAGE are, at and below PATH: by layer, by folder and file, wasted, and there twice.
 
     IMAGE is {anywhere}. Wasted is what a layer brings and a later one hides or replaces. Bytes are those of files as
     they are decompressed, without holes; hard links count once.
     """
-    with opened(
-        image,
-        platform,
-        seeds,
-        follow_links=follow_links,
-        no_cache=no_cache,
-        offline=offline,
-        refresh=refresh,
-        options=options_for(image, registry),
-        verify=verify,
-    ) as found:
-        with progress_display(image, mode=progress, quiet=quiet, makes=False) as show:
+    with looking.opened(image) as found:
+        with looking.display(image) as show:
             try:
                 told = usage(found, path, top=top, progress=show)
             except PathNotFoundError as error:

@@ -116,7 +116,8 @@ def draw(
     if folded:
         lines.append(style.paint(_DIM, _cut(f"  {folded}", width)))
     if now.packed is not None:
-        lines.append(_packing_line(now.packed, bar, width, style))
+        row = _row("packing", *now.packed, bar, width, style)
+        lines.append(_line(row, _speed(now.packing_rate, now.packing_left), width))
     elif layers:
         lines.append(_total_line(now, bar, width, style))
     else:
@@ -144,14 +145,15 @@ def _layer_line(layer: LayerStand, bar: int, width: int, style: Style) -> str:
 
 
 def _total_line(now: Snapshot, bar: int, width: int, style: Style) -> str:
-    rate = "" if now.rate is None else f"{format_size(round(now.rate))}/s"
-    left = "" if now.left is None else f"{clock(now.left)} left"
     row = _row("total", now.done, now.total, bar, width, style)
-    return _line(row, (_Cell(rate.rjust(10), 1, rate.rjust(10)), _Cell(left, 2, left)), width)
+    return _line(row, _speed(now.rate, now.left), width)
 
 
-def _packing_line(packed: tuple[int, int | None], bar: int, width: int, style: Style) -> str:
-    return _line(_row("packing", *packed, bar, width, style), (), width)
+def _speed(rate: float | None, left: float | None) -> tuple[_Cell, _Cell]:
+    """Bytes a second and the time left, as far as they are known."""
+    speed = "" if rate is None else f"{format_size(round(rate))}/s".rjust(10)
+    time = "" if left is None else f"{clock(left)} left"
+    return _Cell(speed, 1, speed), _Cell(time, 2, time)
 
 
 def _row(label: str, done: int, total: int | None, bar: int, width: int, style: Style) -> list[_Cell]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, printable, report, warn
-from ocifast.cli.options import PlacesCommand, as_json, cached, follow_links, image_argument, platform
+from ocifast.cli.help import Command
+from ocifast.cli.options import as_json, cached, follow_links, image_argument, platform
 from ocifast.cli.registry import registry_options
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ _SHELL = "/bin/sh -c #(nop) "
 
 
 @click.command(
-    cls=PlacesCommand,
-    epilog="Examples:  ocifast history oci:layout:app   |   ocifast history ghcr.io/org/app:1.2 --no-trunc",
+    cls=Command,
 )
 @image_argument
 @platform
@@ -54,18 +54,21 @@ def command(
 
     IMAGE is {anywhere}. Nothing but manifests and the config is fetched. A step that made no layer is marked empty.
     """
-    from ocifast.cli.rootfs import opened, options_for
+    from ocifast.cli.looking import Looking
 
-    with opened(
-        image,
-        platform,
-        (),
+    looking = Looking(
+        platform=platform,
+        seeds=(),
         follow_links=follow_links,
+        verify=None,
         no_cache=no_cache,
         offline=offline,
         refresh=refresh,
-        options=options_for(image, registry),
-    ) as found:
+        quiet=True,
+        progress="none",
+        registry=registry,
+    )
+    with looking.opened(image) as found:
         history = found.history
         name, digest = found.name, found.digest
     if not history.matches:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocifast.cli.display import format_size, printable, report
-from ocifast.cli.options import PlacesCommand, as_json, cache_for, cached, follow_links, image_argument, platform
+from ocifast.cli.help import Command
+from ocifast.cli.options import as_json, cache_for, cached, follow_links, image_argument, platform
 from ocifast.cli.registry import make_options, registry_options
+from ocifast.cli.template import rendered
 
 if TYPE_CHECKING:
     from ocifast.image import Image, Index
@@ -17,11 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command(cls=PlacesCommand)
+@click.command(cls=Command)
 @image_argument
 @platform
 @click.option("--raw", is_flag=True, help="Write the manifest or index as it is, byte for byte.")
 @click.option("--config", is_flag=True, help="Write the image's config as it is, byte for byte.")
+@click.option(
+    "--format",
+    "template",
+    metavar="TEMPLATE",
+    help="Write this text, with {FIELD} for fields of --json, as '{image.digest}' or '{image.labels.maintainer}'.",
+)
 @follow_links
 @cached
 @registry_options
@@ -32,6 +40,7 @@ def command(
     platform: str | None,
     raw: bool,
     config: bool,
+    template: str | None,
     follow_links: bool,
     no_cache: bool,
     offline: bool | None,
@@ -49,8 +58,8 @@ def command(
     from ocifast.opening import asking, open_cached
     from ocifast.sources.open import parse_location
 
-    if sum((raw, config, as_json)) > 1:
-        raise click.UsageError("choose one of --raw, --config and --json")
+    if sum((raw, config, as_json, template is not None)) > 1:
+        raise click.UsageError("choose one of --raw, --config, --format and --json")
     location = parse_location(image)
     hosts = [location.remote.host] if location.remote else []
     wanted = platforms.parse(platform) if platform is not None else None
@@ -76,6 +85,11 @@ def command(
             click.echo(found.document.raw if raw else found.config_raw, nl=False)
             return
         data = _describe(source.name, root.digest, root.media_type, index, found)
+    if template is not None:
+        if "image" not in data and "{image" in template:
+            raise click.UsageError("the index has no image for this machine; choose one with --platform")
+        report({}, as_json=False, text=rendered(template, data))
+        return
     report(data, as_json=as_json, text=lambda: _show(data))
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from ocifast.cli.display import report
+from ocifast.cli.help import Command
 from ocifast.cli.options import as_json
 from ocifast.cli.registry import make_options, registry_options
 
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("host", metavar="HOST")
 @registry_options
 @as_json

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from ocifast.cli.display import report
+from ocifast.cli.help import Command
 from ocifast.cli.options import as_json
 
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("host", metavar="HOST")
 @click.option(
     "--auth-file",

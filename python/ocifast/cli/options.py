@@ -18,7 +18,6 @@ __all__ = [
     "PLACE",
     "PLACE_OR_FILE",
     "SIZE",
-    "PlacesCommand",
     "as_json",
     "cache_for",
     "cached",
@@ -177,48 +176,6 @@ class PlaceOrFile(Place):
         return (
             super().shell_complete(ctx, param, incomplete) if ":" in incomplete else [CompletionItem("", type="file")]
         )
-
-
-class PlacesCommand(click.Command):
-    """A command whose help says where images may be, from the table of transports, as `filled` has it."""
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The help with its places filled in."""
-        stated = self.help
-        self.help = filled(stated or "")
-        try:
-            super().format_help_text(ctx, formatter)
-        finally:
-            self.help = stated
-
-
-class PlacesOption(click.Option):
-    """An option whose help does."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The help with its places filled in."""
-        record = super().get_help_record(ctx)
-        return None if record is None else (record[0], filled(record[1]))
-
-
-def filled(text: str) -> str:
-    """A help text in which the table of transports has filled in the places.
-
-    `{anywhere}`, `{local}`, `{registry}`, `{writable}` and `{disk}` (writable and no registry) stand for the ways to
-    write it.
-    """
-    from ocifast.sources.open import syntax
-
-    places = {
-        "{anywhere}": syntax(),
-        "{local}": syntax(remote=False),
-        "{registry}": syntax(written=True, remote=True),
-        "{writable}": syntax(written=True),
-        "{disk}": syntax(written=True, remote=False),
-    }
-    for place, ways in places.items():
-        text = text.replace(place, ways)
-    return text
 
 
 PLACE = Place()

@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
-from ocifast.cli.options import PLACE, PlacesCommand, as_json, cached, follow_links, platform, progress, quiet
+from ocifast.cli.help import Command
+from ocifast.cli.options import PLACE, as_json, cached, follow_links, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 from ocifast.cli.verify import verify_options
 
 __all__ = ["command"]
 
 
-@click.command(cls=PlacesCommand)
+@click.command(cls=Command)
 @click.argument("source", metavar="SOURCE", type=PLACE)
 @click.argument("image", metavar="IMAGE")
 @platform

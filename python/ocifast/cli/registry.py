@@ -172,7 +172,7 @@ def make_options(
                 f"--username is for one registry, not for {' and '.join(sorted(set(hosts)))}; log in instead"
             )
         credentials = {host: Credential(username, read_password(password_stdin)) for host in hosts}
-    return RegistryOptions(
+    options = RegistryOptions(
         insecure=frozenset(host.lower() for host in hosts) if insecure else frozenset(),
         credentials=credentials,
         trusted_realms=frozenset(trusted_realms),
@@ -181,6 +181,11 @@ def make_options(
         certificates=cert_dirs,
         **limits,
     )
+    context = click.get_current_context(silent=True)
+    if context is not None and isinstance(context.find_root().obj, dict):
+        # Looked at by `main`, which asks what tags there are when one is missing.
+        context.find_root().obj["registry"] = options
+    return options
 
 
 def read_password(from_stdin: bool) -> str:

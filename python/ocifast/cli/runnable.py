@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ocifast.cli.display import check_stdout, report, streaming
+from ocifast.cli.help import Command, PlacesOption
 from ocifast.cli.options import (
     PLACE,
     PLACE_OR_FILE,
-    PlacesOption,
     as_json,
     cache_for,
     cached,
@@ -89,7 +89,7 @@ def _all(options: Iterable[Callable[[Function], Function]]) -> Callable[[Functio
     return add
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("executables", metavar="EXECUTABLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_all(_OPTIONS)
 @registry_options

@@ -50,6 +50,8 @@ class Snapshot:
         rate: bytes per second over the last seconds; None when none came over the network.
         left: seconds until the bytes are there at that rate.
         packed: bytes packed and bytes to pack; None outside of packing.
+        packing_rate: bytes per second that were packed over the last seconds; None while that is not known.
+        packing_left: seconds until all are packed at that rate.
         retry: what is tried again right now, for people.
     """
 
@@ -60,7 +62,31 @@ class Snapshot:
     rate: float | None
     left: float | None
     packed: tuple[int, int | None] | None
+    packing_rate: float | None
+    packing_left: float | None
     retry: str | None
+
+
+class _Rate:
+    """Bytes per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def count(self, now: float, bytes_so_far: int) -> None:
+        """So many bytes there are now; fewer than before begin anew, as another output does."""
+        if self._samples and bytes_so_far < self._samples[-1][1]:
+            self._samples.clear()
+        if not self._samples or now - self._samples[-1][0] >= 0.2:
+            self._samples.append((now, bytes_so_far))
+
+    def over(self, now: float, bytes_so_far: int) -> float | None:
+        """The rate; None while it is not known, or nothing has come."""
+        while len(self._samples) > 1 and self._samples[0][0] < now - _WINDOW:
+            self._samples.popleft()
+        begun, before = self._samples[0] if self._samples else (now, 0)
+        passed = now - begun
+        return (bytes_so_far - before) / passed if bytes_so_far > before and passed >= 0.5 else None
 
 
 @dataclass
@@ -79,6 +105,7 @@ class Tally:
     _moved: int = 0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
     _packed: tuple[int, int | None] | None = None
+    _packing: _Rate = field(default_factory=_Rate)
     _retry: tuple[float, str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,6 +116,7 @@ class Tally:
             if event.layer is not None and event.state is not None:
                 self._take_layer(event.layer, event.state, event.done, event.total)
             elif event.phase is Phase.PACKING and event.done is not None:
+                self._packing.count(self.clock(), event.done)
                 self._packed = (event.done, event.total)
 
     def tell_retry(self, what: str, seconds: float) -> None:
@@ -106,11 +134,14 @@ class Tally:
                 self._samples.popleft()
             begun, before = self._samples[0] if self._samples else (now, 0)
             phase = self._phase
+            packing = None if packed is None else self._packing.over(now, packed[0])
         done = sum(layer.done for layer in layers)
         total = sum(layer.total if layer.total is not None else layer.done for layer in layers)
         rate = (moved - before) / (now - begun) if moved and now - begun >= 0.5 else None
         left = (total - done) / rate if rate and total > done else None
-        return Snapshot(phase, layers, done, total, rate, left, packed, retry)
+        rest = None if packed is None or packed[1] is None else packed[1] - packed[0]
+        packing_left = rest / packing if rest and packing else None
+        return Snapshot(phase, layers, done, total, rate, left, packed, packing, packing_left, retry)
 
     def is_final(self, state: LayerState) -> bool:
         """Whether nothing follows the state."""

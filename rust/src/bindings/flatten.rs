@@ -4,6 +4,7 @@ use std::thread::available_parallelism;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
 
 use super::contents::Kept;
 use super::decoded::{KeptLayer, LayerTable};
@@ -11,12 +12,15 @@ use super::edit::Edit;
 use super::fd::duplicate;
 use super::output::SquashfsCompression;
 use super::tree::Tree;
+use crate::batch::Ingested;
 use crate::contents::{SpoolStore, Store};
 use crate::decoded::Keep;
 use crate::edit::Edited;
+use crate::entry::{Entry, Kind, Metadata};
 use crate::error::{Code, Error, Result};
 use crate::flatten::{self as core, Branch, Making};
 use crate::layer::{BUFFER, Descriptor};
+use crate::merge::{Question, stated};
 use crate::output::DirectoryStore;
 use crate::output::erofs::ErofsStore;
 use crate::output::squashfs::SquashfsStore;
@@ -93,6 +97,28 @@ fn descriptor((digest, size, diff_id): LayerRow, added: bool) -> Result<Descript
     Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()?, added })
 }
 
+/// Path, what it is, mode, uid, gid, mtime seconds, nanoseconds, target, size.
+type EntryRow = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64);
+
+/// An entry as it stands in a layer.
+fn entry_row(py: Python<'_>, ingested: Ingested) -> PyResult<EntryRow> {
+    let Entry { path, kind, metadata, .. } = ingested.entry;
+    let (path, marked) = stated(&path)?;
+    let (kind, target, size): (_, &[u8], _) = match &kind {
+        _ if marked.is_some() => (marked.unwrap_or_default(), b"", 0),
+        Kind::File { size } => ("file", b"", *size),
+        Kind::Directory => ("directory", b"", 0),
+        Kind::Symlink { target } => ("symlink", target, target.len() as u64),
+        Kind::HardLink { target } => ("hardlink", target, 0),
+        Kind::CharDevice { .. } => ("char", b"", 0),
+        Kind::BlockDevice { .. } => ("block", b"", 0),
+        Kind::Fifo => ("fifo", b"", 0),
+    };
+    let Metadata { mode, uid, gid, mtime, .. } = metadata;
+    let (path, target) = (PyBytes::new(py, &path).unbind(), PyBytes::new(py, target).unbind());
+    Ok((path, kind, mode, uid, gid, mtime.seconds, mtime.nanoseconds, target, size))
+}
+
 impl Flattener {
     fn make(
         layers: Vec<LayerRow>,
@@ -143,7 +169,8 @@ impl Flattener {
 impl Flattener {
     #[new]
     #[pyo3(signature = (
-        layers, *, store, folder, limits = None, decoders = None, added = None, branch = None, keep_removed = false
+        layers, *, store, folder, limits = None, decoders = None, added = None, branch = None, keep_removed = false,
+        from_top = false
     ))]
     #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
     fn new(
@@ -156,8 +183,10 @@ impl Flattener {
         added: Option<Vec<usize>>,
         branch: Option<(usize, usize)>,
         keep_removed: bool,
+        from_top: bool,
     ) -> PyResult<Self> {
-        let making = Making { branch: branch.map(|(base, at)| Branch { base, at }), removed: keep_removed };
+        let branch = branch.map(|(base, at)| Branch { base, at });
+        let making = Making { branch, removed: keep_removed, from_top };
         let added = added.unwrap_or_default();
         Ok(py.detach(|| Flattener::make(layers, &store, &folder, limits, decoders, &added, making))?)
     }
@@ -221,6 +250,34 @@ impl Flattener {
         let finished = py.detach(|| self.inner.finish_all())?;
         let trees = finished.into_iter();
         Ok(trees.map(|(tree, notices)| Tree::new(tree, notices, Vec::new(), self.kept.clone())).collect())
+    }
+
+    #[pyo3(signature = (layer, /))]
+    fn wait_for(&self, py: Python<'_>, layer: usize) -> PyResult<()> {
+        Ok(py.detach(|| self.check(layer).and_then(|()| self.inner.wait_for(layer)))?)
+    }
+
+    #[pyo3(signature = (path, question, /, *, follow = true))]
+    fn settles(&self, py: Python<'_>, path: Vec<u8>, question: &str, follow: bool) -> PyResult<bool> {
+        let question = match question {
+            "entry" => Question::Entry,
+            "path" => Question::Path,
+            "children" => Question::Children,
+            "all" => Question::All,
+            _ => Err(Error::new(Code::Internal, format!("no question is called \"{question}\"")))?,
+        };
+        Ok(py.detach(|| self.inner.above().settles(&path, follow, question)))
+    }
+
+    #[pyo3(signature = (layer, /))]
+    fn entries_of(&self, py: Python<'_>, layer: usize) -> PyResult<Vec<EntryRow>> {
+        let batches = self.inner.above().layer(layer);
+        batches.iter().cloned().flatten().map(|ingested| entry_row(py, ingested)).collect()
+    }
+
+    fn tree_so_far(&self, py: Python<'_>) -> PyResult<Tree> {
+        let (tree, notices) = py.detach(|| self.inner.above().tree())?;
+        Ok(Tree::new(tree, notices, Vec::new(), self.kept.clone()))
     }
 
     fn abort(&self, py: Python<'_>) {

@@ -39,3 +39,20 @@ pub(crate) fn fate<'a>(path: &'a [u8], limits: &Limits) -> Result<Fate<'a>> {
         Whiteout::Bookkeeping => Fate::Bookkeeping,
     })
 }
+
+/// What an entry of a layer is about, by its path alone: the path of the image, and "whiteout", "opaque" or
+/// "bookkeeping" where it says something of lower layers.
+///
+/// # Errors
+/// As the merge, for a path that it refuses.
+pub fn stated(path: &[u8]) -> Result<(Vec<u8>, Option<&'static str>)> {
+    Ok(match fate(path, &Limits::default())? {
+        Fate::Kept(components) => (components.join(&b'/'), None),
+        Fate::Whiteout { mut parent, name } => {
+            parent.push(name);
+            (parent.join(&b'/'), Some("whiteout"))
+        }
+        Fate::Opaque { directory } => (directory.join(&b'/'), Some("opaque")),
+        Fate::Bookkeeping => (path::clean(path, &Limits::default())?.join(&b'/'), Some("bookkeeping")),
+    })
+}

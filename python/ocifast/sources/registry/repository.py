@@ -23,12 +23,13 @@ class _Tags(msgspec.Struct):
     tags: list[str] | None = None
 
 
-def list_tags(reference: Reference, options: RegistryOptions | None = None) -> list[str]:
+def list_tags(reference: Reference, options: RegistryOptions | None = None, *, pages: int | None = None) -> list[str]:
     """All tags of a repository, in the registry's order, however many pages they take.
 
     Args:
         reference: of which only host and repository count.
         options: how to speak to the registry.
+        pages: ends after so many, with the tags that they have; None goes on to the last one.
 
     Raises:
         ImageNotFoundError: no such repository.
@@ -40,7 +41,7 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
         target: str | httpx.URL = f"/v2/{repository}/tags/list?n=1000"
         seen: set[str] = set()
         total = 0
-        for _ in range(_PAGES):
+        for number in range(_PAGES):
             response, body = client.get(
                 target,
                 limit=_PAGE_LIMIT + 1,
@@ -64,7 +65,7 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None) -> l
                 )
             tags.update(dict.fromkeys(page))
             following = client.next_page(reference.name, response)
-            if following is None:
+            if following is None or number + 1 == pages:
                 return list(tags)
             if str(following) in seen:
                 break

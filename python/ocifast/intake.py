@@ -1,0 +1,294 @@
+"""Layers on their way into the core: fetched side by side, or taken from where they are kept, under a watch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ocifast import _core
+from ocifast.cache.following import never
+from ocifast.cache.layers import LayerStore
+from ocifast.decoded import KEPT_LAYERS_MAX, RunLayers
+from ocifast.edits import MadeLayer
+from ocifast.errors import CancelledError
+from ocifast.layered import BlobStore, BlobWriter, Layered
+from ocifast.marks import keeps_bytes
+from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.sources import FileSlice
+from ocifast.spec import Descriptor
+
+__all__ = ["FlattenOptions", "Intake", "decoded_layers"]
+
+_POLL_SECONDS = 0.1
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class FlattenOptions:
+    """How layers are taken in.
+
+    Attributes:
+        jobs: layers fetched at the same time.
+        decoders: cores that decode; None for what the machine has.
+        limits: bounds on what layers may ask for; None for the defaults.
+        blobs: where verified blobs are looked up and kept; None to keep none.
+        layers: where decoded layers are looked up and kept; None for neither.
+        keep_layers: whether those that are decoded are kept; None keeps what whole blocks do not more than double.
+    """
+
+    jobs: int = keeps_bytes(default=4)
+    decoders: int | None = keeps_bytes(default=None)
+    limits: _core.Limits | None = keeps_bytes(default=None)
+    blobs: BlobStore | None = keeps_bytes(default=None)
+    layers: LayerStore | None = keeps_bytes(default=None)
+    keep_layers: bool | None = keeps_bytes(default=None)
+
+
+def decoded_layers(
+    resources: ExitStack,
+    image: Layered,
+    flattener: _core.Flattener,
+    options: FlattenOptions,
+    count: int,
+    cancelled: Callable[[], bool] | None,
+) -> RunLayers | None:
+    """The decoded layers of a run of so many layers, until `resources` are closed."""
+    if options.layers is None or count > KEPT_LAYERS_MAX:
+        return None
+    return resources.enter_context(
+        RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers, stopped=cancelled or never)
+    )
+
+
+class Intake:
+    """One run: threads that bring blobs to the flattener, and a watch over what it has done with them.
+
+    Args:
+        image: whose layers come; after a failure it is closed.
+        flattener: made for its layers, and after them those of `made`.
+        options: how.
+        progress: gets the LAYER_ACQUIRE events.
+        cancelled: asked several times a second while layers arrive.
+        decoded: the decoded layers of this run.
+        made: layers that a user adds.
+    """
+
+    def __init__(
+        self,
+        image: Layered,
+        flattener: _core.Flattener,
+        options: FlattenOptions,
+        progress: Progress,
+        cancelled: Callable[[], bool] | None,
+        decoded: RunLayers | None,
+        made: Sequence[MadeLayer] = (),
+    ) -> None:
+        self.decoded = decoded
+        self.cancelled = cancelled
+        self.image = image
+        self.made = {layer.descriptor.digest: layer.file for layer in made}
+        self.layers = (*image.layers, *(layer.descriptor for layer in made))
+        self.flattener = flattener
+        self.options = options
+        self.progress = progress
+        # A blob that stands in the manifest twice is fetched once and handed to both layers.
+        self.indexes: dict[str, list[int]] = {}
+        for index, descriptor in enumerate(self.layers):
+            self.indexes.setdefault(descriptor.digest, []).append(index)
+        self.stopped = threading.Event()
+        self.fed: set[int] = set()
+        self.applied: set[int] = set()
+        self.told: dict[int, tuple[LayerState, int]] = {}
+        self.inflated: dict[int, int] = {}
+
+    def run(self, end: Callable[[], Made]) -> Made:
+        """Brings all layers; returns what `end` makes of them. Raises the first failure."""
+        return self.bring_some(self.layers, end)
+
+    def bring_some(self, layers: Sequence[Descriptor], end: Callable[[], Made]) -> Made:
+        """Brings some layers that were not brought before, and then does `end`. Raises the first failure."""
+        descriptors = {descriptor.digest: descriptor for descriptor in layers}
+        for digest, descriptor in descriptors.items():
+            self.tell(digest, LayerState.WAITING, total=descriptor.size)
+        with ThreadPoolExecutor(self.options.jobs, thread_name_prefix="ocifast-layer") as pool:
+            try:
+                # Handed out in order: a higher layer may wait for a lower one, never the other way round.
+                futures = [pool.submit(self.bring, descriptor) for descriptor in descriptors.values()]
+                failure = self.watch(futures, end)
+                if failure is not None:
+                    raise failure
+                made = self.finish(end)
+            except BaseException:
+                self.stopped.set()
+                self.flattener.abort()
+                # A thread that waits for a silent server ends only when its connection does.
+                self.image.close()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        self.watch_applied()
+        return made
+
+    def watch(self, futures: Sequence[Future[None]], end: Callable[[], object]) -> BaseException | None:
+        """Waits for all; returns the failure that is the cause of the others, if any."""
+        pending = set(futures)
+        stopped: BaseException | None = None
+        while pending:
+            timeout = None if self.progress is silent and self.cancelled is None else _POLL_SECONDS
+            done, pending = wait(pending, timeout=timeout, return_when=FIRST_EXCEPTION)
+            if self.cancelled is not None and self.cancelled():
+                raise CancelledError(f"{self.image.name}: the work was stopped")
+            self.watch_applied()
+            failures = [failure for future in done if (failure := future.exception()) is not None]
+            # "Cancelled" only says that another layer failed: that one is read to its end, and tells why.
+            if real := [failure for failure in failures if not isinstance(failure, CancelledError)]:
+                return real[0]
+            stopped = stopped or next(iter(failures), None)
+        if stopped is not None:
+            # When the core knows why, its `finish` raises that; else somebody closed the source.
+            self.finish(end)
+        return stopped
+
+    def finish(self, end: Callable[[], Made]) -> Made:
+        """Does `end`, and tells meanwhile how far the layers are."""
+        if self.progress is silent:
+            return end()
+        stop = threading.Event()
+
+        def poll() -> None:
+            while not stop.wait(_POLL_SECONDS):
+                self.watch_applied()
+
+        # A signal may come while the thread starts: it must not be left running, nor hold up the end of the process.
+        poller = threading.Thread(target=poll, name="ocifast-progress", daemon=True)
+        try:
+            poller.start()
+            return end()
+        finally:
+            stop.set()
+            if poller.is_alive():
+                poller.join()
+
+    def watch_applied(self) -> None:
+        """Tells what the flattener has done since."""
+        if self.progress is silent:
+            return
+        below = True
+        for index, (compressed, decompressed, applied) in enumerate(self.flattener.progress()):
+            moved = decompressed != self.inflated.get(index)
+            self.inflated[index] = decompressed
+            if index not in self.fed or index in self.applied:
+                pass
+            elif applied:
+                self.applied.add(index)
+                self.tell_layer(index, LayerState.EXTRACTED, compressed)
+            else:
+                # What stands still while a lower layer is not applied waits for it.
+                self.tell_layer(index, LayerState.EXTRACTING if moved or below else LayerState.BLOCKED, compressed)
+            below = below and applied
+
+    def tell_layer(self, index: int, state: LayerState, compressed: int) -> None:
+        """Tells where a layer stands, when that is news."""
+        if self.told.get(index) != (state, compressed):
+            self.told[index] = (state, compressed)
+            layer = self.layers[index]
+            self.tell(layer.digest, state, compressed, layer.size)
+
+    def tell(self, digest: str, state: LayerState, done: int | None = None, total: int | None = None) -> None:
+        """Tells where a blob stands."""
+        self.progress(Event(Phase.LAYER_ACQUIRE, digest, state, done, total))
+
+    def bring(self, descriptor: Descriptor) -> None:
+        """Brings one blob to all layers that it is."""
+        blobs = self.options.blobs
+        indexes = self.to_decode(self.indexes[descriptor.digest])
+        if not indexes:
+            self.fed.update(self.indexes[descriptor.digest])
+            self.tell(descriptor.digest, LayerState.EXISTS, descriptor.size, descriptor.size)
+            return
+        local = self.made.get(descriptor.digest)
+        if local is None and blobs is not None:
+            local = blobs.get(descriptor)
+        if local is not None:
+            self.read_files(descriptor, indexes, local)
+        elif (moved := self.fetch(descriptor, indexes)) is not None:
+            state = LayerState.DOWNLOADED if moved else LayerState.EXISTS
+            self.tell(descriptor.digest, state, descriptor.size, descriptor.size)
+        self.fed.update(indexes)
+
+    def to_decode(self, indexes: Sequence[int]) -> Sequence[int]:
+        """Those of some layers that are not there as decoded ones; they will be kept, if that is wanted."""
+        decoded = self.decoded
+        if decoded is None:
+            return indexes
+        # What a user adds is no layer of an image, and is not kept.
+        own = [index for index in indexes if index < len(self.image.layers)]
+        missing = [index for index in own if not decoded.adopt(index)]
+        for index in missing:
+            decoded.keep(index)
+        return [*missing, *(index for index in indexes if index not in own)]
+
+    def read_files(self, descriptor: Descriptor, indexes: Sequence[int], local: FileSlice) -> None:
+        """Has some layers read from the file that their blob is in."""
+        self.tell(descriptor.digest, LayerState.EXISTS, descriptor.size, descriptor.size)
+        self.fed.update(indexes)
+        for index in indexes:
+            self.flattener.read_file(index, local.path, local.offset, local.length)
+
+    def fetch(self, descriptor: Descriptor, indexes: Sequence[int]) -> bool | None:
+        """Brings one blob from the source.
+
+        Returns:
+            Whether anything was asked for; None when it stood in a local file, which was told.
+        """
+        with ExitStack() as stack:
+            # Nothing is asked for before it is iterated.
+            blob = stack.enter_context(self.image.blob(descriptor))
+            if blob.local is not None:
+                self.read_files(descriptor, indexes, blob.local)
+                return None
+            self.tell(descriptor.digest, LayerState.DOWNLOADING, 0, descriptor.size)
+            writer = None
+            if self.options.blobs is not None:
+                writer = stack.enter_context(self.options.blobs.writer(descriptor, stopped=self.stopped.is_set))
+                self.take(descriptor, indexes, writer.beginning(), 0)
+            offset = 0 if writer is None else writer.resume_offset
+            if offset:
+                blob = stack.enter_context(self.image.blob(descriptor, offset=offset))
+            moved = offset == 0 or offset < descriptor.size
+            if moved:
+                self.take(descriptor, indexes, blob, offset, writer)
+            for index in indexes:
+                self.flattener.close_layer(index)
+            if writer is not None:
+                writer.commit()
+        return moved
+
+    def take(
+        self,
+        descriptor: Descriptor,
+        indexes: Sequence[int],
+        chunks: Iterable[bytes],
+        done: int,
+        writer: BlobWriter | None = None,
+    ) -> None:
+        """Hands the chunks of one blob to all layers that it is, from byte `done` on, and to `writer`."""
+        told = time.monotonic()
+        for chunk in chunks:
+            if writer is not None:
+                writer.write(chunk)
+            self.write(indexes, chunk)
+            done += len(chunk)
+            if (now := time.monotonic()) - told >= _POLL_SECONDS:
+                told = now
+                self.tell(descriptor.digest, LayerState.DOWNLOADING, done, descriptor.size)
+
+    def write(self, indexes: Sequence[int], chunk: bytes) -> None:
+        """Hands the next bytes of their blob to some layers."""
+        for index in indexes:
+            self.flattener.write(index, chunk)
