@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test test-rest test-all check docs develop packages bench wheel wheels clean
+.PHONY: help demo picture manuals test test-rest test-all check docs develop packages bench wheel wheels clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -44,6 +44,7 @@ endef
 define HELP
 make demo      makes a virtual environment, builds, and compiles a real image to a root filesystem
 make picture   draws docs/progress.svg from a real run (wants tmux), and docs/chart.svg from docs/performance.md
+make manuals   writes the manual pages and completion files of ocifast.data anew
 make test      makes a virtual environment, builds, and runs the tests that need neither root nor packages
 make test-all  all tests, as root, with the packages that they need
 make test-rest what make test leaves out
@@ -102,6 +103,9 @@ demo: develop
 picture: develop
 	$(BIN)/python tools/picture.py
 	$(BIN)/python tools/chart.py
+
+manuals: develop
+	$(BIN)/python tools/manuals.py
 
 test: develop
 	$(TEST)

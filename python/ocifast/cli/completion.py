@@ -9,11 +9,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
+import click
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+    split_arg_string,
+)
 
 from ocifast.sources.transports import TRANSPORTS
 
-__all__ = ["install", "places"]
+__all__ = ["install", "places", "scripts"]
 
 
 def places(incomplete: str) -> list[CompletionItem[str]]:
@@ -90,6 +99,69 @@ class _Bash(BashComplete):
         return f"{kind},{path if inner else value}"
 
 
+_ADDED = """\
+    if [ -n "$completions" ]; then
+        compadd -U -V unsorted -a completions
+"""
+_ADDED_OPEN = """\
+    local -a open
+    open=(${(M)completions:#*[:/]})
+    completions=(${completions:#*[:/]})
+    if [ -n "$open" ]; then
+        compadd -U -S '' -V unsorted -a open
+    fi
+    if [ -n "$completions" ]; then
+        compadd -U -V unsorted -a completions
+"""
+
+
+def _whole(item: CompletionItem[str], word: str) -> CompletionItem[str]:
+    """Of `--name=value` the whole, for shells that take it for one word."""
+    name, equals, _ = word.partition("=")
+    if not equals or not name.startswith("--") or item.type != "plain":
+        return item
+    return CompletionItem(f"{name}={item.value}", type=item.type, help=item.help)
+
+
+class _Zsh(ZshComplete):
+    """Zsh, with no blank behind what is completed further."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one in hand, and that one."""
+        words, self._word = super().get_completion_args()
+        return words, self._word
+
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        """Lines for the script."""
+        return super().format_completion(_whole(item, self._word))
+
+    source_template = ZshComplete.source_template.replace(_ADDED, _ADDED_OPEN)
+
+
+class _Fish(FishComplete):
+    """Fish, with options that have their value behind an equals sign."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one in hand, and that one."""
+        words, self._word = super().get_completion_args()
+        return words, self._word
+
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        """One line for the script."""
+        return super().format_completion(_whole(item, self._word))
+
+
 def install() -> None:
-    """Makes click use it."""
-    add_completion_class(_Bash)
+    """Makes click use them."""
+    for shell in (_Bash, _Zsh, _Fish):
+        add_completion_class(shell)
+
+
+def scripts(command: click.Command) -> dict[str, str]:
+    """What shells load to complete `ocifast`: the text by the name of the file that they look for."""
+    made: dict[str, type[ShellComplete]] = {
+        "bash-completion/completions/ocifast": _Bash,
+        "zsh/site-functions/_ocifast": _Zsh,
+        "fish/vendor_completions.d/ocifast.fish": _Fish,
+    }
+    return {name: shell(command, {}, "ocifast", "_OCIFAST_COMPLETE").source() for name, shell in made.items()}
