@@ -280,6 +280,7 @@ def test_compile_writes_what_a_machine_needs_to_boot(layout: str, tmp_path: Path
         "user": {"name": "app", "uid": 9, "gid": 10, "groups": [], "home": "/srv"},
         "working_directory": "/",
         "stop_signal": None,
+        "verity": None,
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boot.json", "layout", "out.tar"]
 

@@ -92,6 +92,7 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
             "user": {"name": "app", "uid": 1000, "gid": 50, "groups": [3, 7], "home": "/home/app"},
             "working_directory": "/srv",
             "stop_signal": "SIGINT",
+            "verity": None,
         },
         "size": (tmp_path / "out.tar").stat().st_size,
         "data_size": (tmp_path / "out.tar").stat().st_size,

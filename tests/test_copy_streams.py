@@ -56,7 +56,7 @@ def test_a_copy_to_a_registry_writes_no_file(tmp_path: Path, kind: str) -> None:
         if "archive" in kind:
             assert main(["copy", f"oci:{layout}:app", source, "-q"]) == 0
         before = sorted(tmp_path.rglob("*"))
-        assert files_written("copy", source, f"docker://{target.host}/b:1") == []
+        assert files_written("copy", source, f"docker://{target.host}/b:1", "--no-cache") == []
         assert sorted(tmp_path.rglob("*")) == before
         assert "1" in target.manifests["b"]
 
