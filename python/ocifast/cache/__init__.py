@@ -5,7 +5,7 @@
     blobs/sha256/HEX.part     the beginning of one, which the next run goes on from
     outputs/KEY/              output, manifest.json, config.json, entry.json
     layers/sha256/XX/HEX.*    decoded layers by diff ID (`ocifast.cache.layers`)
-    references/HEX/HEX.json   what names meant when a registry was asked last (`ocifast.cache.references`)
+    references/HEX-HEX.json   what names meant when a registry was asked last (`ocifast.cache.references`)
     locks/KEY.lock            held while an output is made, so that callers who want the same share one run
     tmp/                      what is being written, locked by who writes it
     use.json                  how much is there (`ocifast.cache.bound`)

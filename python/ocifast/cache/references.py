@@ -1,6 +1,6 @@
 """What names of images meant when a registry was asked last: for each reference and platform a digest and a time.
 
-    references/HEX/HEX.json     HEX is the SHA-256 of the reference, then that of the platform
+    references/HEX-HEX.json     HEX is the SHA-256 of the reference, then that of the platform
 
 For each platform of its own, since an index may have moved on between two of them: who compiles one platform again
 without a network gets the index of which that image was fetched.
@@ -69,8 +69,7 @@ class ReferenceStore:
         resolved = Resolved(reference, platform, digest, time.time())
         place = self._place(reference, platform)
         try:
-            for folder in (place.parent.parent, place.parent):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            place.parent.mkdir(mode=0o700, exist_ok=True)
             with NewFile(place.parent, mode=0o600) as file:
                 write_all(file.descriptor, msgspec.json.encode(resolved))
                 # Not flushed: after a power failure the name is asked for again.
@@ -82,8 +81,8 @@ class ReferenceStore:
         """What a name meant last, for this platform, or else for the one that was asked for last; None if never."""
         if not self._folder.is_readable():
             return None
-        place = self._place(reference, platform)
-        found = [resolved for path in place.parent.glob("*.json") if (resolved := _read(path)) is not None]
+        paths = (self._folder.path / "references").glob(f"{_hex(reference)}-*.json")
+        found = [resolved for path in paths if (resolved := _read(path)) is not None]
         found = [each for each in found if each.reference == reference]
         chosen = max(found, key=lambda each: (each.platform == platform, each.at), default=None)
         if chosen is not None:
@@ -93,10 +92,10 @@ class ReferenceStore:
 
     def items(self) -> Iterator[tuple[str, int, float, Resolved | None]]:
         """Of each entry its name, the bytes on disk, when it was used last, and what it says, unless it is damaged."""
-        for path in self._folder.path.glob("references/*/*.json"):
+        for path in self._folder.path.glob("references/*.json"):
             with contextlib.suppress(OSError):
                 status = path.lstat()
-                yield f"{path.parent.name}/{path.stem}", status.st_blocks * 512, status.st_mtime, _read(path)
+                yield path.stem, status.st_blocks * 512, status.st_mtime, _read(path)
 
     def path(self, name: str) -> Path:
         """Where the entry of a name of `items` is."""
@@ -105,11 +104,9 @@ class ReferenceStore:
     def remove(self, name: str) -> None:
         """Removes an entry by its name. Raises OSError."""
         remove_entry(self.path(name))
-        with contextlib.suppress(OSError):
-            self.path(name).parent.rmdir()
 
     def _place(self, reference: str, platform: str) -> Path:
-        return self.path(f"{_hex(reference)}/{_hex(platform)}")
+        return self.path(f"{_hex(reference)}-{_hex(platform)}")
 
 
 def _hex(text: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 
+from ocifast.atomic import reported
 from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.cache.kept import open_regular
 from ocifast.cache.references import ReferenceStore
 from ocifast.errors import (
     FileError,
@@ -17,7 +22,7 @@ from ocifast.errors import (
     RegistryError,
     VerificationError,
 )
-from ocifast.sources import AttachedSource, Blob, FileSlice, NamedSource, Source
+from ocifast.sources import CHUNK, AttachedSource, Blob, FileSlice, NamedSource, Source
 from ocifast.sources.blobs import BytesBlob, FileBlob
 from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
 
@@ -102,7 +107,11 @@ class CachedSource:
         # Who is handed layers cannot ask for them again, and so gets none that was damaged meanwhile.
         found = self._blobs.get(descriptor) if not self._layers or self._blobs.verify(descriptor) else None
         if found is not None:
-            return FileBlob(found.path, offset, found.length - offset, name=self.name)
+            try:
+                return _OpenBlob(found.path, offset, found.length - offset, name=self.name)
+            except (OSError, ValueError):
+                # It was removed since.
+                pass
         if offset or not (self._layers or descriptor.media_type in CONFIGS):
             return self._source.blob(descriptor, offset=offset)
         return _KeptBlob(self._source, descriptor, self._blobs, self._closed.is_set)
@@ -186,6 +195,31 @@ class CachedSource:
             self._blobs.put(descriptor, document.raw)
         except FileError as error:
             _log.warning("%s is not cached: %s", descriptor.digest, error)
+
+
+class _OpenBlob(FileBlob):
+    """A blob of the cache, held open: another run that removes it does not take it away from who reads it."""
+
+    def __init__(self, path: Path, offset: int, length: int, *, name: str) -> None:
+        """Raises OSError, ValueError: it is not there any more."""
+        super().__init__(path, offset, length, name=name)
+        self._fd = open_regular(path)
+        self._closed = weakref.finalize(self, os.close, self._fd)
+
+    def __iter__(self) -> Iterator[bytes]:
+        at, end = self._slice.offset, self._slice.offset + self._slice.length
+        while at < end:
+            with reported(self._slice.path):
+                chunk = os.pread(self._fd, min(CHUNK, end - at), at)
+            if not chunk:
+                return
+            at += len(chunk)
+            yield chunk
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self._closed()
 
 
 class _KeptBlob:
