@@ -59,6 +59,7 @@ def whole(layout: Path, image: BuiltImage) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_what_one_command_fetched_no_other_fetches_again(
     server: FaultyRegistry, image: BuiltImage, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_extents_are_shared_between_cache_and_layouts(
     assert files[0].read_bytes() == files[2].read_bytes() != files[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["oci:{}/layout:app", "oci-archive:{}/app.tar"])
 def test_a_killed_pull_goes_on_where_it_stopped(
     where: str, server: FaultyRegistry, image: BuiltImage, tmp_path: Path

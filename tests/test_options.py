@@ -64,6 +64,7 @@ OTHERS: dict[tuple[type, str], Any] = {
     (PackOptions, "size"): 1 << 30,
     (PackOptions, "journal"): True,
     (PackOptions, "owners"): True,
+    (PackOptions, "ownership"): "record",
     (PackOptions, "tails"): "block",
     (PackOptions, "fragments"): False,
 }
@@ -77,6 +78,7 @@ WITH: dict[str, tuple[str, PackOptions]] = {
     "size": ("ext4", PackOptions()),
     "journal": ("ext4", PackOptions()),
     "owners": ("dir", PackOptions()),
+    "ownership": ("dir", PackOptions()),
     "tails": ("erofs", PackOptions()),
     "fragments": ("squashfs", PackOptions()),
 }

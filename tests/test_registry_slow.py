@@ -147,7 +147,10 @@ def test_each_window_counts_for_itself() -> None:
 
 
 def test_options_and_variables_set_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = ("connect_timeout", "read_timeout", "upload_timeout", "min_rate", "rate_window", "helper_timeout")
+    limits = (
+        *("connect_timeout", "read_timeout", "upload_timeout", "min_rate"),
+        *("rate_window", "helper_timeout", "daemon_timeout"),
+    )
     made: list[RegistryOptions] = []
 
     def note(*hosts: str, **stated: object) -> RegistryOptions:
@@ -162,7 +165,7 @@ def test_options_and_variables_set_the_limits(monkeypatch: pytest.MonkeyPatch) -
     run([])
     assert made.pop() == RegistryOptions()
     run([word for number, name in enumerate(limits, 7) for word in (f"--{name.replace('_', '-')}", str(number))])
-    assert [getattr(made[0], name) for name in limits] == [7, 8, 9, 10, 11, 12]
+    assert [getattr(made[0], name) for name in limits] == [7, 8, 9, 10, 11, 12, 13]
     for number, name in enumerate(limits, 7):
         monkeypatch.setenv(f"OCIFAST_{name.upper()}", str(number))
     run([])

@@ -87,6 +87,7 @@ def fetched(server: FaultyRegistry) -> dict[str, int]:
     return {line.split("/blobs/")[1].split()[0]: lines.count(line) for line in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dir", "mixed"])
 def test_eight_compiles_at_once_fetch_each_blob_once(
     form: str, server: FaultyRegistry, image: BuiltImage, tmp_path: Path
@@ -110,6 +111,7 @@ def test_eight_compiles_at_once_fetch_each_blob_once(
         assert len({dump_directory(out) for out in outs}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_who_follows_takes_over_from_who_dies(
     number: signal.Signals, server: FaultyRegistry, image: BuiltImage, tmp_path: Path
@@ -257,6 +259,7 @@ def test_a_cancelled_run_does_not_wait_for_another(server: FaultyRegistry, image
     assert sorted(path.name for path in tmp_path.iterdir()) == ["warm.erofs"]
 
 
+@pytest.mark.slow
 def test_a_layer_is_decoded_once(server: FaultyRegistry, image: BuiltImage, tmp_path: Path) -> None:
     name = server.put(image, "app:1")
     server.script = slowly(server, 1.0)
@@ -294,6 +297,7 @@ def test_layers_are_claimed_by_one_and_waited_for_once(cache: Cache) -> None:
     assert cache.decoded.get(one) is None
 
 
+@pytest.mark.slow
 def test_blobs_in_another_order_do_not_lock_each_other_out(server: FaultyRegistry, tmp_path: Path) -> None:
     """Two images of the same layers in opposite order, both fetched at once, each layer by another one first."""
     noise = random.Random(9).randbytes

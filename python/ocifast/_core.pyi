@@ -377,6 +377,7 @@ class Tree:
         /,
         *,
         owners: bool,
+        record: bool = False,
         folder: str | PathLike[str] | None = None,
         clamp_mtime: int | None = None,
     ) -> list[tuple[str, str, int, list[bytes]]]:
@@ -384,6 +385,13 @@ class Tree:
 
         From another store than "directory" contents are copied first, into the empty folder `folder` on the file system
         of `path`, which the caller removes. From the store "directory" they are moved: then nothing else can read them.
+
+        Args:
+            path: the folder.
+            owners: whether owners are set.
+            record: whether they, modes and devices are written to `user.containers.override_stat` as well.
+            folder: for copies.
+            clamp_mtime: seconds since 1970 that no time passes.
 
         Returns the losses: kind ("owner", "device", "xattr", ...), detail, how many entries, the first few paths.
         """

@@ -137,10 +137,11 @@ class PrivateFolder:
         os.mkdir(name, 0o700, dir_fd=self.fd)
         return self.path / name
 
-    def publish(self, name: str, place: str) -> None:
+    def publish(self, name: str, place: str, *, sync: bool = True) -> None:
         """Gives what has a name in here a name beside this folder, in place of a file that had it.
 
-        What is published must be flushed to the disk before; the new name is, when this returns. Raises OSError.
+        What is published must be flushed to the disk before; the new name is, when this returns, unless `sync` is
+        False. Raises OSError.
         """
         try:
             self._rename(name, place)
@@ -149,7 +150,8 @@ class PrivateFolder:
             if not stat.S_ISDIR(status.st_mode):
                 raise
             self._rename_closed(name, place)
-        flush_renames(self.parent_fd, self._parent)
+        if sync:
+            flush_renames(self.parent_fd, self._parent)
 
     def _rename(self, name: str, place: str) -> None:
         os.rename(name, place, src_dir_fd=self.fd, dst_dir_fd=self.parent_fd)

@@ -197,7 +197,7 @@ class _Run:
     def _attempt(self) -> tuple[CompiledImage, ...]:
         with ExitStack() as stack:
             for output in self.outputs:
-                output.open(stack)
+                output.open(stack, sync=self.options.sync)
             image = stack.enter_context(self._resolve())
             self.edits = self._prepare_edits(image, stack)
             keys = self._keys(image)
@@ -366,8 +366,12 @@ class _Run:
         except BaseException as error:
             # A signal may have come at any moment, also between the name and the next line of ours.
             written = tuple(output.shown for output in self.outputs if output.is_published)
-            if isinstance(error, OcifastError) and written:
-                text = f"{error.message}; only {', '.join(written)} could be written"
+            if isinstance(error, OcifastError):
+                # What is finished is not thrown away because its place cannot be had.
+                left = [output.rescue() for output in self.outputs if output.shown not in written]
+                kept = ", ".join(str(path) for path in left if path is not None)
+                text = error.message + (f"; only {', '.join(written)} could be written" if written else "")
+                text += f"; what was made is kept as {kept}" if kept else ""
                 raise type(error)(text, **error.context) from error.__cause__
             if written:
                 whole = len(written) == len(self.outputs)
@@ -448,6 +452,7 @@ class _Run:
             threads=self.threads,
             progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
             cancelled=self.cancelled,
+            stall=self.options.packer_timeout,
         )
 
     def _created(self, image: Image) -> int:

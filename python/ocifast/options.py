@@ -45,6 +45,10 @@ class CompileOptions:
         verify_cache: whether layers and outputs of the cache are hashed before they are used, even when nobody has
             written to them; damage below the file system is found by nothing else.
         tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
+        sync: whether an output is brought to the disk before it has its name. What is kept in the cache always is, as
+            it is trusted.
+        packer_timeout: seconds without a sign of life (processor time, input, output) of a packer that is a program of
+            others, until it is killed.
         threads: that decode and pack; None for one per processor. Changes nothing in the output.
         downloads: layers fetched at the same time.
         strict: whether a loss is an error, or a user that the image does not have.
@@ -78,6 +82,8 @@ class CompileOptions:
     cache_folder: str | None = keeps_bytes(default=None)
     verify_cache: bool = keeps_bytes(default=False)
     tmp_dir: str | None = keeps_bytes(default=None)
+    sync: bool = keeps_bytes(default=True)
+    packer_timeout: float = keeps_bytes(default=300.0)
     threads: int | None = keeps_bytes(default=None)
     downloads: int = keeps_bytes(default=4)
     strict: bool = keeps_bytes(default=False)

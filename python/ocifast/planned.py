@@ -89,10 +89,11 @@ class PlannedOutput:
         self.written = Written(None)
         self._begins_to_publish = False
 
-    def open(self, stack: ExitStack) -> None:
-        """Looks at the place, and makes a private folder beside it."""
+    def open(self, stack: ExitStack, *, sync: bool) -> None:
+        """Looks at the place, and makes a private folder beside it; `sync` as of `Workspace`."""
         if not self.streams:
-            self.space = stack.enter_context(Workspace(self.shown, is_directory=self.format.is_directory))
+            space = Workspace(self.shown, is_directory=self.format.is_directory, sync=sync)
+            self.space = stack.enter_context(space)
 
     @property
     def made(self) -> Path | None:
@@ -166,6 +167,10 @@ class PlannedOutput:
                 file.publish(place)
         self._begins_to_publish = True
         self.space.publish(self.made)
+
+    def rescue(self) -> Path | None:
+        """Keeps what was finished and cannot be published under another name; see `Workspace.rescue`."""
+        return None if self.space is None or self.made is None else self.space.rescue(self.made)
 
     @property
     def is_published(self) -> bool:

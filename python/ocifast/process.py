@@ -28,7 +28,7 @@ from typing import IO
 
 from ocifast.errors import CancelledError, HelperError, OcifastError, PackerError, PackerMissingError
 
-__all__ = ["STDERR_LIMIT", "Finished", "describe_status", "find_tool", "run_helper", "run_tool"]
+__all__ = ["STALL", "STDERR_LIMIT", "Finished", "describe_status", "find_tool", "run_helper", "run_tool"]
 
 STDERR_LIMIT = 64 << 10
 """Bytes of standard error that are kept: the last ones, where tools say why they gave up."""
@@ -338,13 +338,15 @@ class _Tail:
 
 
 class _Watchdog:
-    """Notices that a process neither computes nor reads nor writes, from what /proc tells of it."""
+    """Notices that a tool, with all that it has started, neither computes nor reads nor writes: /proc tells."""
 
     def __init__(self, pid: int, stall: float | None) -> None:
+        self._pid = pid
         self._stat = Path(f"/proc/{pid}/stat")
         self._io = Path(f"/proc/{pid}/io")
         self._stall = stall
         self._seen: tuple[bytes, ...] = ()
+        self._seen_others: frozenset[tuple[bytes, ...]] = frozenset()
         self._since = self._checked = time.monotonic()
 
     def hung(self, events: int) -> bool:
@@ -359,7 +361,19 @@ class _Watchdog:
             signs = self._signs()
             if signs != self._seen:
                 self._seen, self._since = signs, now
+            elif (others := self._others()) != self._seen_others:
+                self._seen_others, self._since = others, now
         return now - self._since > self._stall
+
+    def _others(self) -> frozenset[tuple[bytes, ...]]:
+        """The same of all processes in the tool's session, whose leader it is."""
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[3]) == self._pid:
+                    found.add((fields[11], fields[12], (process / "io").read_bytes()))
+        return frozenset(found)
 
     def _signs(self) -> tuple[bytes, ...]:
         try:

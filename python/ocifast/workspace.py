@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -30,12 +31,13 @@ class Workspace:
         path: leads into the private folder (see `PrivateFolder`).
     """
 
-    def __init__(self, destination: str | os.PathLike[str], *, is_directory: bool) -> None:
+    def __init__(self, destination: str | os.PathLike[str], *, is_directory: bool, sync: bool = True) -> None:
         """Looks at the destination and makes the folder.
 
         Args:
             destination: a file that may exist, or a directory that may not (an empty one may).
             is_directory: which of the two.
+            sync: whether what is published is brought to the disk before it has its name, and the name after it.
 
         Raises:
             UsageError: something is at the destination that must not be replaced.
@@ -44,6 +46,7 @@ class Workspace:
         self.destination = Path(os.path.realpath(destination))
         self._shown = os.fspath(destination)
         self._is_directory = is_directory
+        self._sync = sync
         self._check_destination()
         parent = self.destination.parent
         with self._reported(f"cannot write to {parent}"):
@@ -74,14 +77,29 @@ class Workspace:
             FileError: the disk is full, or fails; nothing is at the destination then, or what was there before.
         """
         with self._reported(f"cannot write {self._shown}"):
-            if not self._is_directory:
+            if self._sync and not self._is_directory:
                 _flush(made.name, self._private.fd)
             try:
-                self._private.publish(made.name, self.destination.name)
+                self._private.publish(made.name, self.destination.name, sync=self._sync)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     raise UsageError(f"{self._shown} is there and not empty") from None
                 raise
+
+    def rescue(self, made: Path) -> Path | None:
+        """Gives what was finished, and could not be published, another name beside its place.
+
+        Returns:
+            The name; None when that cannot be done either, or when nothing was made.
+        """
+        name = f"{self.destination.name[:200]}.{secrets.token_hex(4)}.unpublished"
+        try:
+            if self._sync and not self._is_directory:
+                _flush(made.name, self._private.fd)
+            self._private.publish(made.name, name, sync=self._sync)
+        except OSError:
+            return None
+        return self.destination.with_name(name)
 
     def _check_destination(self) -> None:
         try:

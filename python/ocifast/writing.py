@@ -31,6 +31,7 @@ def write_output(
     threads: int,
     progress: Callable[[int, int | None], None],
     cancelled: Callable[[], bool],
+    stall: float,
 ) -> Written:
     """Writes one output under its private name, or to standard output.
 
@@ -45,6 +46,7 @@ def write_output(
         threads: that pack.
         progress: gets bytes that are packed, and bytes to pack.
         cancelled: asked now and then.
+        stall: seconds without a sign of life after which a tool counts as hung.
 
     Raises:
         OutputError: it could not be made.
@@ -70,6 +72,7 @@ def write_output(
             threads=threads,
             progress=progress,
             cancelled=lambda: stop.is_set() or cancelled(),
+            stall=stall,
         )
         if output.space is not None and (size := output.backend.size(request)) is not None:
             check_room(Path(output.shown).absolute().parent, size, what=f"the {output.format.name} of {name}")

@@ -21,7 +21,7 @@ fn depth_made(depth: usize) -> Result<usize> {
     std::fs::create_dir(&staging).expect("a folder");
     std::fs::create_dir(&target).expect("a folder");
     let store = Arc::new(DirectoryStore::new(&staging)?);
-    write_directory(&tree, &store, &target, false, None)?;
+    write_directory(&tree, &store, &target, false, false, None)?;
     let mut folder = target;
     Ok(std::iter::from_fn(|| {
         folder.push("d");

@@ -80,7 +80,7 @@ impl Scene {
     }
 
     fn write(&self) -> Result<()> {
-        write_directory(&self.tree, &self.store, &self.path("target"), geteuid().is_root(), None).map(drop)
+        write_directory(&self.tree, &self.store, &self.path("target"), geteuid().is_root(), false, None).map(drop)
     }
 
     /// Everything outside: type and mode, owner, times, size and what is in it.

@@ -15,7 +15,7 @@ from ocifast.cli.help import Command
 from ocifast.cli.looking import options_for
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
-from ocifast.cli.registry import registry_options
+from ocifast.cli.registry import registry_options, seconds
 from ocifast.cli.seals import chosen_seals, seal_options
 from ocifast.cli.verify import verify_options
 from ocifast.compiled import CompiledImage
@@ -62,6 +62,12 @@ __all__ = ["command"]
     help="Whether squashfs packs the ends of files, and small files, together.  [default: --fragments]",
 )
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
+@click.option(
+    "--ownership",
+    type=click.Choice(["drop", "record"]),
+    help="What becomes of owners, modes and devices that a directory cannot hold: record writes them to the attribute "
+    "user.containers.override_stat, where podman and fuse-overlayfs look.  [default: drop]",
+)
 @click.option("--strict", is_flag=True, help="Fail when something would be lost, or the user is unknown.")
 @click.option(
     "--config",
@@ -93,6 +99,12 @@ __all__ = ["command"]
     type=options.SIZE,
     help="Bytes of all paths, link targets and attributes that the image may have.  [default: 256M]",
 )
+@click.option(
+    "--no-sync",
+    is_flag=True,
+    help="Do not wait until OUTPUT is on the disk: a power failure may leave it damaged. The cache is always synced.",
+)
+@seconds("--packer-timeout", 300, "Wait so long for a sign of life of a packer that is a program of others")
 @options.tmp_dir
 @options.quiet
 @options.progress
@@ -114,6 +126,7 @@ def command(
     tails: str | None,
     fragments: bool | None,
     owners: bool | None,
+    ownership: str | None,
     strict: bool,
     config_file: Path | None,
     tree_digest: bool,
@@ -129,6 +142,8 @@ def command(
     jobs: int | None,
     downloads: int,
     max_metadata: int | None,
+    no_sync: bool,
+    packer_timeout: float,
     tmp_dir: Path | None,
     quiet: bool,
     progress: str,
@@ -160,6 +175,7 @@ def command(
                 size=size,
                 journal=journal,
                 owners=owners,
+                ownership=ownership,
                 tails=tails,
                 fragments=fragments,
             ),
@@ -174,6 +190,8 @@ def command(
             keep_layers=keep_layers,
             verify_cache=verify_cache,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),
+            sync=not no_sync,
+            packer_timeout=packer_timeout,
             threads=jobs,
             downloads=downloads,
             strict=strict,

@@ -53,8 +53,7 @@ def command(
     if by_layer and (stat or times):
         raise click.UsageError("--by-layer reads no file: --stat and --times make no sense with it")
     remotes = [location.remote for location in map(parse_location, (first, second))]
-    hosts = [remote.host for remote in remotes if remote]
-    how = make_options(*hosts, **looking.registry) if hosts else None
+    how = make_options(*(remote.host for remote in remotes if remote), **looking.registry)
     with looking.opened(first, options=how) as one, looking.opened(second, options=how) as other:
         if by_layer:
             layer_changes = compare_layers(one, other)

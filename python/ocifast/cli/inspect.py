@@ -10,7 +10,7 @@ import click
 from ocifast.cli.display import format_size, printable, report
 from ocifast.cli.help import Command
 from ocifast.cli.options import as_json, cache_for, cached, follow_links, image_argument, platform
-from ocifast.cli.registry import make_options, registry_options
+from ocifast.cli.registry import registry_options
 from ocifast.cli.template import rendered
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def command(
     without --platform writes the index itself.
     """
     from ocifast import platforms
+    from ocifast.cli.looking import options_for
     from ocifast.image import Index, resolve
     from ocifast.opening import asking, open_cached
     from ocifast.sources.open import parse_location
@@ -61,14 +62,13 @@ def command(
     if sum((raw, config, as_json, template is not None)) > 1:
         raise click.UsageError("choose one of --raw, --config, --format and --json")
     location = parse_location(image)
-    hosts = [location.remote.host] if location.remote else []
     wanted = platforms.parse(platform) if platform is not None else None
     opened = open_cached(
         location,
         cache_for(no_cache, offline, refresh),
         how=asking(offline, refresh),
         platform="all" if raw and wanted is None else wanted,
-        options=make_options(*hosts, **registry) if hosts else None,
+        options=options_for(image, registry),
         follow_links=follow_links,
     )
     with closing(opened) as source:

@@ -18,6 +18,7 @@ from ocifast.errors import PathNotFoundError
 from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.sources.open import parse_location
+from ocifast.sources.transports import TRANSPORTS
 
 if TYPE_CHECKING:
     from ocifast.peek import Peek
@@ -32,14 +33,14 @@ Answer = TypeVar("Answer")
 
 
 def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | None:
-    """How the registry that an image is in is spoken to; None, and nothing loaded, when it is in none.
+    """How the registry or store that an image is in is spoken to; None, and nothing loaded, for what is on disk.
 
     `registry` is what `registry_options` passed on.
     """
     location = parse_location(image)
-    if location.remote is None:
+    if not TRANSPORTS[location.transport].is_served:
         return None
-    return make_options(location.remote.host, **registry)
+    return make_options(*([location.remote.host] if location.remote else []), **registry)
 
 
 @dataclass(frozen=True)

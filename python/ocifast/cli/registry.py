@@ -14,7 +14,7 @@ from ocifast.errors import UsageError
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["OPTION_NAMES", "make_options", "read_password", "registry_host", "registry_options"]
+__all__ = ["OPTION_NAMES", "make_options", "read_password", "registry_host", "registry_options", "seconds"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _LONGEST_PASSWORD = 1 << 16
@@ -32,6 +32,7 @@ OPTION_NAMES = (
     "min_rate",
     "rate_window",
     "helper_timeout",
+    "daemon_timeout",
 )
 """As `registry_options` passes them on."""
 
@@ -45,7 +46,7 @@ def _show_requests(ctx: click.Context, _parameter: click.Parameter, value: bool)
         root.call_on_close(show_requests())
 
 
-def _seconds(name: str, default: int, text: str) -> Callable[[Function], Function]:
+def seconds(name: str, default: int, text: str) -> Callable[[Function], Function]:
     """An option that is a time, with its variable of the environment."""
     return click.option(
         name,
@@ -105,9 +106,9 @@ _OPTIONS = (
         metavar="HOST",
         help="A token server on another host that may get the registry's password.",
     ),
-    _seconds("--connect-timeout", 15, "Wait so long for a connection"),
-    _seconds("--read-timeout", 60, "Wait so long for the next byte of an answer, and for all of its head"),
-    _seconds("--upload-timeout", 900, "Wait so long for the answer to the request that ends an upload"),
+    seconds("--connect-timeout", 15, "Wait so long for a connection"),
+    seconds("--read-timeout", 60, "Wait so long for the next byte of an answer, and for all of its head"),
+    seconds("--upload-timeout", 900, "Wait so long for the answer to the request that ends an upload"),
     click.option(
         "--min-rate",
         envvar="OCIFAST_MIN_RATE",
@@ -117,8 +118,9 @@ _OPTIONS = (
         show_default=True,
         help="Bytes a second that a body must bring at least, over --rate-window.",
     ),
-    _seconds("--rate-window", 300, "Look so long before --min-rate counts"),
-    _seconds("--helper-timeout", 60, "Wait so long for a credential helper"),
+    seconds("--rate-window", 300, "Look so long before --min-rate counts"),
+    seconds("--helper-timeout", 60, "Wait so long for a credential helper"),
+    seconds("--daemon-timeout", 900, "Wait so long for the first byte of a daemon's image, or of podman save"),
     click.option(
         "--insecure",
         is_flag=True,

@@ -28,6 +28,7 @@ class _DirectoryBackend(Backend[DirOptions]):
         losses = request.tree.write_directory(
             request.path,
             owners=os.geteuid() == 0 if owners is None else owners,
+            record=request.options.ownership == "record",
             clamp_mtime=request.clamp_mtime,
             folder=request.folder,
         )

@@ -127,6 +127,7 @@ class _MkfsErofs(Backend[ErofsOptions]):
             environment={"SOURCE_DATE_EPOCH": str(latest)},
             folder=request.folder,
             cancelled=request.cancelled,
+            stall=request.stall,
         )
         # Who may not make one device, or one pipe, may make none.
         without = {kind for loss in losses for kind in _LOST_KINDS.get(loss[0], ())}
@@ -192,7 +193,12 @@ def _read_back(path: Path, request: WriteRequest[ErofsOptions], inodes: int) -> 
         raise PackerError(f"mkfs.erofs wrote {found} files of {inodes}, and reported success", command="mkfs.erofs")
     if find_tool("fsck.erofs") is not None:
         try:
-            run_tool(["fsck.erofs", "--extract", path], folder=request.folder, cancelled=request.cancelled)
+            run_tool(
+                ["fsck.erofs", "--extract", path],
+                folder=request.folder,
+                cancelled=request.cancelled,
+                stall=request.stall,
+            )
         except PackerError as error:
             raise PackerError(f"mkfs.erofs left an image that fsck.erofs refuses: {error}", **error.context) from error
 

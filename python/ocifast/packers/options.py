@@ -250,10 +250,17 @@ class DirOptions(FormatOptions):
     Attributes:
         owners: True sets owners, as far as that is allowed, False leaves all to the caller, None sets them exactly when
             running as root.
+        ownership: what becomes of what cannot be set: "drop" (the default) leaves it, and says so; "record" writes
+            owner, mode and kind to the attribute `user.containers.override_stat` of files and folders.
     """
 
     format: ClassVar[str] = "dir"
     owners: bool | None = changes_bytes(None)
+    ownership: str | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        if self.ownership not in (None, "drop", "record"):
+            raise UsageError(f"ownership in a directory is dropped or recorded: drop or record, not {self.ownership!r}")
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,7 @@ class PackOptions:
         size: of ext4.
         journal: of ext4.
         owners: of a directory.
+        ownership: of a directory.
         tails: of erofs.
         fragments: of squashfs.
     """
@@ -281,6 +289,7 @@ class PackOptions:
     size: int | None = changes_bytes(None)
     journal: bool | None = changes_bytes(None)
     owners: bool | None = changes_bytes(None)
+    ownership: str | None = changes_bytes(None)
     tails: str | None = changes_bytes(None)
     fragments: bool | None = changes_bytes(None)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from ocifast.errors import UsageError
 from ocifast.packers.losses import Loss
 from ocifast.packers.options import FormatOptions
+from ocifast.process import STALL
 
 if TYPE_CHECKING:
     from ocifast import _core
@@ -49,6 +50,7 @@ class WriteRequest(Generic[Options]):
         threads: to use; changes nothing in the output.
         progress: told bytes done, and bytes to do when known.
         cancelled: whether to stop; asked now and then.
+        stall: seconds without a sign of life after which a tool counts as hung.
     """
 
     tree: _core.Tree
@@ -61,6 +63,7 @@ class WriteRequest(Generic[Options]):
     threads: int = 1
     progress: Callable[[int, int | None], None] = lambda done, total: None
     cancelled: Callable[[], bool] = lambda: False
+    stall: float = STALL
 
     @property
     def path(self) -> Path:

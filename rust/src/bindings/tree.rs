@@ -458,22 +458,23 @@ impl Tree {
         found.collect()
     }
 
-    #[pyo3(signature = (path, /, *, owners, folder = None, clamp_mtime = None))]
+    #[pyo3(signature = (path, /, *, owners, record = false, folder = None, clamp_mtime = None))]
     fn write_directory(
         &self,
         py: Python<'_>,
         path: PathBuf,
         owners: bool,
+        record: bool,
         folder: Option<PathBuf>,
         clamp_mtime: Option<i64>,
     ) -> PyResult<Vec<LossRow>> {
         let lost = py.detach(|| {
             if let Kept::Directory(store) = &self.kept {
-                return output::write_directory(&self.tree, store, &path, owners, clamp_mtime);
+                return output::write_directory(&self.tree, store, &path, owners, record, clamp_mtime);
             }
             let store = Arc::new(DirectoryStore::new(&for_copies(folder)?)?);
             let tree = output::move_contents(&self.tree, &self.metered(), &store, &mut |_| Ok(()))?;
-            output::write_directory(&tree, &store, &path, owners, clamp_mtime)
+            output::write_directory(&tree, &store, &path, owners, record, clamp_mtime)
         });
         Ok(losses(py, lost?))
     }

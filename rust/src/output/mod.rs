@@ -195,7 +195,7 @@ mod tests {
             ("ext4", ext4::write(tree, &spool, &file(), &ext4).map(drop)),
             ("erofs", erofs::finish(tree, &erofs, &options).map(drop)),
             ("compressed erofs", compressed.map(drop)),
-            ("dir", write_directory(tree, &staged, &make("target"), true, None).map(drop)),
+            ("dir", write_directory(tree, &staged, &make("target"), true, false, None).map(drop)),
         ]
         .into_iter()
         .map(|(writer, result)| (writer, result.err().map(|error| error.code)))

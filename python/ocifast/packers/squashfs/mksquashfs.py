@@ -63,6 +63,7 @@ class _Mksquashfs(Backend[SquashfsOptions]):
             on_output=bar(request, settings),
             folder=request.folder,
             cancelled=request.cancelled,
+            stall=request.stall,
         )
         read_back(request.path, request.tree, tool="mksquashfs", seconds=seconds)
         lost = summarize(losses, request.tree.squashfs_losses(clamp_mtime=request.clamp_mtime))

@@ -77,6 +77,7 @@ class _Sqfstar(Backend[SquashfsOptions]):
             environment=environment,
             folder=request.folder,
             cancelled=request.cancelled,
+            stall=request.stall,
         )
         read_back(request.path, request.tree, tool="mksquashfs", seconds=seconds, root=exact)
         return Written(request.path.stat().st_size, (*losses, *summarize(lost)))
@@ -132,6 +133,7 @@ class _Tar2sqfs(Backend[SquashfsOptions]):
             environment={"SOURCE_DATE_EPOCH": str(seconds(request.created))},
             folder=request.folder,
             cancelled=request.cancelled,
+            stall=request.stall,
         )
         read_back(request.path, request.tree, tool="tar2sqfs", seconds=seconds)
         return Written(request.path.stat().st_size, tuple(summarize(lost)))

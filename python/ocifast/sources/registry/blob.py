@@ -71,4 +71,5 @@ class RegistryBlob:
             if threshold is None or size - start < threshold:
                 yield from stream(origin, self._descriptor, start, size, slot)
             else:
-                yield from stream_in_ranges(origin, self._descriptor, start, slot)
+                others = [other for other in self._origins if other is not origin]
+                yield from stream_in_ranges(origin, self._descriptor, start, slot, others)

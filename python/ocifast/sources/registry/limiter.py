@@ -97,6 +97,10 @@ class Slots:
             self._taken.add(slot)
             return slot
 
+    def extra_slot(self) -> Slot:
+        """One more than there are, for what replaces another."""
+        return Slot(self)
+
     def release(self, slot: Slot) -> None:
         """Called by the slot."""
         with self._changed:

@@ -63,6 +63,8 @@ class RegistryOptions:
             and one connection is slow; None never does.
         range_speed: bytes per second of one connection that need no help.
         helper_timeout: seconds for a credential helper's answer.
+        daemon_timeout: seconds to the first byte of an image that a daemon or `podman save` stages before; after it
+            `read_timeout` counts for a daemon.
     """
 
     insecure: frozenset[str] = keeps_bytes(default=frozenset())
@@ -88,6 +90,7 @@ class RegistryOptions:
     range_threshold: int | None = keeps_bytes(default=64 << 20)
     range_speed: float = keeps_bytes(default=100e6)
     helper_timeout: float = keeps_bytes(default=60.0)
+    daemon_timeout: float = keeps_bytes(default=900.0)
 
 
 def host_name(host: str) -> str:

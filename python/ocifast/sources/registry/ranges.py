@@ -2,84 +2,54 @@
 
 A server or the way to it often gives one connection less than the line can take. While slots of the host's limiter
 are to spare, later pieces of the blob are fetched beside the one that the reader gets; each waits in memory for its
-turn and keeps its slot until then, so that all blobs together hold at most one piece per slot.
+turn and keeps its slot until then, so that all blobs together hold at most one piece per slot. A piece that takes much
+longer than others is asked for once more, elsewhere where there is a mirror, and what is whole first is taken.
 """
 
 from __future__ import annotations
 
-import threading
+import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from ocifast.sources.registry.limiter import Slot
+from ocifast.sources.registry.piece import Piece, take
 from ocifast.sources.registry.transfer import Origin, open_range, stream
 from ocifast.spec import Descriptor
 
-__all__ = ["PIECE", "stream_in_ranges"]
+__all__ = ["PIECE", "piece_size", "stream_in_ranges"]
 
 PIECE = 8 << 20
 """Bytes of a piece: enough that a request's round trip does not show, few enough to keep four of them in memory."""
+LARGE = 4
+"""How many times that the pieces are of a blob that has many: fewer requests, as some registries count them."""
+MANY = 32
+"""How many small ones there must be for large ones."""
+PATIENCE = 2.0
+"""Seconds that any piece may be waited for."""
+STARVED = 3.0
+"""How many times longer than others a piece takes that counts as starved."""
 
 
-class _Piece:
-    """A part of the blob that a thread fetches ahead of its turn."""
-
-    def __init__(self, origin: Origin, descriptor: Descriptor, start: int, end: int, slot: Slot) -> None:
-        self._chunks: list[bytes] = []
-        self._failure: BaseException | None = None
-        self._done = threading.Event()
-        self._called_off = threading.Event()
-        self._slot = slot
-        # A daemon: one that waits for a server that is silent must not keep the process from ending.
-        threading.Thread(
-            target=self._fetch, args=(origin, descriptor, start, end), name=f"range {start}", daemon=True
-        ).start()
-
-    def _fetch(self, origin: Origin, descriptor: Descriptor, start: int, end: int) -> None:
-        try:
-            chunks = stream(origin, descriptor, start, end, self._slot)
-            for chunk in chunks:
-                if self._called_off.is_set():
-                    chunks.close()
-                    break
-                self._chunks.append(chunk)
-        except BaseException as error:
-            self._failure = error
-        finally:
-            # The reader may let it wait; see Slot.
-            self._slot.hand_over()
-            self._done.set()
-            if self._called_off.is_set():
-                self._drop()
-
-    def take(self) -> Generator[bytes, None, None]:
-        """Waits for the piece, hands it on and gives its slot back."""
-        self._done.wait()
-        try:
-            if self._failure is not None:
-                raise self._failure
-            self._chunks.reverse()
-            while self._chunks:
-                yield self._chunks.pop()
-        finally:
-            self._slot.release()
-
-    def call_off(self) -> None:
-        """Nobody wants it any more."""
-        self._called_off.set()
-        if self._done.is_set():
-            self._drop()
-
-    def _drop(self) -> None:
-        self._chunks.clear()
-        self._slot.release()
+def piece_size(size: int) -> int:
+    """Bytes of each piece of a blob of so many bytes: 8 MiB, and 32 MiB from 256 MiB on."""
+    return PIECE * LARGE if size >= PIECE * MANY else PIECE
 
 
-def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) -> Generator[bytes, None, None]:
+def stream_in_ranges(
+    origin: Origin, descriptor: Descriptor, offset: int, slot: Slot, others: Sequence[Origin] = ()
+) -> Generator[bytes, None, None]:
     """The bytes from `offset` on, in order, fetched in several requests at a time where that helps.
 
     The first piece shows whether it does: a server that answers with the whole blob is read as it comes, and where one
     connection is fast enough (`RegistryOptions.range_speed`) the rest is one more request.
+
+    Args:
+        origin: where the blob is.
+        descriptor: of the blob.
+        offset: first byte.
+        slot: of the host's limiter.
+        others: where else it may be.
 
     Raises:
         BlobNotFoundError, SizeMismatchError, NetworkError, RegistryError, AuthenticationError.
@@ -102,43 +72,81 @@ def stream_in_ranges(origin: Origin, descriptor: Descriptor, offset: int, slot: 
     if first - offset >= origin.client.options.range_speed * waited:
         yield from stream(origin, descriptor, first, size, slot)
     else:
-        yield from _in_pieces(origin, descriptor, first, slot)
+        yield from _Ranges(origin, others, descriptor, first, slot, waited / (first - offset)).read()
 
 
-def _in_pieces(origin: Origin, descriptor: Descriptor, offset: int, slot: Slot) -> Generator[bytes, None, None]:
-    size = descriptor.size
-    starts = range(offset, size, PIECE)
-    unassigned = iter(starts)
-    ahead: dict[int, _Piece] = {}
-    # The reader's own connection is used by always leaving it one piece: the first of each round.
-    reserved: int | None = None
+class _Ranges:
+    """The rest of one blob on its way, in pieces.
 
-    def fill() -> None:
-        nonlocal reserved
-        while (extra := origin.client.limiter.downloads.try_slot()) is not None:
-            start = next(unassigned, None)
-            if start is not None and reserved is None:
-                reserved, start = start, next(unassigned, None)
+    Args:
+        origin: where the blob is.
+        others: where else it may be.
+        descriptor: of the blob.
+        offset: first byte.
+        slot: the reader's.
+        pace: seconds that each byte took until now.
+    """
+
+    def __init__(
+        self, origin: Origin, others: Sequence[Origin], descriptor: Descriptor, offset: int, slot: Slot, pace: float
+    ) -> None:
+        self._origin = origin
+        self._others = others
+        self._descriptor = descriptor
+        self._slot = slot
+        self._paces = [pace]
+        self._size = piece_size(descriptor.size - offset)
+        self._starts = range(offset, descriptor.size, self._size)
+        self._unassigned = iter(self._starts)
+        self._ahead: dict[int, Piece] = {}
+        # The reader's own connection is used by always leaving it one piece: the first of each round.
+        self._reserved: int | None = None
+
+    def read(self) -> Generator[bytes, None, None]:
+        """All of it, in order."""
+        try:
+            for start in self._starts:
+                self._fill()
+                piece = self._ahead.pop(start, None)
+                if piece is not None:
+                    self._slot.hand_over()
+                else:
+                    if start == self._reserved:
+                        self._reserved = None
+                    else:
+                        # No slot was to spare, and so it is the next one that was not given out.
+                        next(self._unassigned, None)
+                    piece = Piece(self._origin, self._descriptor, start, self._end(start), self._slot, own=False)
+                yield from take(piece, lambda piece=piece: self._patience(piece), self._elsewhere)  # type: ignore[misc]
+                if piece.seconds is not None:
+                    self._paces.append(piece.seconds / (piece.end - piece.start))
+                self._slot.take_back()
+        finally:
+            for piece in self._ahead.values():
+                piece.call_off()
+
+    def _fill(self) -> None:
+        """Has pieces fetched while there are slots to spare."""
+        while (extra := self._origin.client.limiter.downloads.try_slot()) is not None:
+            start = next(self._unassigned, None)
+            if start is not None and self._reserved is None:
+                self._reserved, start = start, next(self._unassigned, None)
             if start is None:
                 extra.release()
                 return
-            ahead[start] = _Piece(origin, descriptor, start, min(start + PIECE, size), extra)
+            self._ahead[start] = Piece(self._origin, self._descriptor, start, self._end(start), extra)
 
-    try:
-        for start in starts:
-            fill()
-            piece = ahead.pop(start, None)
-            if piece is not None:
-                slot.hand_over()
-                yield from piece.take()
-                slot.take_back()
-                continue
-            if start == reserved:
-                reserved = None
-            else:
-                # No slot was to spare, and so it is the next one that was not given out.
-                next(unassigned, None)
-            yield from stream(origin, descriptor, start, min(start + PIECE, size), slot)
-    finally:
-        for piece in ahead.values():
-            piece.call_off()
+    def _end(self, start: int) -> int:
+        return min(start + self._size, self._descriptor.size)
+
+    def _patience(self, piece: Piece) -> float:
+        """Seconds that it may be waited for: some, and more where all are slow."""
+        return max(PATIENCE, STARVED * statistics.median(self._paces) * (piece.end - piece.start))
+
+    def _elsewhere(self, at: int) -> Piece:
+        """The rest of the piece that has byte `at`, from another place where there is one, else once more."""
+        place = self._others[0] if self._others else self._origin
+        start = self._starts[(at - self._starts.start) // self._size]
+        # It may have one slot more than there are: the one that it is to replace moves nothing.
+        extra = place.client.limiter.downloads.extra_slot()
+        return Piece(place, self._descriptor, at, self._end(start), extra)

@@ -9,7 +9,7 @@ from ocifast.errors import HelperError, ImageNotFoundError, PackerError
 from ocifast.process import find_tool, run_helper, run_tool
 from ocifast.reference import Location
 from ocifast.sources import Source
-from ocifast.sources.transports.named import parse_name, spool, tagged
+from ocifast.sources.transports.named import daemon_timeout, parse_name, spool, tagged
 from ocifast.sources.transports.transport import Access, Transport
 
 __all__ = ["TRANSPORT"]
@@ -40,9 +40,10 @@ def _source(location: Location, access: Access) -> Source:
     with spool(location) as (archive, held):
         words = [word.format(file=archive, name=name) for word in _TOOLS[tool]]
         try:
-            run_tool([tool, *words])
+            run_tool([tool, *words], stall=daemon_timeout(access))
         except PackerError as error:
-            has = _names(tool)
+            # One that hung would hang again.
+            has = _names(tool) if "status" in error.context else None
             if has is None or name in has or f"localhost/{name}" in has:
                 raise HelperError(f"{location}: {error.message}", command=tool) from error
             from ocifast.platforms import listing
@@ -70,4 +71,5 @@ TRANSPORT = Transport(
     "an image in the store of podman and buildah",
     parse_name,
     _source,
+    is_served=True,
 )

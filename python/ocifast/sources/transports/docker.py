@@ -67,4 +67,5 @@ TRANSPORT = Transport(
     _source,
     _destination,
     is_remote=True,
+    is_served=True,
 )

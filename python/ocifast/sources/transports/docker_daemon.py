@@ -9,37 +9,49 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocifast.errors import HelperError, ImageNotFoundError, UsageError
 from ocifast.reference import Location
 from ocifast.sources import Source
-from ocifast.sources.transports.named import parse_name, spool, tagged
+from ocifast.sources.transports.named import daemon_timeout, parse_name, spool, tagged
 from ocifast.sources.transports.transport import Access, Transport
 
 if TYPE_CHECKING:
-    import httpx
+    import http.client
+    import socket
 
 __all__ = ["TRANSPORT"]
 
-_SILENCE = 300.0
-"""Seconds until a daemon that says nothing counts as hung; one that packs a large image needs its time."""
+_CHUNK = 1 << 20
+_LISTING = 16 << 20
+"""Bytes of a list of images that are read."""
+_SILENCE = 60.0
+"""Seconds without a byte, once the first one came."""
 
 
 def _source(location: Location, access: Access) -> Source:
-    import httpx
+    # Not imported before it is needed: what speaks to a daemon is slow to import, and most images are elsewhere.
+    import http.client
 
     from ocifast.sources.docker_archive import open_docker_archive
 
-    socket = _socket(location)
+    place = _socket(location)
+    first = daemon_timeout(access)
+    silence = _SILENCE if access.options is None else access.options.read_timeout
     with spool(location) as (archive, held):
-        wire = httpx.HTTPTransport(uds=str(socket))
         try:
-            with httpx.Client(transport=wire, base_url="http://docker", timeout=_SILENCE, trust_env=False) as client:
-                _save(client, location, archive)
-        except httpx.HTTPError as error:
-            raise HelperError(f"{location}: the daemon at {socket} does not answer as one: {error}") from error
+            _save(place, location, archive, first, silence)
+        except TimeoutError as error:
+            raise HelperError(
+                f"{location}: the daemon at {place} hung: no byte for {error.args[0]:g} s (--daemon-timeout waits "
+                "longer for the first one, --read-timeout for others)"
+            ) from None
+        except (http.client.HTTPException, ConnectionError, PermissionError) as error:
+            raise HelperError(f"{location}: the daemon at {place} does not answer as one: {error}") from error
         return open_docker_archive(archive, name=location.text, held=held)
 
 
@@ -69,16 +81,20 @@ def _socket(location: Location) -> Path:
     )
 
 
-def _save(client: httpx.Client, location: Location, archive: Path) -> None:
+def _save(place: Path, location: Location, archive: Path, first: float, silence: float) -> None:
+    from urllib.parse import quote
+
     name = tagged(location)
-    with client.stream("GET", f"/images/{name}/get") as answer:
-        if answer.status_code == 200:
+    with _asked(place, f"/images/{quote(name, safe='/:')}/get", first) as (answer, wire):
+        if answer.status == 200:
             with archive.open("xb") as file:
-                for chunk in answer.iter_raw():
+                # What comes first waits until the daemon has staged the whole image.
+                while chunk := _read(answer, wire):
                     file.write(chunk)
+                    wire.settimeout(silence)
             return
-        status = answer.status_code
-    has = _names(client) if status in (404, 500) else None
+        status = answer.status
+    has = _names(place, first) if status in (404, 500) else None
     if has is not None and name not in has:
         from ocifast.platforms import listing
 
@@ -88,13 +104,43 @@ def _save(client: httpx.Client, location: Location, archive: Path) -> None:
     raise HelperError(f"{location}: the daemon answered with status {status}")
 
 
-def _names(client: httpx.Client) -> list[str]:
-    answer = client.get("/images/json")
+def _names(place: Path, timeout: float) -> list[str]:
+    with _asked(place, "/images/json", timeout) as (answer, wire):
+        pieces: list[bytes] = []
+        while (chunk := _read(answer, wire)) and sum(map(len, pieces)) < _LISTING:
+            pieces.append(chunk)
     try:
-        found: Any = json.loads(answer.content)
+        found: Any = json.loads(b"".join(pieces))
         return sorted({name for image in found for name in image.get("RepoTags") or () if isinstance(name, str)})
     except (ValueError, AttributeError, TypeError, RecursionError):
         return []
+
+
+@contextmanager
+def _asked(place: Path, path: str, timeout: float) -> Iterator[tuple[http.client.HTTPResponse, socket.socket]]:
+    """The answer to a GET, and what it comes over. Raises TimeoutError with the seconds."""
+    import http.client
+    import socket
+
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as wire:
+        connection = http.client.HTTPConnection("docker")
+        connection.sock = wire
+        wire.settimeout(timeout)
+        try:
+            wire.connect(os.fspath(place))
+            connection.request("GET", path, headers={"Connection": "close"})
+            answer = connection.getresponse()
+        except TimeoutError:
+            raise TimeoutError(timeout) from None
+        with closing(answer):
+            yield answer, wire
+
+
+def _read(answer: http.client.HTTPResponse, wire: socket.socket) -> bytes:
+    try:
+        return answer.read1(_CHUNK)
+    except TimeoutError:
+        raise TimeoutError(wire.gettimeout()) from None
 
 
 TRANSPORT = Transport(
@@ -103,4 +149,5 @@ TRANSPORT = Transport(
     "an image in a Docker daemon or podman's service",
     parse_name,
     _source,
+    is_served=True,
 )

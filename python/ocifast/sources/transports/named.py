@@ -9,8 +9,12 @@ from pathlib import Path
 
 from ocifast.errors import FileError
 from ocifast.reference import DEFAULT_TAG, Location, Reference, invalid
+from ocifast.sources.transports.transport import Access
 
-__all__ = ["parse_name", "spool", "tagged"]
+__all__ = ["daemon_timeout", "parse_name", "spool", "tagged"]
+
+_DAEMON = 900.0
+"""As `RegistryOptions.daemon_timeout`, where nothing is said."""
 
 
 def parse_name(text: str, rest: str) -> Location:
@@ -22,6 +26,11 @@ def parse_name(text: str, rest: str) -> Location:
     if reference.digest is not None:
         raise invalid(text, f"an image is named by its tag there; write {prefix}:NAME[:TAG]")
     return Location(text, prefix, reference=reference)
+
+
+def daemon_timeout(access: Access) -> float:
+    """Seconds to the first byte of an image."""
+    return _DAEMON if access.options is None else access.options.daemon_timeout
 
 
 def tagged(location: Location) -> str:

@@ -51,6 +51,7 @@ class Transport:
         on_disk: what stands at the path that follows the colon; None where no path does.
         marker: a file that tells such a folder from any other.
         names_by_tag: whether a name within is any text (`Location.tag`) and not a reference.
+        is_served: whether another program hands the image out, which is waited for as `RegistryOptions` has it.
         streams: whether `-` as the path is standard input, and standard output where images are written.
     """
 
@@ -64,6 +65,7 @@ class Transport:
     on_disk: Literal["file", "folder"] | None = None
     marker: str | None = None
     names_by_tag: bool = False
+    is_served: bool = False
     streams: bool = False
 
     @property

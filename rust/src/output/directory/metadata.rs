@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::failure::failed;
@@ -74,9 +74,13 @@ impl Place<'_> {
     }
 }
 
+/// The attribute in which containers' tools, and fuse-overlayfs, look for what a directory cannot hold.
+const RECORD: &[u8] = b"user.containers.override_stat";
+
 /// How metadata are set in one directory, and what could not be.
 pub(super) struct Setting {
     pub owners: bool,
+    pub record: bool,
     pub clamp: Option<i64>,
     pub losses: Losses,
 }
@@ -99,11 +103,25 @@ impl Setting {
             }
         }
         let seen = place.stat().map_err(|error| failed("read the owner of", path, error))?;
+        let kept = FileType::from_raw_mode(seen.st_mode);
+        let mut recorded = false;
+        if self.record && matches!(kept, FileType::RegularFile | FileType::Directory) {
+            // After the image's own attributes: what a layer says in this one means nothing here.
+            let recording = place.set_xattr(RECORD, record(inode).as_bytes());
+            recorded = recording.is_ok();
+            if let Err(error) = recording {
+                losses.add("xattr", path, format!("{}: {error}", RECORD.escape_ascii()));
+            }
+        }
         let owned = (seen.st_uid, seen.st_gid) == (*uid, *gid);
-        if !owned {
+        if !owned && !recorded {
             losses.add("owner", path, format!("{uid}:{gid}"));
         }
-        let mode = permitted(*mode, owned);
+        let mut mode = permitted(*mode, owned);
+        if recorded {
+            // Who reads the record must be able to: the mode that counts stands in it.
+            mode |= if kept == FileType::Directory { 0o700 } else { 0o600 };
+        }
         // The mode of a symbolic link is nothing that a file system keeps.
         let has_mode = !matches!(inode.kind, InodeKind::Symlink(_));
         if has_mode {
@@ -121,6 +139,20 @@ impl Setting {
         }
         Ok(())
     }
+}
+
+/// What containers' tools read: owner, group, mode in octal digits, kind.
+fn record(inode: &Inode) -> String {
+    let Metadata { mode, uid, gid, .. } = &inode.metadata;
+    let kind = match &inode.kind {
+        InodeKind::File(_) => "file".to_owned(),
+        InodeKind::Directory(_) => "dir".to_owned(),
+        InodeKind::Symlink(_) => "symlink".to_owned(),
+        InodeKind::Fifo => "pipe".to_owned(),
+        InodeKind::BlockDevice { major, minor } => format!("block-{major}-{minor}"),
+        InodeKind::CharDevice { major, minor } => format!("char-{major}-{minor}"),
+    };
+    format!("{uid}:{gid}:{mode:04o}:{kind}")
 }
 
 /// Whether a call was done, or refused.

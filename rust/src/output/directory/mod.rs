@@ -48,7 +48,9 @@ struct Frame<'t> {
 /// Makes the tree in the empty folder `target`, on the file system of `store`'s folder; `store` is used up.
 ///
 /// `owners` asks for the image's owners, which takes root; without it all belongs to the caller. An owner that is not the
-/// image's is a loss, and takes the set-id bits with it. Modes, times, extended attributes, devices and pipes that the
+/// image's is a loss, and takes the set-id bits with it. With `record` files and directories have owner, mode and kind in
+/// an attribute of their own as well, and may be read and written by their owner; a device that may not be made is an
+/// empty file with such a record. Modes, times, extended attributes, devices and pipes that the
 /// system refuses, or takes and does not keep, are losses too.
 ///
 /// # Errors
@@ -58,11 +60,12 @@ pub fn write_directory(
     store: &DirectoryStore,
     target: &Path,
     owners: bool,
+    record: bool,
     clamp: Option<i64>,
 ) -> Result<Vec<Loss>> {
     refuse_unholdable(tree)?;
     let staged = vec![false; tree.inode_bound()];
-    let setting = Setting { owners, clamp, losses: Losses::default() };
+    let setting = Setting { owners, record, clamp, losses: Losses::default() };
     let mut writing = Writing { tree, store, setting, staged };
     let mut path = Vec::new();
     // A deep tree holds one descriptor for each level.
@@ -146,7 +149,12 @@ impl<'t> Writing<'t> {
                         _ => ("device", "device nodes may not be made here"),
                     };
                     self.setting.losses.add(kind, path, what);
-                    return Ok(());
+                    if !self.setting.record || kind == "fifo" {
+                        return Ok(());
+                    }
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let made = fs::openat(staging, staged, flags, Mode::RUSR | Mode::WUSR);
+                    made.map_err(|error| failed("make", path, error))?;
                 }
                 (made, _) => made.map_err(|error| failed("make", path, error))?,
             }
