@@ -58,6 +58,9 @@ THREATS: dict[int, str] = {
     40: "names that collide in a hash table of a fixed seed",
     41: "metadata of a small layer fill the memory",
     42: "long or deep paths that are walked anew for each entry",
+    43: "whiteouts and opaque marks through a lower layer's link remove what is outside",
+    44: "a file's size is asked of the file system before all of it is written: images fail at random",
+    45: "whiteouts that are not applied, attributes that get lost without a word",
     46: "two readers of a tar archive, two names for one entry",
 }
 
@@ -215,6 +218,18 @@ TESTS: dict[int, list[str]] = {
         "rust/src/merge/tests.rs::a_long_way_is_walked_once_for_entries_in_a_row",
         "rust/src/merge/tests.rs::whiteouts_far_below_cost_their_paths",
     ],
+    43: [
+        HOSTILE + "test_a_whiteout_below_a_link_to_the_outside_removes_nothing_there",
+        "rust/src/merge/tests.rs::whiteouts_far_below_cost_their_paths",
+    ],
+    44: [
+        "tests/test_end_to_end.py::test_every_format_holds_umocis_tree",
+        "tests/test_same_bytes.py::test_the_same_bytes_for_any_number_of_threads_on_any_day",
+    ],
+    45: [
+        "tests/test_end_to_end.py::test_every_format_holds_umocis_tree",
+        "tests/test_losses.py::test_exactly_what_is_lost_is_said",
+    ],
     46: [
         "rust/tests/tar_fates/main.rs::every_row_ends_as_it_should",
         "rust/tests/tar_fates/types.rs::a_size_on_each_type_without_data",
@@ -241,6 +256,24 @@ def test_every_threat_is_held_by_tests_that_are_there(row: int) -> None:
     for test in TESTS[row]:
         file, _, name = test.partition("::")
         assert name in names_in(file), f"{test} is not there"
+
+
+def test_the_page_on_security_has_every_threat_and_its_tests() -> None:
+    """Number, what went wrong, what is done here, and the tests, each of which is there."""
+    page = (ROOT / "docs/security.md").read_text()
+    table = page.partition("## What went wrong elsewhere")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:2] == "| "]
+    rows = [cells for cells in rows if cells[0].isdigit()]
+    assert {int(cells[0]): cells[1] for cells in rows} == THREATS
+    assert {int(cells[0]): re.findall(r"`([^`]+)`", cells[3]) for cells in rows} == TESTS
+    assert all(cells[2] for cells in rows)
+
+
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"`((?:tests|rust)/[\w/]+\.(?:py|rs)::\w+)`", page)
+    assert len(named) > 100
+    assert [test for test in named if test.partition("::")[2] not in names_in(test.partition("::")[0])] == []
 
 
 def test_every_test_that_names_a_threat_is_in_the_table() -> None:
