@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ocifast.cache import Cache
-from ocifast.leftovers import is_private
+from ocifast.leftovers import is_private, private_name
 
 from tests.support.caches import BLOB
 
@@ -97,3 +97,14 @@ def test_clearing_removes_lock_files(tmp_path: Path) -> None:
     assert list((cache.folder / "locks").iterdir()) == []
     with cache.outputs.lock(KEY):
         assert cache.outputs.get(KEY) is None
+
+
+@pytest.mark.parametrize("place", ["references", "tmp", "blobs/sha256", f"outputs/{KEY}"])
+def test_leftovers_go_wherever_they_are(place: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.prepare()
+    left = cache.folder / place / private_name(".tmp")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    cache.prune()
+    assert not left.exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 import ocifast
 import pytest
 from ocifast.cache import Cache
+from ocifast.sources.layout_destination import LayoutDestination
 
 from tests.support.caches import logged
 from tests.support.documents import listing
@@ -226,3 +227,22 @@ def test_a_layout_to_a_layout_and_a_wrong_blob(image: BuiltImage, tmp_path: Path
     with pytest.raises(ocifast.OcifastError, match=f"{large.digest}, but is"):
         ocifast.copy(f"oci:{layout}:app", f"oci:{tmp_path}/three:app")
     assert not (tmp_path / "three").exists()
+
+
+def test_a_stop_after_the_image_was_entered_takes_nothing_back(
+    image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path / "one", image)
+    replace_file = LayoutDestination._replace
+
+    def stopped(self: LayoutDestination, part: str, data: bytes) -> None:
+        replace_file(self, part, data)
+        if part == "index.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LayoutDestination, "_replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ocifast.copy(f"oci:{layout}:app", f"oci:{tmp_path}/two:app")
+    assert whole(tmp_path / "two", image)
+    with ocifast.open(f"oci:{tmp_path}/two:app") as opened:
+        assert opened.digest == image.digest

@@ -9,13 +9,14 @@ import multiprocessing
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ocifast import CompileOptions, PackOptions
+from ocifast import CompileOptions, PackOptions, compiler, writing
 from ocifast.cache import Cache
 from ocifast.cache.kept import KeptFile, open_kept
 from ocifast.compiler import compile as compile_image
-from ocifast.errors import DiffIdMismatchError, LayerError, UsageError
+from ocifast.errors import DiffIdMismatchError, FileError, LayerError, UsageError
 
 from tests.support.caches import logged
 from tests.support.images import BuiltImage, Layer, build_image, write_layout
@@ -381,3 +382,38 @@ def test_a_layer_that_cannot_stand_alone_says_why(cache: Cache, tmp_path: Path) 
         None,
         ("lower_link", "it is a hard link to a file that does not stand before it in the layer", b"c"),
     ]
+
+
+@pytest.mark.parametrize("damage", ["cut", "removed", "changed"])
+def test_a_layer_that_is_damaged_while_it_is_read(
+    damage: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run begins anew without it; only what went to a stream cannot be taken back."""
+    layout = write_layout(tmp_path / "layout", build_image(layers()))
+    expected = made(layout, tmp_path, "cpio", cache)
+    write, tried = writing.write_output, 0
+
+    def damaging(*arguments: Any, **more: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            for path in cache.folder.glob("layers/*/*/*.erofs"):
+                path.chmod(0o600)
+                size = path.stat().st_size
+                if damage == "cut":
+                    os.truncate(path, size // 2)
+                elif damage == "removed":
+                    path.unlink()
+                elif damage == "changed":
+                    path.write_bytes(b"?" * size)
+            raise FileError("cannot read the spool file: failed to fill whole buffer")
+        return write(*arguments, **more)
+
+    monkeypatch.setattr(compiler, "write_output", damaging)
+    assert made(layout, tmp_path, "cpio", cache) == expected
+    assert tried == 2
+    # Where nothing was damaged a failure is one.
+    tried = 0
+    damage = "none"
+    with pytest.raises(FileError, match="cannot read the spool file"):
+        made(layout, tmp_path, "cpio", cache)

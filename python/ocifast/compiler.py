@@ -188,6 +188,11 @@ class _Run:
         except _DamagedCacheError:
             # What was damaged is removed by now; nothing was written but into folders that are gone.
             done = self._attempt()
+        except FileError:
+            # A kept layer may have been damaged while an output was made of it; what went to a stream has gone.
+            if any(output.streams for output in self.outputs) or not (self.cache and self.cache.decoded.mend()):
+                raise
+            done = self._attempt()
         if self.cache is not None:
             self.cache.keep_to_bound()
         # All of the work counts, also that after the outputs were described.

@@ -151,7 +151,8 @@ class Contents:
     def sweep(self) -> None:
         """Removes what dead runs have left."""
         self._layers.sweep()
-        for folder in (self._folder.path / "tmp", *self._folder.path.glob("blobs/*")):
+        root = self._folder.path
+        for folder in (root / "tmp", root / "references", *root.glob("blobs/*"), *root.glob("outputs/*")):
             sweep_folder(folder)
 
     def _path(self, entry: CacheEntry) -> Path:

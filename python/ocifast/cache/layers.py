@@ -75,6 +75,7 @@ class LayerStore:
         self._folder = folder
         self._locks = KeyLocks(folder)
         self._always_hash = always_hash
+        self._lent: set[str] = set()
 
     def get(self, diff_id: str, *, always: bool = False) -> DecodedLayer | None:
         """The decoded layer, or None; one that is damaged counts as missing, with a line in the log.
@@ -104,7 +105,23 @@ class LayerStore:
             except (OcifastError, OSError, ValueError) as error:
                 _log.warning("kept layer %s is damaged, and decoded again: %s", entries, error)
                 return None
+            self._lent.add(diff_id)
             return DecodedLayer(table, data, held.pop_all())
+
+    def mend(self) -> bool:
+        """Whether a layer that was read here is damaged by now, or has gone; one that is damaged is removed."""
+        lent, self._lent = self._lent, set()
+        damaged = False
+        for diff_id in lent:
+            layer = self.get(diff_id, always=True)
+            if layer is not None:
+                layer.close()
+                continue
+            damaged = True
+            with contextlib.suppress(OSError):
+                self.remove(self._places(diff_id)[0])
+        self._lent.clear()
+        return damaged
 
     @contextlib.contextmanager
     def claimed(self, diff_ids: Iterable[str], *, stopped: Callable[[], bool] = never) -> Iterator[None]:

@@ -15,7 +15,6 @@ from ocifast.packers.losses import LossRow, group, summarize
 from ocifast.packers.options import ErofsOptions
 from ocifast.packers.request import WriteRequest, Written
 from ocifast.packers.rows import rows, totals
-from ocifast.packers.squashfs.settings import help_text
 from ocifast.packers.stage import make_readable, set_mtime, stage
 from ocifast.packers.uuids import image_uuid
 from ocifast.process import find_tool, run_tool
@@ -95,7 +94,7 @@ class _MkfsErofs(Backend[ErofsOptions]):
         if find_tool("mkfs.erofs") is None:
             return None
         # Its help says which options it has, -V which release it is.
-        return help_text("mkfs.erofs", "-V").strip().partition("\n")[0] or "mkfs.erofs"
+        return _help("-V").strip().partition("\n")[0] or "mkfs.erofs"
 
     def exact(self) -> bool:
         # A plain user's staged files all belong to that user.
@@ -163,14 +162,12 @@ class _MkfsErofs(Backend[ErofsOptions]):
 
 
 def _takes_tar() -> bool:
-    return "--tar=" in help_text("mkfs.erofs", "--help")
+    return "--tar=" in _help("--help")
 
 
 def _compressors() -> set[str]:
     """What this build was made with, as its help says it: in one line, or a line each."""
-    return set(
-        re.findall(r"[a-z0-9]+", help_text("mkfs.erofs", "--help").lower().partition("available compressors")[2])
-    )
+    return set(re.findall(r"[a-z0-9]+", _help("--help").lower().partition("available compressors")[2]))
 
 
 def _compression(options: ErofsOptions) -> list[str]:
@@ -201,6 +198,13 @@ def _read_back(path: Path, request: WriteRequest[ErofsOptions], inodes: int) -> 
             )
         except PackerError as error:
             raise PackerError(f"mkfs.erofs left an image that fsck.erofs refuses: {error}", **error.context) from error
+
+
+def _help(option: str) -> str:
+    # Not imported before it is needed: our own writer does without, and what writes squashfs comes with it.
+    from ocifast.packers.squashfs.settings import help_text
+
+    return help_text("mkfs.erofs", option)
 
 
 FORMAT = Format("erofs", ErofsOptions, (_ErofsBackend(), _MkfsErofs()))

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from ocifast.atomic import NewFile, reported, sweep_folder
-from ocifast.errors import DocumentError, FileError, ImageReferenceError, UsageError, VerificationError
+from ocifast.errors import DocumentError, FileError, ImageReferenceError, OcifastError, UsageError, VerificationError
 from ocifast.file_data import clone_file, copy_bytes, write_all
 from ocifast.leftovers import is_private
 from ocifast.refusals import flush_folder, take_lock
@@ -164,7 +164,8 @@ class LayoutDestination:
         if not self._folder.is_dir():
             return
         with contextlib.suppress(OSError), self._locked():
-            for digest in self._written:
+            # A signal may have come after the image was entered, and before `commit` took note of that.
+            for digest in () if self._is_entered() else self._written:
                 self._folder.joinpath(*blob_parts(digest)).unlink(missing_ok=True)
             if self._made and not (self._folder / "index.json").exists():
                 (self._folder / "oci-layout").unlink(missing_ok=True)
@@ -173,6 +174,13 @@ class LayoutDestination:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         self._made.clear()
+
+    def _is_entered(self) -> bool:
+        try:
+            entries = self._listing()["manifests"]
+        except OcifastError:
+            return False
+        return self._root is not None and any(entry.get("digest") == self._root.digest for entry in entries)
 
     def _write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         with self._new_blob(descriptor) as file:
