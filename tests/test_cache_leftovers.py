@@ -86,6 +86,16 @@ def test_data_of_a_layer_without_its_table_go(tmp_path: Path) -> None:
     assert not orphan.exists()
 
 
+def test_what_a_killed_removal_left_is_no_damage(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    (tmp_path / "out").write_bytes(b"x")
+    with cache.outputs.lock(KEY):
+        cache.outputs.put(KEY, tmp_path / "out", manifest=b"{}", config=b"{}")
+    (cache.folder / "outputs" / KEY / "entry.json").unlink()
+    assert [whole for _, whole in cache.verify()] == [True]
+    assert list((cache.folder / "outputs").iterdir()) == []
+
+
 def test_clearing_removes_lock_files(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     (tmp_path / "out").write_bytes(b"x")

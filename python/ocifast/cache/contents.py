@@ -138,6 +138,10 @@ class Contents:
                 if layer is not None:
                     layer.close()
             case "output":
+                if not os.path.lexists(self._path(entry) / "entry.json"):
+                    # A removal that was killed begins with this file: without it there is no output any more.
+                    self.remove(entry)
+                    return True
                 with self._outputs.lock(entry.name):
                     whole = self._outputs.get(entry.name, always=True) is not None
             case "reference":
