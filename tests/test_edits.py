@@ -17,11 +17,12 @@ from ocifast.cli.edits import make_edits
 from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004
 from ocifast.edits import Addition, Edits, prepare
 from ocifast.errors import SizeMismatchError
-from ocifast.packers import FORMATS, PackOptions
+from ocifast.packers import PackOptions
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_cpio, dump_directory, dump_mounted, dump_tar
+from tests.support.pack import PLAIN_FORMATS
 from tests.support.registry import Registry
 from tests.support.run import COMMAND, attempt, run
 
@@ -184,7 +185,7 @@ EVERYTHING = Edits(exclude=["doc/s*", "!doc/small"], owner=(3, 4), id_offset=10,
 
 
 def test_every_format_is_read() -> None:
-    suffixes = {"out" if name == "dir" else f"out.{name}" for name in FORMATS}
+    suffixes = {"out" if name == "dir" else f"out.{name}" for name in PLAIN_FORMATS}
     assert set(READERS) == suffixes
 
 

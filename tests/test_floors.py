@@ -33,7 +33,7 @@ PYTHON: Mapping[int, Steps] = {
         ("process", "streams", "workspace", "interrupt"),
         ("sources",),
         ("cache",),
-        ("opening",),
+        ("layer_folder", "opening"),
     ),
     2: (
         ("artifacts", "decoded", "history", "layered", "layers", "signatures"),
@@ -44,7 +44,8 @@ PYTHON: Mapping[int, Steps] = {
     ),
     3: (("boot", "loader"),),
     4: (
-        ("compiled", "options", "planned"),
+        ("compiled", "options"),
+        ("planned",),
         ("writing",),
         ("compiler", "copying", "difference", "footprint", "runnable"),
         ("filesystem", "reporting", "transfers"),
@@ -55,7 +56,12 @@ PYTHON: Mapping[int, Steps] = {
 }
 RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
-    1: (("tar", "contents"), ("blocks", "decompress", "tree", "batch", "same"), ("budget",), ("merge", "edit")),
+    1: (
+        ("tar", "contents"),
+        ("blocks", "decompress", "tree", "batch", "same", "spool"),
+        ("budget",),
+        ("merge", "edit"),
+    ),
     2: (("layer", "decoded", "read"), ("turns",), ("flatten",)),
     3: (("output",), ("compare", "usage", "verify", "verity")),
     4: (("bindings",), ("",)),

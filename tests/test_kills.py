@@ -15,18 +15,19 @@ from ocifast.cli import Stopped, main
 from ocifast.compiler import CompileOptions
 from ocifast.compiler import compile as ocifast_compile
 from ocifast.errors import FileError
-from ocifast.packers import FORMATS, load_format
+from ocifast.packers import load_format
 from ocifast.workspace import Workspace
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_directory
+from tests.support.pack import PLAIN_FORMATS
 from tests.support.run import COMMAND, Argument, ocifast
 
 CASES: list[tuple[str, tuple[str, ...]]] = [
     *(
         (name, ("--backend", backend, *(("--free", "1M") if name == "ext4" else ())))
-        for name in FORMATS
+        for name in PLAIN_FORMATS
         for backend in sorted({b.name for b in load_format(name).backends})
     ),
     ("erofs", ("--compression", "zstd")),

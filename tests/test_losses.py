@@ -52,6 +52,7 @@ LOST: dict[str, dict[str, set[str]]] = {
         "erofs": {"xattr"},
         "squashfs": {"xattr"},
         "ext4": {"xattr"},
+        "layers": {"xattr"},
     },
     "hard links of a symlink": {"cpio": {"hardlink"}},
     "paths beyond 4096 bytes": {"cpio": {"path"}},

@@ -67,6 +67,7 @@ OTHERS: dict[tuple[type, str], Any] = {
     (PackOptions, "ownership"): "record",
     (PackOptions, "tails"): "block",
     (PackOptions, "fragments"): False,
+    (PackOptions, "single"): True,
 }
 """Another value than the default for each field that changes bytes."""
 WITH: dict[str, tuple[str, PackOptions]] = {
@@ -81,6 +82,7 @@ WITH: dict[str, tuple[str, PackOptions]] = {
     "ownership": ("dir", PackOptions()),
     "tails": ("erofs", PackOptions()),
     "fragments": ("squashfs", PackOptions()),
+    "single": ("layers", PackOptions()),
 }
 """A format that has the option, and what must be chosen besides."""
 MANIFEST = "sha256:" + "0" * 64

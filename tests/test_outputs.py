@@ -32,9 +32,10 @@ from ocifast.progress import Event, LayerState
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_directory, dump_mounted
+from tests.support.pack import PLAIN_FORMATS
 from tests.support.run import ocifast, try_ocifast
 
-NAMES = {"dir": "out", **{name: f"out.{name}" for name in FORMATS if name != "dir"}}
+NAMES = {"dir": "out", **{name: f"out.{name}" for name in PLAIN_FORMATS if name != "dir"}}
 UNCACHED = CompileOptions(cache=False)
 
 

@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from ocifast.packers import FORMATS, load_format
+from ocifast.packers import load_format
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.oracle import dump_directory
+from tests.support.pack import PLAIN_FORMATS
 from tests.support.run import run
 
 pytestmark = pytest.mark.tools
 
-BACKENDS = sorted({(name, backend.name) for name in FORMATS for backend in load_format(name).backends})
+BACKENDS = sorted({(name, backend.name) for name in PLAIN_FORMATS for backend in load_format(name).backends})
 COMPRESSIONS = {
     "cpio": ("gzip", "zstd"),
     "erofs": ("lz4", "zstd"),

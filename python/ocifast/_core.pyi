@@ -24,12 +24,15 @@ __all__ = [
     "decompress",
     "digest",
     "layer_digest",
+    "layers_in_use",
     "read_image",
     "seal_verity",
     "usage",
     "verify",
     "write_folder",
     "write_layer",
+    "write_layered_erofs",
+    "write_private_layers",
 ]
 
 __version__: str
@@ -272,6 +275,8 @@ class LayerTable:
     @property
     def note(self) -> bytes:
         """What `KeptLayer.seal` was given."""
+    def copy(self, fd: int, note: bytes, /) -> None:
+        """Writes the same table with another note to an empty file. Raises FileError."""
 
 @final
 class KeptLayer:
@@ -575,4 +580,50 @@ def seal_verity(
     Returns:
         The root hash of 32 bytes, the offset of the superblock in bytes, the number of blocks of data. Raises
         OutputUnsupportedError for an empty image or a long salt, FileError.
+    """
+
+def layers_in_use(tree: Tree, /) -> list[tuple[int, int, int]]:
+    """The layers that files of the tree have data in, ascending.
+
+    Contents must wait in "spool", and every such layer must have been kept or adopted, into a file of its own.
+
+    Returns:
+        For each: its number; bytes of its file up to the end of the data; bytes of blocks that the tree has not.
+    """
+
+def write_private_layers(tree: Tree, files: list[tuple[int, int]], /) -> None:
+    """Writes to empty files the data of layers that the tree has, at their places; the rest are holes.
+
+    Args:
+        tree: as for `layers_in_use`.
+        files: layers, and a descriptor for each. Raises FileError.
+    """
+
+def write_layered_erofs(
+    tree: Tree,
+    fd: int,
+    /,
+    *,
+    devices: list[tuple[list[int], str]],
+    uuid: bytes,
+    created: int,
+    single: bool = False,
+    clamp_mtime: int | None = None,
+) -> tuple[int, list[tuple[str, str, int, list[bytes]]], list[int]]:
+    """Writes an erofs image of metadata to an empty file; its data are in the files of layers, which are its devices.
+
+    Args:
+        tree: as for `layers_in_use`.
+        fd: open for reading and writing.
+        devices: numbers of layers and a tag of at most 64 bytes, in the order of the devices. Each layer of
+            `layers_in_use` is in one; those in one are the same.
+        uuid: 16 bytes.
+        created: time of the filesystem, in seconds since 1970.
+        single: the layers' data, without what the tree has not, follow the metadata in the same file, which has no
+            devices.
+        clamp_mtime: as for the other writers.
+
+    Returns:
+        Bytes written, what was lost (as the other writers have it), and the block at which each device begins
+        where all are one disk. Raises OutputUnsupportedError for more than 16 TiB, FileError.
     """

@@ -29,6 +29,7 @@ from ocifast.errors import (
 )
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
+from ocifast.layer_folder import LayerFolder
 from ocifast.layered import Store
 from ocifast.opening import open_cached, refuse_uncached
 from ocifast.options import CompileOptions, sidecars_of
@@ -366,7 +367,7 @@ class _Run:
         size = sum(made[output].size or 0 for output in self.outputs) or None
         try:
             for output in self.outputs:
-                output.publish(dict(made[output].properties))
+                output.publish(made[output])
             self.progress(Event(Phase.COMPLETE, done=size, total=size))
         except BaseException as error:
             # A signal may have come at any moment, also between the name and the next line of ours.
@@ -415,15 +416,18 @@ class _Run:
         )
         # A layer on its way keeps two cores busy: one inflates, one hashes and reads.
         decoders = max(1, self.threads // 2) if store.in_order else self.threads
+        keep = keep_layers(self.options.keep_layers)
+        layers = None if self.cache is None else self.cache.decoded
+        every = isinstance(space := self.outputs[0].space, LayerFolder)
         options = FlattenOptions(
             jobs=self.options.downloads,
             decoders=decoders,
             limits=limits,
             blobs=self.layers,
-            layers=None if self.cache is None else self.cache.decoded,
-            keep_layers=keep_layers(self.options.keep_layers),
+            layers=space.use(layers, keep=keep is not False) if isinstance(space, LayerFolder) else layers,
+            keep_layers=True if every else keep,
+            every_layer=every,
         )
-
         try:
             return flatten(
                 image,
@@ -455,10 +459,16 @@ class _Run:
             clamp_mtime=self.clamp,
             created=self._created(image),
             threads=self.threads,
+            layers=self._layer_names(image) if output.format.has_layers else (),
+            leaves_out=bool(self.plan.edits and (self.plan.edits.exclude or self.plan.edits.subtree)),
             progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
             cancelled=self.cancelled,
             stall=self.options.packer_timeout,
         )
+
+    def _layer_names(self, image: Image) -> tuple[str, ...]:
+        """The diff IDs of all layers, of those that edits add as well."""
+        return (*image.diff_ids, *(layer.diff_id for layer in (self.edits.layers if self.edits else ())))
 
     def _created(self, image: Image) -> int:
         created = rfc3339_seconds(image.config.created or "")

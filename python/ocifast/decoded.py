@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Protocol
 
 from ocifast import _core
-from ocifast.cache.layers import DecodedLayer, LayerStore, LayerWriter
+from ocifast.cache.layers import DecodedLayer, LayerWriter
+from ocifast.errors import FileError
 
-__all__ = ["KEPT_LAYERS_MAX", "RunLayers"]
+__all__ = ["KEPT_LAYERS_MAX", "Layers", "RunLayers"]
 
 KEPT_LAYERS_MAX = 128
 """Layers of an image beyond which nothing is read or kept: each takes open files, and no builder makes so many."""
+
+
+class Layers(Protocol):
+    """Where decoded layers are: the cache, or an output."""
+
+    def get(self, diff_id: str) -> DecodedLayer | None:
+        """The layer, or None."""
+        ...
+
+    def writer(self, diff_id: str) -> LayerWriter | None:
+        """Begins to keep a layer; None where nothing can be kept."""
+        ...
+
+    def claimed(self, diff_ids: Iterable[str], *, stopped: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Keeps others from decoding the same layers; see `ocifast.cache.layers`."""
+        ...
 
 
 class RunLayers:
@@ -26,25 +45,32 @@ class RunLayers:
         diff_ids: of its layers.
         keep: whether to keep what was not there; None decides by what whole blocks cost.
         stopped: whether the run is not wanted any more; asked while another run decodes the same layers.
+        every: whether each layer must be kept, also one that is there twice: the output is made of these files.
     """
 
     def __init__(
         self,
-        store: LayerStore,
+        store: Layers,
         flattener: _core.Flattener,
         diff_ids: Sequence[str],
         *,
         keep: bool | None,
         stopped: Callable[[], bool],
+        every: bool = False,
     ) -> None:
         self._store = store
         self._flattener = flattener
         self._diff_ids = diff_ids
         self._keep = keep
+        self._every = every
         self._read: list[DecodedLayer] = []
         self._writers: dict[int, LayerWriter] = {}
         self._known: set[str] = set()
         self._claims = store.claimed(diff_ids if keep is not False else (), stopped=stopped)
+
+    def __len__(self) -> int:
+        """Layers that can be kept; those above are not."""
+        return len(self._diff_ids)
 
     def adopt(self, index: int) -> bool:
         """Hands a kept layer to the flattener; False when none is kept."""
@@ -58,7 +84,7 @@ class RunLayers:
     def keep(self, index: int) -> None:
         """Has a layer that comes as a blob kept, if that is wanted."""
         diff_id = self._diff_ids[index]
-        if self._keep is False or diff_id in self._known:
+        if self._keep is False or (diff_id in self._known and not self._every):
             return
         self._known.add(diff_id)
         writer = self._store.writer(diff_id)
@@ -80,6 +106,8 @@ class RunLayers:
                 for index, writer in self._writers.items():
                     if (kept := self._flattener.kept(index)) is not None:
                         writer.publish(kept)
+                    elif self._every:
+                        raise FileError(f"the layer {self._diff_ids[index]} could not be written")
         finally:
             for writer in self._writers.values():
                 writer.close()

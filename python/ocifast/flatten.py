@@ -76,7 +76,7 @@ def flatten(
                 added=added,
                 keep_removed=keep_removed,
             )
-            decoded = decoded_layers(resources, image, flattener, options, len(layers), cancelled)
+            decoded = decoded_layers(resources, image, flattener, options, len(layers), cancelled, made)
             edit = None if edits is None else edits.edit
             intake = Intake(image, flattener, options, progress, cancelled, decoded, made)
             tree = intake.run(lambda: flattener.finish(edit))

@@ -12,10 +12,9 @@ from typing import TypeVar
 
 from ocifast import _core
 from ocifast.cache.following import never
-from ocifast.cache.layers import LayerStore
-from ocifast.decoded import KEPT_LAYERS_MAX, RunLayers
+from ocifast.decoded import KEPT_LAYERS_MAX, Layers, RunLayers
 from ocifast.edits import MadeLayer
-from ocifast.errors import CancelledError
+from ocifast.errors import CancelledError, UsageError
 from ocifast.layered import BlobStore, BlobWriter, Layered
 from ocifast.marks import keeps_bytes
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
@@ -40,14 +39,16 @@ class FlattenOptions:
         blobs: where verified blobs are looked up and kept; None to keep none.
         layers: where decoded layers are looked up and kept; None for neither.
         keep_layers: whether those that are decoded are kept; None keeps what whole blocks do not more than double.
+        every_layer: whether all must be kept, those that a user adds as well: the output is made of them.
     """
 
     jobs: int = keeps_bytes(default=4)
     decoders: int | None = keeps_bytes(default=None)
     limits: _core.Limits | None = keeps_bytes(default=None)
     blobs: BlobStore | None = keeps_bytes(default=None)
-    layers: LayerStore | None = keeps_bytes(default=None)
+    layers: Layers | None = keeps_bytes(default=None)
     keep_layers: bool | None = keeps_bytes(default=None)
+    every_layer: bool = keeps_bytes(default=False)
 
 
 def decoded_layers(
@@ -57,13 +58,23 @@ def decoded_layers(
     options: FlattenOptions,
     count: int,
     cancelled: Callable[[], bool] | None,
+    made: Sequence[MadeLayer] = (),
 ) -> RunLayers | None:
-    """The decoded layers of a run of so many layers, until `resources` are closed."""
-    if options.layers is None or count > KEPT_LAYERS_MAX:
+    """The decoded layers of a run of so many layers, until `resources` are closed; also `made` ones, if all are kept.
+
+    Raises:
+        UsageError: all must be kept, and there are too many.
+    """
+    if options.layers is None:
         return None
-    return resources.enter_context(
-        RunLayers(options.layers, flattener, image.diff_ids, keep=options.keep_layers, stopped=cancelled or never)
-    )
+    if count > KEPT_LAYERS_MAX:
+        if options.every_layer:
+            raise UsageError(f"an image of {count} layers, of which {KEPT_LAYERS_MAX} at most can be devices")
+        return None
+    keep, every = options.keep_layers, options.every_layer
+    diff_ids = (*image.diff_ids, *(layer.diff_id for layer in made if every))
+    layers = RunLayers(options.layers, flattener, diff_ids, keep=keep, every=every, stopped=cancelled or never)
+    return resources.enter_context(layers)
 
 
 class Intake:
@@ -226,8 +237,8 @@ class Intake:
         decoded = self.decoded
         if decoded is None:
             return indexes
-        # What a user adds is no layer of an image, and is not kept.
-        own = [index for index in indexes if index < len(self.image.layers)]
+        # What a user adds is no layer of an image, and is not kept but in an output that is made of layers.
+        own = [index for index in indexes if index < len(decoded)]
         missing = [index for index in own if not decoded.adopt(index)]
         for index in missing:
             decoded.keep(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 from ocifast import _core
 from ocifast.atomic import NewFile, reported
 from ocifast.cache import output_key
+from ocifast.compiled import CompiledImage
 from ocifast.errors import OutputMismatchError, UsageError
 from ocifast.file_data import clone_file, write_all
 from ocifast.interrupt import interruptible, nothing
+from ocifast.layer_folder import LayerFolder
 from ocifast.layered import Store
 from ocifast.marks import byte_values
 from ocifast.packers import (
@@ -85,13 +87,15 @@ class PlannedOutput:
                 raise UsageError(f"the seal {seal.name} needs a file, and standard output is none")
             check_seal(seal, form.name)
         self.is_verified = False
-        self.space: Workspace | None = None
+        self.space: Workspace | LayerFolder | None = None
         self.written = Written(None)
         self._begins_to_publish = False
 
     def open(self, stack: ExitStack, *, sync: bool) -> None:
         """Looks at the place, and makes a private folder beside it; `sync` as of `Workspace`."""
-        if not self.streams:
+        if self.format.has_layers:
+            self.space = stack.enter_context(LayerFolder(self.shown, sync=sync))
+        elif not self.streams:
             space = Workspace(self.shown, is_directory=self.format.is_directory, sync=sync)
             self.space = stack.enter_context(space)
 
@@ -148,11 +152,11 @@ class PlannedOutput:
             text = f"{self.shown}: the finished {self.format.name} is not the tree that it was made of: {error.message}"
             raise OutputMismatchError(f"{text}; it was not published", **error.context) from error.__cause__
 
-    def publish(self, properties: Mapping[str, str]) -> None:
+    def publish(self, done: CompiledImage) -> None:
         """Gives it its name, and its sidecars theirs before. A stream has been written already.
 
         Args:
-            properties: of what was made.
+            done: what was made.
 
         Raises:
             FileError, UsageError: as `Workspace.publish`.
@@ -163,10 +167,14 @@ class PlannedOutput:
         for sidecar in self.sidecars:
             place = Path(f"{self.space.destination}{sidecar.suffix}")
             with NewFile(place.parent, mode=0o600) as file, reported(place):
-                write_all(file.descriptor, sidecar.make(properties))
+                write_all(file.descriptor, sidecar.make(dict(done.properties)))
                 file.publish(place)
         self._begins_to_publish = True
-        self.space.publish(self.made)
+        if isinstance(self.space, LayerFolder):
+            facts = ("reference", "digest", "platform", "config", "tree_digest", "properties")
+            self.space.publish(self.made, {name: done.to_json()[name] for name in facts})
+        else:
+            self.space.publish(self.made)
 
     def rescue(self) -> Path | None:
         """Keeps what was finished and cannot be published under another name; see `Workspace.rescue`."""
@@ -244,6 +252,8 @@ def plan_outputs(
     if not outputs:
         raise UsageError("there is no output; name one")
     formats = [load_format(form or ("tar" if output == STDOUT else format_of(output)[0])) for output in outputs]
+    if len(outputs) > 1 and any(form.has_layers for form in formats):
+        raise UsageError("an image of layers is written alone; write the other outputs in a run of their own")
     if len(outputs) == 1:
         return [PlannedOutput(outputs[0], formats[0], pack, seals, sidecars)]
     _refuse_common_places(outputs, formats)

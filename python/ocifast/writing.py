@@ -29,6 +29,8 @@ def write_output(
     clamp_mtime: int | None,
     created: int,
     threads: int,
+    layers: tuple[str, ...],
+    leaves_out: bool,
     progress: Callable[[int, int | None], None],
     cancelled: Callable[[], bool],
     stall: float,
@@ -44,6 +46,8 @@ def write_output(
         clamp_mtime: seconds since 1970 that no time passes.
         created: seconds since 1970, of filesystems.
         threads: that pack.
+        layers: see `WriteRequest`.
+        leaves_out: see `WriteRequest`.
         progress: gets bytes that are packed, and bytes to pack.
         cancelled: asked now and then.
         stall: seconds without a sign of life after which a tool counts as hung.
@@ -70,6 +74,8 @@ def write_output(
             clamp_mtime=clamp_mtime,
             created=created,
             threads=threads,
+            layers=layers,
+            leaves_out=leaves_out,
             progress=progress,
             cancelled=lambda: stop.is_set() or cancelled(),
             stall=stall,

@@ -10,13 +10,14 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
-use ocifast_core::contents::{Contents, SpoolStore, Store};
+use ocifast_core::contents::{Contents, Store};
 use ocifast_core::decompress::decompress;
 use ocifast_core::digest::Digest;
 use ocifast_core::flatten::Flattener;
 use ocifast_core::layer::Descriptor;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::write_tar;
+use ocifast_core::spool::SpoolStore;
 
 /// Digest and size of the blob, digest of what is in it.
 fn describe(blob: &[u8], limits: &Limits) -> Result<Descriptor, Box<dyn Error>> {

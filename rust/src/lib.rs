@@ -27,6 +27,7 @@ pub mod decompress;
 pub mod edit;
 pub mod merge;
 pub mod same;
+pub mod spool;
 pub mod tar;
 pub mod tree;
 

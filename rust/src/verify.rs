@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::contents::{Content, Contents, unnamed_file};
+use crate::contents::{Content, Contents};
 use crate::decompress::decompress;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 use crate::output::{CHUNK, Loss, clamped};
 use crate::read::{FileSource, Format, Image, read};
+use crate::spool::unnamed_file;
 use crate::tree::{Inode, InodeId, InodeKind, Step, Tree};
 
 /// Magic numbers of gzip and zstd.

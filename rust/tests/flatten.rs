@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use ocifast_core::contents::{Content, LayerStore, SpoolStore, Store};
+use ocifast_core::contents::{Content, LayerStore, Store};
 use ocifast_core::digest::Digest;
 use ocifast_core::entry::Metadata;
 use ocifast_core::error::{Code, Error};
@@ -13,6 +13,7 @@ use ocifast_core::flatten::Flattener;
 use ocifast_core::layer::Descriptor;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::dump;
+use ocifast_core::spool::SpoolStore;
 use ocifast_core::tar::{Member, MemberKind, Writer};
 
 /// Files by name and content as an archive.

@@ -204,7 +204,7 @@ fn what_differs_is_told() {
     for (change, said) in table {
         let mut item = Item::file("f", "content").xattr("user.a", "1");
         let spool = |item: &Item| {
-            let store = Arc::new(ocifast_core::contents::SpoolStore::new(folder.path(), 1));
+            let store = Arc::new(ocifast_core::spool::SpoolStore::new(folder.path(), 1));
             let tree = items::merged(&[vec![item.clone()]], &[0], &store).expect("a tree");
             (tree, store)
         };

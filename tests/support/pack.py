@@ -9,10 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocifast import _core
-from ocifast.packers import FileTarget, Loss, PackOptions, WriteRequest, choose_backend, load_format, options_of
+from ocifast.packers import (
+    FORMATS,
+    FileTarget,
+    Loss,
+    PackOptions,
+    WriteRequest,
+    choose_backend,
+    load_format,
+    options_of,
+)
 
 from tests.support.images import digest_of
 from tests.support.layers import TarBuilder
+
+PLAIN_FORMATS = tuple(name for name in FORMATS if not load_format(name).has_layers)
+"""Those that are written from any tree, to a place of their own."""
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 """A manifest's digest, for what is derived from one."""

@@ -137,6 +137,12 @@ class CacheFolder:
         sweep_folder(beside)
         return beside
 
+    def locks(self) -> Path:
+        """The folder of locks, made where it is missing. Raises OSError."""
+        locks = self.path / "locks"
+        locks.mkdir(mode=0o700, exist_ok=True)
+        return locks
+
     def grew(self, size: int) -> None:
         """Counts bytes on disk that were put into it."""
         with self._guard:

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +28,7 @@ from ocifast.cache.following import never
 from ocifast.cache.kept import KeptFile, open_kept, open_regular, seal
 from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError, OcifastError, UsageError
+from ocifast.file_data import clone_file
 from ocifast.refusals import Lock, flush_folder, take_lock
 
 __all__ = ["DecodedLayer", "LayerStore", "LayerWriter", "keep_layers"]
@@ -189,6 +191,23 @@ class LayerStore:
             self._folder.failed(f"layer {diff_id}", error)
             return None
 
+    def take(self, other: LayerStore, diff_id: str) -> bool:
+        """Takes a layer over from another store; blocks are shared where the file system can do that.
+
+        Returns:
+            Whether it was there. What cannot be kept is a line in the log, as of `LayerWriter.publish`.
+        """
+        found = other.get(diff_id)
+        if found is None:
+            return False
+        with found, contextlib.ExitStack() as held:
+            writer = self.writer(diff_id)
+            if writer is None:
+                return False
+            held.callback(writer.close)
+            writer.copy(found)
+        return True
+
     def items(self) -> Iterator[tuple[Path, int, float]]:
         """The table of every layer, the bytes on disk of both files, and when it was used last."""
         for path in self._folder.path.glob("layers/*/*/*.entries"):
@@ -226,8 +245,7 @@ class LayerStore:
     @contextlib.contextmanager
     def lock(self) -> Iterator[Lock]:
         """Holds all names of layers for the moment of a change. Without locks, renames alone keep each layer whole."""
-        folder = self._folder.path / "locks"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = self._folder.locks()
         descriptor = os.open(folder / "layers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             yield take_lock(descriptor, wait=True)
@@ -239,8 +257,22 @@ class LayerStore:
         place = self._folder.path / "layers" / algorithm / encoded[:2]
         return place / f"{encoded}.entries", place / f"{encoded}.erofs"
 
-    def _publish(self, diff_id: str, table: NewFile, data: NewFile, kept: _core.KeptLayer) -> None:
-        size, digest, _ = kept.complete()
+    def publish(
+        self, diff_id: str, table: NewFile, data: NewFile, size: int, digest: str, complete: Callable[[bytes], None]
+    ) -> None:
+        """Gives the two files of a layer their names.
+
+        Args:
+            diff_id: whose they are.
+            table: all but complete.
+            data: complete.
+            size: of the data, in bytes.
+            digest: of the data; see `_core.layer_digest`.
+            complete: completes the table with a note.
+
+        Raises:
+            OSError, FileError: they could not be published.
+        """
         seal(data.descriptor)
         entries, image = self._places(diff_id)
         for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
@@ -251,8 +283,11 @@ class LayerStore:
             recorded = KeptFile.of(data.descriptor, digest)
             if recorded.size != size:
                 raise FileError(f"{image} has {recorded.size} bytes of {size}")
-            kept.seal(msgspec.json.encode(recorded))
+            complete(msgspec.json.encode(recorded))
             publish_file(table.descriptor, table.path, entries)
+            # It was locked as a file on its way; whoever wants the layer need not wait until the core closes it, too.
+            with contextlib.suppress(OSError):
+                fcntl.flock(table.descriptor, fcntl.LOCK_UN)
         flush_folder(entries.parent)
         self._folder.grew((os.fstat(table.descriptor).st_blocks + os.fstat(data.descriptor).st_blocks) * 512)
 
@@ -281,7 +316,18 @@ class LayerWriter:
     def publish(self, kept: _core.KeptLayer) -> None:
         """Completes the files and gives them their names. A failure is a line in the log: nobody waits for them."""
         try:
-            self._store._publish(self._diff_id, self._table, self._data, kept)
+            size, digest, _ = kept.complete()
+            self._store.publish(self._diff_id, self._table, self._data, size, digest, kept.seal)
+        except (OcifastError, OSError) as error:
+            self._folder.failed(f"layer {self._diff_id}", error)
+
+    def copy(self, layer: DecodedLayer) -> None:
+        """Completes the files with those of another store, and gives them their names. Fails as `publish`."""
+        try:
+            clone_file(layer.data, self.data)
+            kept = msgspec.json.decode(layer.table.note, type=KeptFile)
+            complete = partial(layer.table.copy, self.table)
+            self._store.publish(self._diff_id, self._table, self._data, kept.size, kept.digest, complete)
         except (OcifastError, OSError) as error:
             self._folder.failed(f"layer {self._diff_id}", error)
 

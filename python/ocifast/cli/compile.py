@@ -61,6 +61,7 @@ __all__ = ["command"]
     default=None,
     help="Whether squashfs packs the ends of files, and small files, together.  [default: --fragments]",
 )
+@click.option("--single", is_flag=True, default=None, help="Put metadata and all layers of -f layers into one file.")
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
 @click.option(
     "--ownership",
@@ -125,6 +126,7 @@ def command(
     journal: bool | None,
     tails: str | None,
     fragments: bool | None,
+    single: bool | None,
     owners: bool | None,
     ownership: str | None,
     strict: bool,
@@ -178,6 +180,7 @@ def command(
                 ownership=ownership,
                 tails=tails,
                 fragments=fragments,
+                single=single,
             ),
             **seals,
             registry=options_for(image, others),

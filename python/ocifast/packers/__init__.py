@@ -20,6 +20,7 @@ from ocifast.packers.options import (
     ErofsOptions,
     Ext4Options,
     FormatOptions,
+    LayersOptions,
     PackOptions,
     SquashfsOptions,
     TarOptions,
@@ -41,6 +42,7 @@ __all__ = [
     "FileTarget",
     "Format",
     "FormatOptions",
+    "LayersOptions",
     "Loss",
     "LossRow",
     "PackOptions",
@@ -69,6 +71,7 @@ FORMATS: dict[str, str] = {
     "erofs": "ocifast.packers.erofs:FORMAT",
     "squashfs": "ocifast.packers.squashfs:FORMAT",
     "ext4": "ocifast.packers.ext4:FORMAT",
+    "layers": "ocifast.packers.layers:FORMAT",
 }
 """Name of each format, and where its `Format` is."""
 

@@ -70,6 +70,7 @@ class Format:
         backends: in order of preference.
         is_directory: the output is a folder, not a file.
         streams: the output can go to a pipe.
+        has_layers: the output is a folder of decoded layers (`ocifast.layer_folder`), which others may be in already.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Format:
     backends: tuple[Backend[Any], ...]
     is_directory: bool = False
     streams: bool = False
+    has_layers: bool = False
 
 
 def choose_backend(chosen: Format, options: PackOptions | FormatOptions) -> tuple[Backend[Any], str]:

@@ -21,6 +21,7 @@ __all__ = [
     "ErofsOptions",
     "Ext4Options",
     "FormatOptions",
+    "LayersOptions",
     "Levels",
     "PackOptions",
     "Range",
@@ -81,6 +82,7 @@ RANGES: dict[str, Range] = {
         Sizes("blocks", 128 << 10, 4 << 10, 1 << 20),
     ),
     "ext4": Range(),
+    "layers": Range(),
 }
 """By format."""
 
@@ -264,6 +266,18 @@ class DirOptions(FormatOptions):
 
 
 @dataclass(frozen=True)
+class LayersOptions(FormatOptions):
+    """Options of an image of layers.
+
+    Attributes:
+        single: whether metadata and all layers stand in one file, which mounts alone.
+    """
+
+    format: ClassVar[str] = "layers"
+    single: bool | None = changes_bytes(None)
+
+
+@dataclass(frozen=True)
 class PackOptions:
     """The options of all formats, as the command line has them; see the class of each format.
 
@@ -279,6 +293,7 @@ class PackOptions:
         ownership: of a directory.
         tails: of erofs.
         fragments: of squashfs.
+        single: of layers.
     """
 
     backend: str | None = changes_bytes(None, told_by="backend")
@@ -292,6 +307,7 @@ class PackOptions:
     ownership: str | None = changes_bytes(None)
     tails: str | None = changes_bytes(None)
     fragments: bool | None = changes_bytes(None)
+    single: bool | None = changes_bytes(None)
 
 
 _OPTION_NAMES = {"free_space": "free"}

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ocifast.errors import OcifastError
+from ocifast.layer_folder import LayerFolder
 from ocifast.workspace import Workspace
 
 __all__ = ["as_named"]
 
 
 @contextmanager
-def as_named(spaces: Iterable[tuple[str, Workspace]]) -> Iterator[None]:
+def as_named(spaces: Iterable[tuple[str, Workspace | LayerFolder]]) -> Iterator[None]:
     """Errors while the block runs name outputs and their folders, not the hidden ones beside them.
 
     Args:

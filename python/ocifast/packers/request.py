@@ -48,6 +48,8 @@ class WriteRequest(Generic[Options]):
         created: when the image says that it was made, in seconds since 1970, already clamped: the time of the
             filesystem itself.
         threads: to use; changes nothing in the output.
+        layers: diff IDs of the tree's layers, where each has a file of its own; else none.
+        leaves_out: whether edits have left something out, so that layers may hold what the output must not.
         progress: told bytes done, and bytes to do when known.
         cancelled: whether to stop; asked now and then.
         stall: seconds without a sign of life after which a tool counts as hung.
@@ -61,6 +63,8 @@ class WriteRequest(Generic[Options]):
     clamp_mtime: int | None = None
     created: int = 0
     threads: int = 1
+    layers: tuple[str, ...] = ()
+    leaves_out: bool = False
     progress: Callable[[int, int | None], None] = lambda done, total: None
     cancelled: Callable[[], bool] = lambda: False
     stall: float = STALL

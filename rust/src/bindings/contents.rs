@@ -1,11 +1,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::contents::{Content, Contents, SpoolStore};
+use crate::contents::{Content, Contents};
 use crate::error::Result;
 use crate::output::DirectoryStore;
 use crate::output::erofs::ErofsStore;
 use crate::output::squashfs::SquashfsStore;
+use crate::spool::SpoolStore;
 
 /// The store that holds a tree's contents.
 #[derive(Clone)]

@@ -1,13 +1,17 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::contents::Kept;
 use super::fd::duplicate;
+use super::tree::{LossRow, Tree, losses};
 use crate::decoded as core;
-use crate::error::{Code, Error};
+use crate::entry::Mtime;
+use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 use crate::output::erofs::{self, Completed};
+use crate::spool::SpoolStore;
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct LayerTable(pub(super) core::Table);
@@ -40,6 +44,11 @@ impl LayerTable {
     #[getter]
     fn reason(&self, py: Python<'_>) -> Option<ReasonRow> {
         self.0.reason().map(|(code, path)| reason(py, code, path))
+    }
+
+    #[pyo3(signature = (fd, note, /))]
+    fn copy(&self, py: Python<'_>, fd: i32, note: &[u8]) -> PyResult<()> {
+        Ok(py.detach(|| self.0.copy(&duplicate(fd)?, note))?)
     }
 
     #[getter]
@@ -92,4 +101,49 @@ impl KeptLayer {
 #[pyo3(signature = (fd, /))]
 pub(super) fn layer_digest(py: Python<'_>, fd: i32) -> PyResult<String> {
     Ok(py.detach(|| erofs::layer_digest(&duplicate(fd)?))?.to_string())
+}
+
+fn spool(tree: &Tree) -> Result<&Arc<SpoolStore>> {
+    match &tree.kept {
+        Kept::Spool(store) => Ok(store),
+        _ => Err(Error::new(Code::Internal, "contents wait in another store than in the files of layers")),
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (tree, /))]
+pub(super) fn layers_in_use(py: Python<'_>, tree: &Tree) -> PyResult<Vec<(u32, u64, u64)>> {
+    let found = py.detach(|| erofs::layers_in_use(&tree.tree, spool(tree)?))?;
+    Ok(found.iter().map(|layer| (layer.layer, layer.length, layer.dead)).collect())
+}
+
+#[pyfunction]
+#[pyo3(signature = (tree, files, /))]
+pub(super) fn write_private_layers(py: Python<'_>, tree: &Tree, files: Vec<(u32, i32)>) -> PyResult<()> {
+    py.detach(|| {
+        let files = files.into_iter().map(|(layer, fd)| Ok((layer, duplicate(fd)?)));
+        erofs::write_private_layers(&tree.tree, spool(tree)?, &files.collect::<Result<Vec<_>>>()?)
+    })?;
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(signature = (tree, fd, /, *, devices, uuid, created, single = false, clamp_mtime = None))]
+#[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
+pub(super) fn write_layered_erofs(
+    py: Python<'_>,
+    tree: &Tree,
+    fd: i32,
+    devices: Vec<(Vec<u32>, String)>,
+    uuid: [u8; 16],
+    created: i64,
+    single: bool,
+    clamp_mtime: Option<i64>,
+) -> PyResult<(u64, Vec<LossRow>, Vec<u64>)> {
+    let options = erofs::Options { uuid, build_time: Mtime { seconds: created, nanoseconds: 0 }, clamp_mtime };
+    let devices: Vec<_> = devices.into_iter().map(|(layers, tag)| erofs::Device { layers, tag }).collect();
+    let written =
+        py.detach(|| erofs::write_layered(&tree.tree, spool(tree)?, &duplicate(fd)?, &devices, single, &options));
+    let (summary, bases) = written?;
+    Ok((summary.bytes, losses(py, summary.losses), bases))
 }

@@ -13,7 +13,7 @@ use super::fd::duplicate;
 use super::output::SquashfsCompression;
 use super::tree::Tree;
 use crate::batch::Ingested;
-use crate::contents::{SpoolStore, Store};
+use crate::contents::Store;
 use crate::decoded::Keep;
 use crate::edit::Edited;
 use crate::entry::{Entry, Kind, Metadata};
@@ -24,6 +24,7 @@ use crate::merge::{Question, stated};
 use crate::output::DirectoryStore;
 use crate::output::erofs::ErofsStore;
 use crate::output::squashfs::SquashfsStore;
+use crate::spool::SpoolStore;
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Limits(pub(super) crate::limits::Limits);

@@ -25,7 +25,9 @@ mod _core {
     #[pymodule_export]
     use super::compare::compare;
     #[pymodule_export]
-    use super::decoded::{KeptLayer, LayerTable, layer_digest};
+    use super::decoded::{
+        KeptLayer, LayerTable, layer_digest, layers_in_use, write_layered_erofs, write_private_layers,
+    };
     #[pymodule_export]
     use super::decompress::decompress;
     #[pymodule_export]

@@ -37,9 +37,9 @@ const READ_MAX: u64 = 16 << 20;
 pub(super) type Row = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64, usize);
 
 /// Kind, detail, count, the first few paths.
-type LossRow = (&'static str, String, u64, Vec<Py<PyBytes>>);
+pub(super) type LossRow = (&'static str, String, u64, Vec<Py<PyBytes>>);
 
-fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
+pub(super) fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
     let path = |path: &Vec<u8>| PyBytes::new(py, path).unbind();
     let row = |loss: Loss| (loss.kind, loss.detail, loss.count, loss.paths.iter().map(path).collect());
     losses.into_iter().map(row).collect()

@@ -137,6 +137,31 @@ impl Table {
         &self.note
     }
 
+    /// Writes the same table, with another note, to an empty file that is open for reading as well.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn copy(&self, out: &File, note: &[u8]) -> Result<()> {
+        let tail: u64 = self.header.tail.iter().map(|&part| u64::from(part)).sum();
+        let end = HEADER as u64 + self.header.body + tail - self.note.len() as u64;
+        let mut at = HEADER as u64;
+        let mut buffer = vec![0; 1 << 18];
+        let write = |bytes: &[u8], at| {
+            out.write_all_at(bytes, at).map_err(|error| Error::io("cannot write the table of a layer", &error))
+        };
+        while at < end {
+            let part = &mut buffer[..(end - at).min(1 << 18) as usize];
+            self.file.read_exact_at(part, at).map_err(|error| failed(&error))?;
+            write(part, at)?;
+            at += part.len() as u64;
+        }
+        write(note, end)?;
+        let mut header = self.header;
+        header.tail[3] = note.len() as u32;
+        header.checksum = checksum(out, &header, end + note.len() as u64)?;
+        write(&header.encode(), 0)
+    }
+
     /// The entries in the order of the archive, some at a time, as layer `layer` of an image. After an error nothing
     /// follows.
     ///

@@ -145,8 +145,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::contents::SpoolStore;
     use crate::entry::Metadata;
+    use crate::spool::SpoolStore;
     use crate::tree::InodeId;
 
     /// A tree that no merge makes: one child of the root, without any check.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ocifast_core::contents::{SpoolStore, Store};
+use ocifast_core::contents::Store;
 use ocifast_core::decoded::{Keep, KeptLayer, Table};
 use ocifast_core::digest::{Algorithm, Digest, Hasher};
 use ocifast_core::entry::{Metadata, Mtime};
@@ -18,6 +18,7 @@ use ocifast_core::layer::Descriptor;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::dump;
 use ocifast_core::output::erofs::{ErofsStore, Options, complete_kept, finish, seal};
+use ocifast_core::spool::SpoolStore;
 use ocifast_core::tar::{Member, MemberKind, Writer};
 use proptest::prelude::*;
 use tempfile::TempDir;

@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ocifast_core::contents::{Contents, SpoolStore};
+use ocifast_core::contents::Contents;
 use ocifast_core::entry::Mtime;
 use ocifast_core::output::{Compression, Compressor, Loss, erofs, ext4, squashfs, write_cpio, write_tar};
 use ocifast_core::read::Format;
+use ocifast_core::spool::SpoolStore;
 use ocifast_core::tree::Tree;
 use tempfile::TempDir;
 

@@ -11,9 +11,10 @@ use super::codec::{Cluster, Codec, Compression};
 use super::files::{Files, Place, whole_blocks};
 use super::format::{BLOCK, EXTENDED, blocks};
 use super::xattr;
-use crate::contents::{self, Content, Contents, unnamed_file};
+use crate::contents::{self, Content, Contents};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::spool::unnamed_file;
 use crate::tree::{InodeId, InodeKind, Tree};
 
 /// Pieces that one thread has before it: one in work, one to go on with.

@@ -25,6 +25,15 @@ pub enum Place<'a> {
         /// The content with extents that are whole blocks.
         content: Cow<'a, Content>,
     },
+    /// In blocks one after the other, or between holes, of another file.
+    Device {
+        /// Which device has it, counted from 1.
+        device: u16,
+        /// First block there.
+        start: u32,
+        /// The content; extents are whole blocks.
+        content: Cow<'a, Content>,
+    },
     /// Compressed.
     Compressed(Clusters<'a>),
 }

@@ -15,6 +15,12 @@ pub const COMPACT: usize = 32;
 /// See [`COMPACT`].
 pub const EXTENDED: usize = 64;
 
+/// In the format of chunks: entries of the table name a device as well.
+pub const INDEXES: u32 = 0x20;
+
+/// Bytes of such an entry, which stands at a multiple of them.
+pub const INDEX: usize = 8;
+
 /// The address of a chunk that is a hole.
 pub const NULL_ADDRESS: u32 = u32::MAX;
 

@@ -7,13 +7,14 @@ use std::path::Path;
 
 use super::codec::Compression;
 use super::compress::CompressedFiles;
+use super::devices::LayeredFiles;
 use super::format::{BLOCK, SLOTS};
 use super::layer_files::LayerFiles;
 use super::options::Options;
 use super::plan::Plan;
 use super::space::{Extent, Space};
 use super::store::ErofsStore;
-use super::superblock::Superblock;
+use super::superblock::{Superblock, head_blocks};
 use super::writer::write_metadata;
 use crate::contents::Contents;
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summ
     let (first, end) = store.data_area()?;
     let mut space = Space::new(first, end, live(tree, store))?;
     store.relocate(space.make_room(wanted))?;
-    complete(plan, store.image(), space, options, None)
+    complete(plan, store.image(), space, options, Data::Here)
 }
 
 /// Writes an image of `tree` to `path`, which does not exist yet, with contents from any store, compressed.
@@ -69,7 +70,7 @@ pub fn write_compressed(
     let plan = Plan::new(tree, &files, options)?;
     // All that is there is wanted.
     let space = Space::new(files.end(), files.end(), Vec::new())?;
-    complete(plan, &image, space, options, Some(*compression))
+    complete(plan, &image, space, options, Data::Compressed(*compression))
 }
 
 /// Completes the image of one layer: `data` has its contents, which end before byte `end` and all stay. Whether the
@@ -82,7 +83,25 @@ pub fn finish_layer(view: &Tree, data: &File, end: u64, options: &Options) -> Re
     let plan = Plan::new(view, &LayerFiles, options)?;
     let end = end / BLOCK as u64;
     let space = Space::new(end, end, Vec::new())?;
-    complete(plan, data, space, options, None)
+    complete(plan, data, space, options, Data::Here)
+}
+
+/// Writes the image of a tree whose data stand elsewhere to an empty file.
+///
+/// # Errors
+/// As [`finish`].
+pub fn finish_layered(tree: &Tree, files: &LayeredFiles, image: &File, options: &Options) -> Result<Summary> {
+    let plan = Plan::new(tree, files, options)?;
+    let head = head_blocks(files.table());
+    let space = Space::new(head, head, Vec::new())?;
+    complete(plan, image, space, options, Data::Elsewhere(files))
+}
+
+/// Where the data of the image are.
+enum Data<'a> {
+    Here,
+    Compressed(Compression),
+    Elsewhere(&'a LayeredFiles),
 }
 
 /// Whether metadata may go into gaps. The root's block must be the first of all that have inodes, so it goes into the
@@ -93,15 +112,19 @@ fn anywhere(plan: &Plan<'_>) -> bool {
 }
 
 /// Metadata and superblock.
-fn complete(
-    plan: Plan<'_>,
-    image: &File,
-    mut space: Space,
-    options: &Options,
-    compression: Option<Compression>,
-) -> Result<Summary> {
+fn complete(plan: Plan<'_>, image: &File, mut space: Space, options: &Options, data: Data<'_>) -> Result<Summary> {
     let packer = plan.packer();
     let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
+    let (devices, blocks) = match &data {
+        Data::Elsewhere(files) => {
+            // What stands behind the metadata must know their length before they are written, and so must the block
+            // that is added below where it is needed.
+            space.extend()?;
+            let (devices, blocks) = files.stand_behind(space.end())?;
+            (devices, Some(blocks))
+        }
+        _ => (Vec::new(), None),
+    };
     // One block before the root's: no inode has the number 0, which programs take for none.
     let meta_block = places.first().copied().unwrap_or(1) - 1;
     let bare_ends = write_metadata(&plan, image, &places, meta_block)?;
@@ -122,12 +145,13 @@ fn complete(
         root_nid: SLOTS as u16,
         inodes: plan.count(),
         build_time: options.build_time,
-        blocks: space.end() as u32,
+        blocks: blocks.unwrap_or(space.end()) as u32,
         meta_block,
         xattr_block: if shared.size() > 0 { places[shared_run as usize] } else { 0 },
         uuid: options.uuid,
         chunked: plan.chunked(),
-        compression,
+        compression: if let Data::Compressed(compression) = data { Some(compression) } else { None },
+        devices,
     };
     let bytes = space.end() * block;
     image.set_len(bytes).map_err(failed)?;

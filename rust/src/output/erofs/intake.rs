@@ -8,10 +8,11 @@ use super::files::whole_blocks;
 use super::format::{BLOCK, EXTENDED, blocks};
 use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
 use super::xattr;
-use crate::contents::{Content, Extents, LayerStore, Spool, Store, take_through_memory, unnamed_file};
+use crate::contents::{Content, Extents, LayerStore, Store, take_through_memory};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
 use crate::output::file_range::copy_range;
+use crate::spool::{Spool, unnamed_file};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;

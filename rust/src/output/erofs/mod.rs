@@ -6,6 +6,7 @@
 mod clusters;
 mod codec;
 mod compress;
+mod devices;
 mod directory;
 mod files;
 mod format;
@@ -14,6 +15,7 @@ mod inode;
 mod intake;
 mod kept;
 mod layer_files;
+mod layered;
 mod layout;
 mod options;
 mod plan;
@@ -24,7 +26,9 @@ mod writer;
 mod xattr;
 
 pub use codec::{Algorithm, Compression};
+pub use devices::Device;
 pub use image::{Summary, finish, finish_layer, write_compressed};
 pub use kept::{Completed, complete_kept, layer_digest, seal};
+pub use layered::{LayerInUse, layers_in_use, write_layered, write_private_layers};
 pub use options::Options;
 pub use store::ErofsStore;

@@ -3,7 +3,7 @@
 use super::clusters::table_size;
 use super::directory::{Name, Shape, names};
 use super::files::{Files, Place};
-use super::format::{BLOCK, DataLayout, NULL_ADDRESS, blocks};
+use super::format::{BLOCK, DataLayout, INDEX, INDEXES, NULL_ADDRESS, blocks};
 use super::inode::{Record, type_of};
 use super::layout::Packer;
 use super::options::Options;
@@ -34,6 +34,13 @@ pub enum Data {
         /// Size of a chunk.
         bits: u32,
         /// Number of chunks.
+        count: u64,
+    },
+    /// The same, where each entry names a device as well.
+    Indexes {
+        /// As of chunks.
+        bits: u32,
+        /// As of chunks.
         count: u64,
     },
     /// A table of compressed clusters, and so many bytes of the last.
@@ -122,6 +129,7 @@ impl<'t> Plan<'t> {
             Data::Elsewhere | Data::Blocks(_) => 0,
             Data::Inline(length) => length,
             Data::Chunks { count, .. } => 4 * count as usize,
+            Data::Indexes { count, .. } => index_padding(form.head) + INDEX * count as usize,
             Data::Clusters(tail) => table_size(form.head, form.record.size) + tail,
         };
         // The root comes first and so gets the first slot of all.
@@ -129,7 +137,7 @@ impl<'t> Plan<'t> {
         if let Data::Blocks(count) = form.data {
             self.runs[id.index()] = self.packer.run(count)?;
         }
-        self.chunked |= matches!(form.data, Data::Chunks { .. });
+        self.chunked |= matches!(form.data, Data::Chunks { .. } | Data::Indexes { .. });
         self.count += 1;
         Ok(())
     }
@@ -164,7 +172,14 @@ impl<'t> Plan<'t> {
                         record.data = start;
                         if tail > 0 { Data::Inline(tail) } else { Data::Elsewhere }
                     }
-                    Place::Sparse { content, .. } => chunks(&content)?,
+                    Place::Sparse { content, .. } => {
+                        let (bits, count) = chunks(&content, 4)?;
+                        Data::Chunks { bits, count }
+                    }
+                    Place::Device { content, .. } => {
+                        let (bits, count) = chunks(&content, INDEX as u64)?;
+                        Data::Indexes { bits, count }
+                    }
                     Place::Compressed(clusters) => {
                         record.data = clusters.blocks();
                         Data::Clusters(clusters.tail)
@@ -206,6 +221,10 @@ impl<'t> Plan<'t> {
             Data::Chunks { bits, .. } => {
                 record.layout = DataLayout::ChunkBased;
                 record.data = bits;
+            }
+            Data::Indexes { bits, .. } => {
+                record.layout = DataLayout::ChunkBased;
+                record.data = bits | INDEXES;
             }
             Data::Elsewhere | Data::Blocks(_) => {}
         }
@@ -268,8 +287,14 @@ impl<'t> Plan<'t> {
     }
 }
 
-/// The table of a sparse file: the largest chunks of which each is all data or all hole.
-fn chunks(content: &Content) -> Result<Data> {
+/// Bytes between an inode with its attributes, which take `head`, and the indexes behind them.
+pub fn index_padding(head: usize) -> usize {
+    head.next_multiple_of(INDEX) - head
+}
+
+/// The table of a file: the largest chunks of which each is all data or all hole, as the logarithm of their blocks, and
+/// how many there are, `entry` bytes each.
+fn chunks(content: &Content, entry: u64) -> Result<(u32, u64)> {
     let size = blocks(content.size);
     let mut bits = 31.min(size.max(1).next_power_of_two().trailing_zeros());
     let mut stored = 0;
@@ -282,15 +307,15 @@ fn chunks(content: &Content) -> Result<Data> {
         stored += run.length;
     }
     let count = size.div_ceil(1 << bits);
-    if count * 4 > TABLE_MAX.max(stored) {
+    if count * entry > TABLE_MAX.max(stored) {
         let message = format!(
             "a sparse file of {} bytes with {stored} bytes of data needs a table of {} bytes in an erofs image",
             content.size,
-            count * 4
+            count * entry
         );
         return Err(Error::new(Code::OutputUnsupported, message));
     }
-    Ok(Data::Chunks { bits, count })
+    Ok((bits, count))
 }
 
 /// The addresses of a sparse file's chunks, when its data start at block `start`.
@@ -334,14 +359,12 @@ mod tests {
             ("two in one run", sparse(16 * 4096, &[(4, 8)]), 2, &[NO, 100, 104, NO]),
         ];
         for (name, content, bits, addresses) in table {
-            let Data::Chunks { bits: found, count } = chunks(&content)? else {
-                panic!("{name}: no chunks");
-            };
+            let (found, count) = chunks(&content, 4)?;
             assert_eq!(found, bits, "{name}");
             assert_eq!(chunk_addresses(&content, bits, count, 100).collect::<Vec<_>>(), addresses, "{name}");
         }
         let huge = sparse(1 << 62, &[(1, 1)]);
-        assert_eq!(chunks(&huge).expect_err("refused").code, Code::OutputUnsupported);
+        assert_eq!(chunks(&huge, 4).expect_err("refused").code, Code::OutputUnsupported);
         Ok(())
     }
 }

@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::files::{Files, Place};
 use super::format::{BLOCK, blocks};
 use super::space::Move;
-use crate::contents::{Content, Contents, Spool, SpoolPart, Spools, read_runs};
+use crate::contents::{Content, Contents, read_runs};
 use crate::error::{Code, Error, Result};
 use crate::output::file_range::copy_range;
+use crate::spool::{Spool, SpoolPart, Spools};
 use crate::tree::InodeId;
 
 /// Name of the image that the store makes itself.

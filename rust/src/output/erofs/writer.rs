@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 
 use super::directory;
 use super::files::Place;
-use super::format::{BLOCK, SLOT, SLOTS};
+use super::format::{BLOCK, INDEX, NULL_ADDRESS, SLOT, SLOTS};
 use super::inode::type_of;
-use super::plan::{Data, Form, Plan, chunk_addresses};
+use super::plan::{Data, Form, Plan, chunk_addresses, index_padding};
 use crate::error::{Error, Result};
 use crate::tree::{InodeId, InodeKind};
 
@@ -134,6 +134,16 @@ fn write_inode(
                 (Data::Inline(tail), _) => tail,
                 (Data::Chunks { bits, count }, Place::Sparse { start, content }) => {
                     for address in chunk_addresses(&content, bits, count, start) {
+                        blocks.write(&address.to_le_bytes());
+                    }
+                    0
+                }
+                (Data::Indexes { bits, count }, Place::Device { device, start, content }) => {
+                    blocks.write(&[0; INDEX][..index_padding(form.head)]);
+                    for address in chunk_addresses(&content, bits, count, start) {
+                        let device = if address == NULL_ADDRESS { 0 } else { device };
+                        blocks.write(&[0; 2]);
+                        blocks.write(&device.to_le_bytes());
                         blocks.write(&address.to_le_bytes());
                     }
                     0

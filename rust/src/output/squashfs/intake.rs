@@ -8,9 +8,10 @@ use flate2::Crc;
 
 use super::pool::{Blocks, Queue};
 use super::store::{Part, Record, Run, SquashfsStore};
-use crate::contents::{Content, LayerStore, Spool, Store};
+use crate::contents::{Content, LayerStore, Store};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::spool::Spool;
 
 /// Bytes of ends of files that are collected before they are written.
 const BUFFER: usize = 1 << 20;

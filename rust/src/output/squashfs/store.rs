@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::codec::{Compression, decompress};
 use super::format::PLAIN;
 use super::pool::Pool;
-use crate::contents::{Content, Contents, Spool, SpoolPart, Spools};
+use crate::contents::{Content, Contents};
 use crate::error::Result;
+use crate::spool::{Spool, SpoolPart, Spools};
 
 /// In the place of a block's length: as many blocks of zeros as the other bits say, which stand nowhere.
 const HOLES: u32 = 1 << 31;

@@ -1,0 +1,124 @@
+//! An image whose data stand in other files, those of decoded layers: metadata alone, with the layers as devices (Linux,
+//! Documentation/filesystems/erofs.rst, "Multiple devices"), or metadata and layers in one file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+
+use super::devices::{Device, LayeredFiles, contents, shared};
+use super::format::BLOCK;
+use super::image::{Summary, finish_layered};
+use super::options::Options;
+use crate::blocks::length_of;
+use crate::error::{Error, Result};
+use crate::output::file_range::copy_range;
+use crate::output::refuse_unholdable;
+use crate::spool::SpoolStore;
+use crate::tree::Tree;
+
+/// A decoded layer that files of a tree have data in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerInUse {
+    /// Which layer.
+    pub layer: u32,
+    /// Bytes of its data file that are its device: up to the first byte after the data.
+    pub length: u64,
+    /// Bytes of blocks of its data that the tree has not.
+    pub dead: u64,
+}
+
+/// The layers that files of the tree have data in, ascending.
+///
+/// # Errors
+/// `internal` when contents do not wait in the data files of decoded layers.
+pub fn layers_in_use(tree: &Tree, store: &SpoolStore) -> Result<Vec<LayerInUse>> {
+    let layers = live(tree).into_iter().map(|(layer, runs)| {
+        let live: u64 = runs.iter().map(|run| run.end - run.start).sum();
+        let (_, length) = shared(store, layer)?;
+        Ok(LayerInUse { layer, length, dead: length.saturating_sub(BLOCK as u64 + live) })
+    });
+    layers.collect()
+}
+
+/// Writes to empty files the data of layers that the tree still has, each where the layer's file has it; the rest are
+/// holes.
+///
+/// # Errors
+/// As [`layers_in_use`]; `io_error`.
+pub fn write_private_layers(tree: &Tree, store: &SpoolStore, files: &[(u32, File)]) -> Result<()> {
+    let live = live(tree);
+    for (layer, out) in files {
+        let (data, length) = shared(store, *layer)?;
+        out.set_len(length).map_err(|error| Error::io("cannot write a layer", &error))?;
+        copy_live(live.get(layer).map_or(&[], Vec::as_slice), data, out, 0)?;
+    }
+    Ok(())
+}
+
+/// Writes the metadata of `tree` to an empty file.
+///
+/// # Arguments
+/// - `devices`: all layers of [`layers_in_use`], in the order in which they are given to the kernel.
+/// - `single`: the data of the layers follow the metadata in the same file, which mounts alone.
+///
+/// # Returns
+/// The summary, and for each device the block at which it begins when all stand in one file or on one disk, in this
+/// order behind the metadata.
+///
+/// # Errors
+/// As [`super::finish`]; `internal` for a layer without a device.
+pub fn write_layered(
+    tree: &Tree,
+    store: &SpoolStore,
+    image: &File,
+    devices: &[Device],
+    single: bool,
+    options: &Options,
+) -> Result<(Summary, Vec<u64>)> {
+    refuse_unholdable(tree)?;
+    let files = LayeredFiles::new(tree, store, devices, single)?;
+    let mut summary = finish_layered(tree, &files, image, options)?;
+    let bases = files.bases();
+    if single {
+        let live = live(tree);
+        for (device, &base) in devices.iter().zip(&bases) {
+            let (data, length) = device.file(store)?;
+            let base = base * BLOCK as u64;
+            summary.bytes = base + length;
+            image.set_len(summary.bytes).map_err(|error| Error::io("cannot write the image", &error))?;
+            // What the tree has not is not handed on: in the layer's own file it may be.
+            for layer in &device.layers {
+                copy_live(live.get(layer).map_or(&[], Vec::as_slice), data, image, base)?;
+            }
+        }
+    }
+    Ok((summary, bases))
+}
+
+/// Copies runs of a layer's data file to the same places of another, counted from its byte `base`.
+fn copy_live(runs: &[Range<u64>], data: &File, out: &File, base: u64) -> Result<()> {
+    runs.iter().try_for_each(|run| {
+        copy_range(data, run.start, out, base + run.start, run.end - run.start)
+            .map_err(|error| Error::io("cannot write the data of a layer", &error))
+    })
+}
+
+/// By layer: the bytes of its data file that the tree has, ascending, those together that follow each other.
+fn live(tree: &Tree) -> BTreeMap<u32, Vec<Range<u64>>> {
+    let mut layers: BTreeMap<u32, Vec<Range<u64>>> = BTreeMap::new();
+    for content in contents(tree) {
+        let run = content.position..content.position + length_of(content);
+        layers.entry(content.layer).or_default().push(run);
+    }
+    for runs in layers.values_mut() {
+        runs.sort_unstable_by_key(|run| run.start);
+        runs.dedup_by(|next, run| {
+            let follows = run.end == next.start;
+            if follows {
+                run.end = next.end;
+            }
+            follows
+        });
+    }
+    layers
+}
