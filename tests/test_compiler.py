@@ -77,6 +77,8 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
     assert told.pop("tree_digest").startswith("sha256:")
     assert told.pop("verified") is False
     assert told.pop("seconds") > 0
+    assert (told.pop("key"), told.pop("decoded_layers"), told.pop("from_remote")) == (done.key, 2, False)
+    assert list(told.pop("phases")) == ["resolve", "inflate", "merge", "pack", "publish"]
     assert told.pop("entries") == done.entries
     assert (done.entries or 0) > 5
     assert json.loads(json.dumps(told)) == {
@@ -262,7 +264,7 @@ def test_second_run_comes_from_the_cache(tmp_path: Path, registry: Registry) -> 
     assert [line for line in registry.requests()[asked:] if "/blobs/" in line] == []
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert (tmp_path / "b.tar").stat().st_mode & 0o7777 == 0o600
-    ours = {"path": "", "from_cache": False, "seconds": 0, "fetched_bytes": 0}
+    ours = {"path": "", "from_cache": False, "seconds": 0, "fetched_bytes": 0, "phases": {}, "decoded_layers": 0}
     assert {**second.to_json(), **ours} == {**first.to_json(), **ours}
     # Another time for files is another output; a directory takes the cached blobs.
     asked = len(registry.requests())

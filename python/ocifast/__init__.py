@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocifast import aio
+    from ocifast.batch import BatchResult, BatchStand, compile_many
     from ocifast.boot import BootConfig
     from ocifast.cache import Cache, CacheInfo
     from ocifast.compiled import CompiledImage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ocifast.history import History, HistoryEntry
     from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
     from ocifast.layer_entries import LayerEntry
+    from ocifast.mirroring import MirrorEntry, MirrorResult, copy_many
     from ocifast.packers import (
         CpioOptions,
         DirOptions,
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Addition",
+    "BatchResult",
+    "BatchStand",
     "BootConfig",
     "BuiltRunnable",
     "Cache",
@@ -79,6 +83,8 @@ __all__ = [
     "LayerEntry",
     "LayerState",
     "Loss",
+    "MirrorEntry",
+    "MirrorResult",
     "OcifastError",
     "PackOptions",
     "Peek",
@@ -98,7 +104,9 @@ __all__ = [
     "aio",
     "compare_layers",
     "compile",
+    "compile_many",
     "copy",
+    "copy_many",
     "delete",
     "diff",
     "errors",
@@ -113,6 +121,8 @@ __all__ = [
 
 _HOMES = {
     "Addition": "edits",
+    "BatchResult": "batch",
+    "BatchStand": "batch",
     "BootConfig": "boot",
     "BuiltRunnable": "runnable",
     "Cache": "cache",
@@ -142,6 +152,8 @@ _HOMES = {
     "LayerEntry": "layer_entries",
     "LayerState": "progress",
     "Loss": "packers",
+    "MirrorEntry": "mirroring",
+    "MirrorResult": "mirroring",
     "OcifastError": "errors",
     "PackOptions": "packers",
     "Peek": "peek",
@@ -160,7 +172,9 @@ _HOMES = {
     "__version__": "_core",
     "compare_layers": "difference",
     "compile": "compiler",
+    "compile_many": "batch",
     "copy": "transfers",
+    "copy_many": "mirroring",
     "delete": "transfers",
     "diff": "difference",
     "open": "image",

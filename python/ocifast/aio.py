@@ -7,24 +7,30 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
-from ocifast import compiler, difference, footprint, reporting, transfers
+from ocifast import batch, compiler, difference, footprint, mirroring, reporting, transfers
 from ocifast import image as image_module
 from ocifast.compiled import CompiledImage
-from ocifast.compiler import CompileOptions
+from ocifast.compiler import CompileOptions, CompilePlan
 from ocifast.edits import Edits
+from ocifast.errors import OcifastError
 from ocifast.planned import Outputs
 from ocifast.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from ocifast.batch import BatchResult
+    from ocifast.batch.pools import ExecutorOrMaker
+    from ocifast.mirroring import MirrorEntry, MirrorResult
     from ocifast.reference import Reference
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = [
     "compile",
+    "compile_many",
     "copy",
+    "copy_many",
     "delete",
     "diff",
     "flatten",
@@ -104,6 +110,58 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
         )
 
     return await _finish(run)
+
+
+async def compile_many(
+    plans: Iterable[CompilePlan], executor: ExecutorOrMaker | None = None, **options: Any
+) -> AsyncIterator[BatchResult]:
+    """`ocifast.compile_many` without blocking the event loop; takes the same but `cancelled`, and gives the same.
+
+    When the task is cancelled, or the iteration is left, what runs is taken back as there. `progress` is called from
+    another thread.
+
+    Args:
+        plans: what to make.
+        executor: what runs them.
+        options: as of `ocifast.compile_many`.
+    """
+    stop = threading.Event()
+    async for result in _each(batch.compile_many(plans, executor, **options, cancelled=stop.is_set), stop):
+        yield result
+
+
+async def copy_many(entries: Iterable[MirrorEntry], **options: Any) -> AsyncIterator[MirrorResult]:
+    """`ocifast.copy_many` without blocking the event loop; takes the same but `cancelled`, and gives the same.
+
+    Args:
+        entries: what to copy.
+        options: as of `ocifast.copy_many`.
+    """
+    stop = threading.Event()
+    async for result in _each(mirroring.copy_many(entries, **options, cancelled=stop.is_set), stop):
+        yield result
+
+
+async def _each(results: Iterator[Result], stop: threading.Event) -> AsyncIterator[Result]:
+    """The same results, each waited for in a thread; a task that is cancelled sets `stop` and waits for the end."""
+    ended = object()
+    try:
+        while True:
+            running = asyncio.ensure_future(asyncio.to_thread(next, results, ended))
+            try:
+                found = await asyncio.shield(running)
+            except asyncio.CancelledError:
+                stop.set()
+                with contextlib.suppress(OcifastError):
+                    await running
+                raise
+            if found is ended:
+                return
+            yield cast("Result", found)
+    finally:
+        close = getattr(results, "close", None)
+        if close is not None:
+            await asyncio.to_thread(close)
 
 
 def _taken_back(function: Callable[Given, Result]) -> Callable[Given, Coroutine[Any, Any, Result]]:

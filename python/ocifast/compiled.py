@@ -9,6 +9,7 @@ from typing import Any
 
 from ocifast.boot import BootConfig
 from ocifast.errors import LossError
+from ocifast.metrics import PhaseMetric
 from ocifast.packers import Loss
 
 __all__ = ["CompiledImage", "facts_of", "has_all", "refuse_losses"]
@@ -39,6 +40,11 @@ class CompiledImage:
         fetched_bytes: bytes of layers that came over the network.
         cached_bytes: bytes of layers that were in the cache.
         unmatched_patterns: of `Edits.exclude`, those that match nothing in the image.
+        key: of the output's bytes: the same exactly when the image, the edits, the options and the version of what
+            wrote it would give the same bytes again.
+        phases: how long each phase of the work took, and with how many bytes; several outputs have one work.
+        from_remote: whether it, or a layer of it, came from the remote cache, as others have made it.
+        decoded: diff IDs of the layers that were decompressed in this work; those that were kept were not.
     """
 
     path: Path | None
@@ -61,6 +67,10 @@ class CompiledImage:
     cached_bytes: int = field(default=0, compare=False)
     unmatched_patterns: tuple[str, ...] = ()
     properties: tuple[tuple[str, str], ...] = ()
+    key: str | None = field(default=None, compare=False)
+    phases: tuple[PhaseMetric, ...] = field(default=(), compare=False)
+    decoded: tuple[str, ...] = field(default=(), compare=False)
+    from_remote: bool = field(default=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON-able data; paths that are no UTF-8 with escapes."""
@@ -85,6 +95,17 @@ class CompiledImage:
             "cached_bytes": self.cached_bytes,
             "unmatched_patterns": list(self.unmatched_patterns),
             "properties": dict(self.properties),
+            "key": self.key,
+            "phases": {
+                phase.name: {
+                    "begun": round(phase.begun, 3),
+                    "seconds": round(phase.seconds, 3),
+                    "bytes": phase.bytes,
+                }
+                for phase in self.phases
+            },
+            "decoded_layers": len(self.decoded),
+            "from_remote": self.from_remote,
         }
 
     def facts(self) -> dict[str, Any]:

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
-from ocifast import _core
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import BlobStore, Cache
 from ocifast.cache.flight import Teller
-from ocifast.cache.layers import keep_layers
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, has_all, refuse_losses
-from ocifast.edits import Edits, PreparedEdits, prepare
+from ocifast.edits import Edits, PreparedEdits
 from ocifast.errors import (
     CancelledError,
     DocumentError,
@@ -31,8 +29,9 @@ from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.layer_folder import LayerFolder
 from ocifast.layered import Store
+from ocifast.metrics import Meter
 from ocifast.opening import open_cached, refuse_uncached
-from ocifast.options import CompileOptions, sidecars_of
+from ocifast.options import CompileOptions, limits_of, sidecars_of
 from ocifast.packers import Written, rows, totals
 from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
@@ -42,10 +41,12 @@ from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
 from ocifast.seals import load_seals
 from ocifast.seals.verity import Verity
+from ocifast.sharing import layers_to_keep, push_all, shared_cache
 from ocifast.sources.open import parse_location
 from ocifast.spec import total_size
-from ocifast.workspace import Workspace, check_room, data_bytes
-from ocifast.writing import write_output
+from ocifast.telemetry import recorded
+from ocifast.workspace import check_room, data_bytes
+from ocifast.writing import layer_names, prepared_edits, waiting_folder, write_output
 
 __all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile"]
 
@@ -81,7 +82,9 @@ class CompilePlan:
             progress: gets the events.
             cancelled: asked several times a second; when it says True, everything is taken back.
         """
-        return _Run(self, progress, cancelled or (lambda: False)).run()
+        run = Compilation(self, progress, cancelled or (lambda: False))
+        with recorded(run.meter, {"image": self.image, "outputs": self.outputs, "platform": self.platform}):
+            return run.run()
 
 
 @overload
@@ -157,7 +160,7 @@ class _DamagedCacheError(OcifastError):
     """A blob of the cache was not what it should be, and has been removed."""
 
 
-class _Run:
+class Compilation:
     """One compilation on its way."""
 
     def __init__(self, plan: CompilePlan, progress: Progress, cancelled: Callable[[], bool]) -> None:
@@ -166,6 +169,7 @@ class _Run:
         self.begun = time.monotonic()
         self.told = progress
         self.teller: Teller | None = None
+        self.meter = Meter()
         self.progress = self._counted(progress)
         self.fetched: dict[str, int] = {}
         self.found: dict[str, int] = {}
@@ -181,7 +185,9 @@ class _Run:
         if self.options.cache:
             self.cache = Cache.usable(self.options.cache_folder, always_hash=self.options.verify_cache)
         self.layers: BlobStore | None = None
+        self.remote = shared_cache(self.options, self.cache)
         self.edits: PreparedEdits | None = None
+        self.keyed: dict[PlannedOutput, str] = {}
 
     def run(self) -> tuple[CompiledImage, ...]:
         try:
@@ -198,15 +204,18 @@ class _Run:
             self.cache.keep_to_bound()
         # All of the work counts, also that after the outputs were described.
         seconds = time.monotonic() - self.begun
-        return tuple(replace(made, seconds=seconds) for made in done)
+        phases, decoded = self.meter.metrics(), tuple(self.meter.decoded)
+        return tuple(replace(made, seconds=seconds, phases=phases, decoded=decoded) for made in done)
 
     def _attempt(self) -> tuple[CompiledImage, ...]:
         with ExitStack() as stack:
+            if self.remote is not None:
+                stack.enter_context(self.remote)
             for output in self.outputs:
                 output.open(stack, sync=self.options.sync)
-            image = stack.enter_context(self._resolve())
-            self.edits = self._prepare_edits(image, stack)
-            keys = self._keys(image)
+            image = stack.enter_context(self.resolve())
+            self.keyed = self.keys(image, stack)
+            keys = {output: key for output, key in self.keyed.items() if self.cache is not None and output.is_file}
             if self.cache is not None:
                 # In one order for all processes: two that want the same outputs do not wait for each other.
                 outputs, layers = self.cache.outputs, {layer.digest for layer in image.layers}
@@ -220,7 +229,11 @@ class _Run:
             missing = [output for output in self.outputs if output not in made]
             if missing:
                 made |= self._make(image, missing, keys)
-            self._publish(made)
+            with self.meter.during("publish"):
+                self._publish(made)
+            self.meter.add("publish", sum(each.data_size or 0 for each in made.values()))
+            if self.remote is not None and missing and not self.meter.took_others:
+                push_all(self.remote, image.document, map(keys.get, missing), self.meter.decoded)
         return tuple(made[output] for output in self.outputs)
 
     def _counted(self, progress: Progress) -> Progress:
@@ -236,6 +249,13 @@ class _Run:
             progress(event)
 
         return take
+
+    def resolve(self) -> Image:
+        """Opens the image, which the caller closes, and decides whether it may be used."""
+        with self.meter.during("resolve"):
+            image = self._resolve()
+        self.meter.add("resolve", image.document.size + len(image.config_raw))
+        return image
 
     def _resolve(self) -> Image:
         self._tell(Phase.RESOLVING)
@@ -267,37 +287,26 @@ class _Run:
             raise
         return image
 
-    def _prepare_edits(self, image: Image, stack: ExitStack) -> PreparedEdits | None:
-        if not self.plan.edits:
-            return None
-        space = next((output.space for output in self.outputs if output.space is not None), None)
-        if space is not None:
-            folder = space.subfolder("edits")
-        else:
-            import tempfile
-
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-edits-")))
-        time = self.clamp if self.clamp is not None else self._created(image)
-        return prepare(self.plan.edits, folder, time=time)
-
     def _digest(self, image: Image) -> str:
         """Of the image as it is compiled: stamps that go by it tell edits apart."""
         return image.digest if self.edits is None else self.edits.image_digest(image.digest)
 
-    def _keys(self, image: Image) -> dict[PlannedOutput, str]:
-        """Of the outputs that can be cached: see `ocifast.cache`."""
-        if self.cache is None:
-            return {}
+    def keys(self, image: Image, stack: ExitStack) -> dict[PlannedOutput, str]:
+        """Of all outputs: what their bytes depend on. Edits are prepared for it, in files that `stack` removes."""
+        time = self.clamp if self.clamp is not None else self._created(image)
+        self.edits = prepared_edits(self.plan.edits, self.outputs, stack, time=time)
         edits = None if self.edits is None else self.edits.digest
         return {
             output: output.key(image.digest, self.options, clamp_mtime=self.clamp, edits=edits)
             for output in self.outputs
-            if output.is_file
         }
 
     def _from_cache(self, image: Image, output: PlannedOutput, key: str) -> CompiledImage | None:
         """Puts what is cached where the output is made; None when nothing is."""
         found = self.cache.outputs.get(key) if self.cache is not None else None
+        from_remote = found is None
+        if found is None and self.remote is not None:
+            found = self.remote.output(key, image.document, image.config_raw, facts_of)
         if found is None or not has_all(found.facts, self.options.tree_digest, self.options.verify_output):
             return None
         facts = facts_of(found.facts)
@@ -307,7 +316,7 @@ class _Run:
         assert output.made is not None
         if not found.place(output.made, mode=0o600):
             return None
-        return self._result(image, output, size=found.size, from_cache=True, **facts)
+        return self._result(image, output, size=found.size, from_cache=True, from_remote=from_remote, **facts)
 
     def _make(
         self, image: Image, outputs: list[PlannedOutput], keys: Mapping[PlannedOutput, str]
@@ -315,27 +324,31 @@ class _Run:
         """Writes outputs from one decode. Nothing is published before all are complete."""
         store, beside = store_for(outputs, self.threads)
         with ExitStack() as stack, self._hidden():
-            waiting = self._waiting_folder(store, beside, stack)
+            waiting = waiting_folder(self.options.tmp_dir, store, beside, stack)
             check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
             rootfs = stack.enter_context(self._flatten(image, store, waiting))
             config = boot_config(image.config, rootfs)
             self._refuse_missing(config)
             tree_digest = rootfs.digest if self.options.tree_digest else None
             self._tell(Phase.PACKING)
+            self.meter.add("merge", rootfs.tree.content_bytes())
             # The image in which contents wait comes first, and what cannot be taken back last.
             order = sorted(outputs, key=lambda output: (output.streams, output is not beside))
             for index, output in enumerate(order):
-                output.written = self._write(image, output, rootfs, order[:index], waiting)
+                with self.meter.during("pack"):
+                    output.written = self._write(image, output, rootfs, order[:index], waiting)
                 if self.options.strict:
                     refuse_losses(self.plan.image, output.format.name, output.written.losses)
             # Only now: others may have read from an image while it was unsealed.
             for output in outputs:
-                output.seal(self._digest(image), self.threads, self.cancelled)
+                with self.meter.during("pack"):
+                    output.seal(self._digest(image), self.threads, self.cancelled)
                 output.read_back(rootfs.tree, clamp_mtime=self.clamp, threads=self.threads)
             done = {}
             for output in outputs:
                 made, directory = output.made, output.format.is_directory
                 data_size = totals(rows(rootfs.tree)).bytes if directory else made and data_bytes(made)
+                self.meter.add("pack", data_size or 0)
                 done[output] = self._result(
                     image,
                     output,
@@ -349,6 +362,7 @@ class _Run:
                     data_size=data_size,
                     entries=len(rootfs),
                     unmatched_patterns=rootfs.unmatched,
+                    from_remote=self.meter.took_others,
                 )
             # Before they are published: what others do to the outputs must not get into the cache.
             for output in outputs:
@@ -394,39 +408,27 @@ class _Run:
             _log.info("%s is not cached: it is larger than the cache may become", done.path)
             return
         facts = {**done.facts(), "reference": done.reference, "format": done.format}
-        self.cache.outputs.put(key, output.made, manifest=image.document.raw, config=image.config_raw, facts=facts)
-
-    def _waiting_folder(self, store: Store, beside: PlannedOutput, stack: ExitStack) -> Path:
-        elsewhere = self.options.tmp_dir
-        if elsewhere is not None and store.may_wait_elsewhere:
-            return stack.enter_context(Workspace(Path(elsewhere, "spool"), is_directory=True)).subfolder("layers")
-        if beside.space is None:
-            import tempfile
-
-            folder = Path(tempfile.gettempdir(), "spool")
-            return stack.enter_context(Workspace(folder, is_directory=True)).subfolder("layers")
-        return beside.space.subfolder("layers")
+        others = self.remote is not None and self.meter.took_others
+        put = self.remote.put_output if self.remote is not None and others else self.cache.outputs.put
+        put(key, output.made, manifest=image.document.raw, config=image.config_raw, facts=facts)
 
     def _flatten(self, image: Image, store: Store, folder: Path) -> Rootfs:
-        limits = _core.Limits(
-            entries=self.options.max_entries,
-            layer_bytes=self.options.max_layer_bytes,
-            metadata_bytes=self.options.max_metadata_bytes,
-            image_bytes=self.options.max_image_bytes,
-        )
         # A layer on its way keeps two cores busy: one inflates, one hashes and reads.
         decoders = max(1, self.threads // 2) if store.in_order else self.threads
-        keep = keep_layers(self.options.keep_layers)
+        keep = layers_to_keep(self.options, self.remote)
         layers = None if self.cache is None else self.cache.decoded
         every = isinstance(space := self.outputs[0].space, LayerFolder)
         options = FlattenOptions(
             jobs=self.options.downloads,
             decoders=decoders,
-            limits=limits,
+            limits=limits_of(self.options),
             blobs=self.layers,
             layers=space.use(layers, keep=keep is not False) if isinstance(space, LayerFolder) else layers,
             keep_layers=True if every else keep,
             every_layer=every,
+            # What is only claimed to be a layer is none of an output of layers.
+            others=None if every else self.remote,
+            meter=self.meter,
         )
         try:
             return flatten(
@@ -459,16 +461,12 @@ class _Run:
             clamp_mtime=self.clamp,
             created=self._created(image),
             threads=self.threads,
-            layers=self._layer_names(image) if output.format.has_layers else (),
+            layers=layer_names(image, self.edits) if output.format.has_layers else (),
             leaves_out=bool(self.plan.edits and (self.plan.edits.exclude or self.plan.edits.subtree)),
             progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
             cancelled=self.cancelled,
             stall=self.options.packer_timeout,
         )
-
-    def _layer_names(self, image: Image) -> tuple[str, ...]:
-        """The diff IDs of all layers, of those that edits add as well."""
-        return (*image.diff_ids, *(layer.diff_id for layer in (self.edits.layers if self.edits else ())))
 
     def _created(self, image: Image) -> int:
         created = rfc3339_seconds(image.config.created or "")
@@ -489,6 +487,7 @@ class _Run:
             fetched_bytes=sum(self.fetched.values()),
             # What a layout or an archive holds is in no cache.
             cached_bytes=0 if self.layers is None else sum(self.found.values()),
+            key=self.keyed.get(output),
             **facts,
         )
 

@@ -11,7 +11,7 @@ from ocifast import _core
 from ocifast.cache.layers import DecodedLayer, LayerWriter
 from ocifast.errors import FileError
 
-__all__ = ["KEPT_LAYERS_MAX", "Layers", "RunLayers"]
+__all__ = ["KEPT_LAYERS_MAX", "LayerShelf", "Layers", "RunLayers"]
 
 KEPT_LAYERS_MAX = 128
 """Layers of an image beyond which nothing is read or kept: each takes open files, and no builder makes so many."""
@@ -33,6 +33,14 @@ class Layers(Protocol):
         ...
 
 
+class LayerShelf(Protocol):
+    """Where decoded layers of others are, which are nothing but claimed to be those of their diff IDs."""
+
+    def get(self, diff_id: str) -> DecodedLayer | None:
+        """The layer, to be closed, or None."""
+        ...
+
+
 class RunLayers:
     """The decoded layers of one run.
 
@@ -46,6 +54,10 @@ class RunLayers:
         keep: whether to keep what was not there; None decides by what whole blocks cost.
         stopped: whether the run is not wanted any more; asked while another run decodes the same layers.
         every: whether each layer must be kept, also one that is there twice: the output is made of these files.
+        others: where those are that nobody has verified; None for nowhere.
+
+    Attributes:
+        took_others: whether a layer came from there, so that nothing made of it is more than a claim.
     """
 
     def __init__(
@@ -57,7 +69,10 @@ class RunLayers:
         keep: bool | None,
         stopped: Callable[[], bool],
         every: bool = False,
+        others: LayerShelf | None = None,
     ) -> None:
+        self._others = others
+        self.took_others = False
         self._store = store
         self._flattener = flattener
         self._diff_ids = diff_ids
@@ -74,7 +89,11 @@ class RunLayers:
 
     def adopt(self, index: int) -> bool:
         """Hands a kept layer to the flattener; False when none is kept."""
-        found = self._store.get(self._diff_ids[index])
+        diff_id = self._diff_ids[index]
+        found = self._store.get(diff_id)
+        if found is None and self._others is not None:
+            found = self._others.get(diff_id)
+            self.took_others = self.took_others or found is not None
         if found is None:
             return False
         self._read.append(found)

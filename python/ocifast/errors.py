@@ -39,6 +39,7 @@ Every failure that a caller can meet is a subclass of `OcifastError` with a stab
     │   └── OutputMismatchError    output_mismatch        a finished output does not read back as its tree
     ├── FileError (an OSError)     io_error               a local file could not be read or written
     ├── HelperError                helper_failed          a helper program failed or did not answer
+    ├── WorkerError                worker_failed          a worker of a batch was killed or lost
     ├── InternalError              internal_error         a call that makes no sense: a fault of the calling program
     └── CancelledError             cancelled
 """
@@ -86,6 +87,7 @@ __all__ = [
     "TarError",
     "UsageError",
     "VerificationError",
+    "WorkerError",
     "from_core",
 ]
 
@@ -350,6 +352,12 @@ class HelperError(OcifastError):
     def __init__(self, message: str, *, output: bytes = b"", **context: Any) -> None:
         super().__init__(message, **context)
         self.output = output
+
+
+class WorkerError(OcifastError):
+    """A worker of a batch was killed, or lost with its machine, and what it compiled with it."""
+
+    code = "worker_failed"
 
 
 class InternalError(OcifastError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from typing import TypeVar
 
 from ocifast import _core
 from ocifast.cache.following import never
-from ocifast.decoded import KEPT_LAYERS_MAX, Layers, RunLayers
+from ocifast.decoded import KEPT_LAYERS_MAX, Layers, LayerShelf, RunLayers
 from ocifast.edits import MadeLayer
 from ocifast.errors import CancelledError, UsageError
 from ocifast.layered import BlobStore, BlobWriter, Layered
 from ocifast.marks import keeps_bytes
+from ocifast.metrics import Meter
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
-from ocifast.sources import FileSlice
+from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
 
 __all__ = ["FlattenOptions", "Intake", "decoded_layers"]
@@ -40,6 +41,8 @@ class FlattenOptions:
         layers: where decoded layers are looked up and kept; None for neither.
         keep_layers: whether those that are decoded are kept; None keeps what whole blocks do not more than double.
         every_layer: whether all must be kept, those that a user adds as well: the output is made of them.
+        meter: counts times and bytes; None counts nothing.
+        others: where decoded layers are that nobody has verified, looked at after `layers`; None for nowhere.
     """
 
     jobs: int = keeps_bytes(default=4)
@@ -49,6 +52,8 @@ class FlattenOptions:
     layers: Layers | None = keeps_bytes(default=None)
     keep_layers: bool | None = keeps_bytes(default=None)
     every_layer: bool = keeps_bytes(default=False)
+    meter: Meter | None = keeps_bytes(default=None)
+    others: LayerShelf | None = keeps_bytes(default=None)
 
 
 def decoded_layers(
@@ -73,7 +78,15 @@ def decoded_layers(
         return None
     keep, every = options.keep_layers, options.every_layer
     diff_ids = (*image.diff_ids, *(layer.diff_id for layer in made if every))
-    layers = RunLayers(options.layers, flattener, diff_ids, keep=keep, every=every, stopped=cancelled or never)
+    layers = RunLayers(
+        options.layers,
+        flattener,
+        diff_ids,
+        keep=keep,
+        every=every,
+        stopped=cancelled or never,
+        others=options.others,
+    )
     return resources.enter_context(layers)
 
 
@@ -113,6 +126,8 @@ class Intake:
         for index, descriptor in enumerate(self.layers):
             self.indexes.setdefault(descriptor.digest, []).append(index)
         self.stopped = threading.Event()
+        self.meter = options.meter or Meter()
+        self.inflating: set[int] = set()
         self.fed: set[int] = set()
         self.applied: set[int] = set()
         self.told: dict[int, tuple[LayerState, int]] = {}
@@ -134,7 +149,8 @@ class Intake:
                 failure = self.watch(futures, end)
                 if failure is not None:
                     raise failure
-                made = self.finish(end)
+                with self.meter.during("merge"):
+                    made = self.finish(end)
             except BaseException:
                 self.stopped.set()
                 self.flattener.abort()
@@ -143,6 +159,8 @@ class Intake:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         self.watch_applied()
+        self.meter.took_others = self.decoded is not None and self.decoded.took_others
+        self.meter.add("inflate", sum(self.flattener.progress()[index][1] for index in self.inflating))
         return made
 
     def watch(self, futures: Sequence[Future[None]], end: Callable[[], object]) -> BaseException | None:
@@ -225,12 +243,21 @@ class Intake:
         local = self.made.get(descriptor.digest)
         if local is None and blobs is not None:
             local = blobs.get(descriptor)
-        if local is not None:
-            self.read_files(descriptor, indexes, local)
-        elif (moved := self.fetch(descriptor, indexes)) is not None:
-            state = LayerState.DOWNLOADED if moved else LayerState.EXISTS
-            self.tell(descriptor.digest, state, descriptor.size, descriptor.size)
+        with self.meter.during("inflate"):
+            if local is not None:
+                self.read_files(descriptor, indexes, local)
+            elif (moved := self.fetch(descriptor, indexes)) is not None:
+                state = LayerState.DOWNLOADED if moved else LayerState.EXISTS
+                self.tell(descriptor.digest, state, descriptor.size, descriptor.size)
+        self.note_inflated(indexes)
         self.fed.update(indexes)
+
+    def note_inflated(self, indexes: Sequence[int]) -> None:
+        """Counts layers of the image that were decompressed; a blob that is two layers counts as both."""
+        own = [index for index in indexes if index < len(self.image.layers)]
+        self.inflating.update(own)
+        for index in own:
+            self.meter.note_decoded(self.image.diff_ids[index])
 
     def to_decode(self, indexes: Sequence[int]) -> Sequence[int]:
         """Those of some layers that are not there as decoded ones; they will be kept, if that is wanted."""
@@ -273,7 +300,7 @@ class Intake:
                 blob = stack.enter_context(self.image.blob(descriptor, offset=offset))
             moved = offset == 0 or offset < descriptor.size
             if moved:
-                self.take(descriptor, indexes, blob, offset, writer)
+                self.take(descriptor, indexes, self.fetching(blob), offset, writer)
             for index in indexes:
                 self.flattener.close_layer(index)
             if writer is not None:
@@ -298,6 +325,13 @@ class Intake:
             if (now := time.monotonic()) - told >= _POLL_SECONDS:
                 told = now
                 self.tell(descriptor.digest, LayerState.DOWNLOADING, done, descriptor.size)
+
+    def fetching(self, blob: Blob) -> Iterator[bytes]:
+        """The chunks of a blob, counted."""
+        with self.meter.during("fetch"):
+            for chunk in blob:
+                self.meter.add("fetch", len(chunk))
+                yield chunk
 
     def write(self, indexes: Sequence[int], chunk: bytes) -> None:
         """Hands the next bytes of their blob to some layers."""

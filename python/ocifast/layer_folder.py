@@ -84,7 +84,7 @@ class LayerFolder:
         """A layer of the folder, or of the cache, which then is in the folder as well."""
         assert self._layers is not None
         found = self._layers.get(diff_id)
-        if found is None and self._cached is not None and self._layers.take(self._cached, diff_id):
+        if found is None and self._cached is not None and self._layers.take_over(self._cached, diff_id):
             found = self._layers.get(diff_id)
         return found
 
@@ -203,4 +203,4 @@ class _Writer(LayerWriter):
     def publish(self, kept: _core.KeptLayer) -> None:
         super().publish(kept)
         if self._cached is not None:
-            self._cached.take(self._store, self._diff_id)
+            self._cached.take_over(self._store, self._diff_id)

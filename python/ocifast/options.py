@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ocifast import _core
 from ocifast.errors import UsageError
 from ocifast.marks import changes_bytes, keeps_bytes
 from ocifast.packers import PackOptions
@@ -17,7 +18,7 @@ from ocifast.signatures import Verification
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["CompileOptions", "sidecars_of"]
+__all__ = ["CompileOptions", "limits_of", "sidecars_of"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class CompileOptions:
             0, or auto: those that whole blocks do not more than double), and without it keeps none. What is kept is
             used either way.
         cache_folder: None takes `OCIFAST_CACHE_DIR` or the platform's cache folder.
+        remote_cache: a repository (`HOST/REPOSITORY`) or layout (`oci:DIR`) through which machines share outputs and
+            decoded layers; what comes from there is nothing but somebody's word, unless `verify` has keys, one of
+            which must have signed it then. None shares nothing.
+        remote_read_only: whether nothing is pushed there.
+        sign_key: file of the private key that what is pushed there is signed with; None does not sign.
         verify_cache: whether layers and outputs of the cache are hashed before they are used, even when nobody has
             written to them; damage below the file system is found by nothing else.
         tmp_dir: where contents wait while layers arrive, for formats that can wait elsewhere than beside the output.
@@ -80,6 +86,9 @@ class CompileOptions:
     refresh: bool = keeps_bytes(default=False)
     keep_layers: bool | None = keeps_bytes(default=None)
     cache_folder: str | None = keeps_bytes(default=None)
+    remote_cache: str | None = keeps_bytes(default=None)
+    remote_read_only: bool = keeps_bytes(default=False)
+    sign_key: str | None = keeps_bytes(default=None)
     verify_cache: bool = keeps_bytes(default=False)
     tmp_dir: str | None = keeps_bytes(default=None)
     sync: bool = keeps_bytes(default=True)
@@ -95,6 +104,16 @@ class CompileOptions:
     max_layer_bytes: int | None = keeps_bytes(default=None)
     max_metadata_bytes: int | None = keeps_bytes(default=None)
     max_image_bytes: int | None = keeps_bytes(default=None)
+
+
+def limits_of(options: CompileOptions) -> _core.Limits:
+    """The bounds on what layers may ask for."""
+    return _core.Limits(
+        entries=options.max_entries,
+        layer_bytes=options.max_layer_bytes,
+        metadata_bytes=options.max_metadata_bytes,
+        image_bytes=options.max_image_bytes,
+    )
 
 
 def sidecars_of(options: CompileOptions) -> tuple[Sidecar, ...]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from ocifast import _core
+from ocifast.edits import Edits, PreparedEdits, prepare
 from ocifast.errors import FileError
+from ocifast.image import Image
 from ocifast.interrupt import interruptible, nothing
+from ocifast.layered import Store
 from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written
 from ocifast.planned import PlannedOutput
 from ocifast.rootfs import Rootfs
 from ocifast.streams import binary_stdout, fd_of
-from ocifast.workspace import check_room
+from ocifast.workspace import Workspace, check_room
 
-__all__ = ["write_output"]
+__all__ = ["prepared_edits", "waiting_folder", "write_output"]
 
 
 def write_output(
@@ -92,6 +95,50 @@ def write_output(
         return written
 
 
+def prepared_edits(
+    edits: Edits, outputs: Sequence[PlannedOutput], stack: ExitStack, *, time: int
+) -> PreparedEdits | None:
+    """The edits of a compilation as layers, in files beside the first output that has a place; None for no edits.
+
+    Args:
+        edits: what is changed.
+        outputs: of the compilation.
+        stack: removes files that stand beside none.
+        time: of what is added, in seconds since 1970.
+
+    Raises:
+        UsageError, FileError: as `ocifast.edits.prepare`.
+    """
+    if not edits:
+        return None
+    space = next((output.space for output in outputs if output.space is not None), None)
+    if space is not None:
+        return prepare(edits, space.subfolder("edits"), time=time)
+    import tempfile
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-edits-"))
+    return prepare(edits, Path(folder), time=time)
+
+
+def waiting_folder(elsewhere: str | None, store: Store, beside: PlannedOutput, stack: ExitStack) -> Path:
+    """An empty folder where contents wait, until `stack` is closed.
+
+    Args:
+        elsewhere: a folder that is named for it, which some stores cannot use.
+        store: where contents wait in it.
+        beside: the output beside which they wait otherwise.
+        stack: removes it.
+    """
+    if elsewhere is not None and store.may_wait_elsewhere:
+        return stack.enter_context(Workspace(Path(elsewhere, "spool"), is_directory=True)).subfolder("layers")
+    if beside.space is None:
+        import tempfile
+
+        folder = Path(tempfile.gettempdir(), "spool")
+        return stack.enter_context(Workspace(folder, is_directory=True)).subfolder("layers")
+    return beside.space.subfolder("layers")
+
+
 def _packing_tick(tree: _core.Tree, progress: Callable[[int, int | None], None]) -> Callable[..., None]:
     """What tells how far a writer of the core is, when that is news."""
     total = tree.content_bytes()
@@ -106,3 +153,8 @@ def _packing_tick(tree: _core.Tree, progress: Callable[[int, int | None], None])
             progress(done, total)
 
     return tick
+
+
+def layer_names(image: Image, edits: PreparedEdits | None) -> tuple[str, ...]:
+    """The diff IDs of all layers of a tree, of those that edits add as well."""
+    return (*image.diff_ids, *(layer.diff_id for layer in (edits.layers if edits else ())))

@@ -128,7 +128,7 @@ def ocifast(*words: Argument, env: dict[str, str] | None = None, cwd: Path | Non
 
 
 def try_ocifast(
-    *words: Argument, env: dict[str, str] | None = None, cwd: Path | None = None
+    *words: Argument, stdin: bytes | None = None, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs our command line and returns whatever came of it."""
-    return attempt(COMMAND, *words, env=env, cwd=cwd)
+    return attempt(COMMAND, *words, stdin=stdin, env=env, cwd=cwd)

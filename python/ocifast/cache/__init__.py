@@ -173,6 +173,10 @@ class Cache:
         """
         self._place.prepare()
 
+    def beside(self) -> Path:
+        """A folder on its file system for what is on its way in. Raises OSError."""
+        return self._place.beside()
+
     def info(self) -> CacheInfo:
         """Counts what is there. Raises FileError as `prepare`."""
         entries = list(self.entries())
@@ -248,8 +252,12 @@ class Cache:
             self._place.failed("how much is there", error)
 
     def clear(self) -> int:
-        """Removes everything that is not being written or waited for; returns the number of bytes that were freed."""
-        return self.prune(max_bytes=0)
+        """Removes everything that is not being written or waited for; returns the number of bytes that were freed.
+
+        What is kept of remote caches goes, too.
+        """
+        kept = [Cache(folder, max_bytes=0) for folder in (self.folder / "remote").glob("*")]
+        return self.prune(max_bytes=0) + sum(cache.prune(max_bytes=0) for cache in kept)
 
     def verify(self) -> Iterator[tuple[CacheEntry, bool]]:
         """Hashes all that is there, and says of each thing whether it is whole; what is damaged is removed.

@@ -46,10 +46,12 @@ class DecodedLayer:
     Attributes:
         table: its entries.
         data: an open file with its data.
+        entries: the open file of the table.
     """
 
     table: _core.LayerTable
     data: int
+    entries: int
     _held: contextlib.ExitStack
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class LayerStore:
                 _log.warning("kept layer %s is damaged, and decoded again: %s", entries, error)
                 return None
             self._lent.add(diff_id)
-            return DecodedLayer(table, data, held.pop_all())
+            return DecodedLayer(table, data, table_fd, held.pop_all())
 
     def mend(self) -> bool:
         """Whether a layer that was read here is damaged by now, or has gone; one that is damaged is removed."""
@@ -191,7 +193,7 @@ class LayerStore:
             self._folder.failed(f"layer {diff_id}", error)
             return None
 
-    def take(self, other: LayerStore, diff_id: str) -> bool:
+    def take_over(self, other: LayerStore, diff_id: str) -> bool:
         """Takes a layer over from another store; blocks are shared where the file system can do that.
 
         Returns:
@@ -207,6 +209,24 @@ class LayerStore:
             held.callback(writer.close)
             writer.copy(found)
         return True
+
+    def take(self, diff_id: str, table: NewFile, data: NewFile) -> None:
+        """Gives the two files of a layer, complete and compared, their names.
+
+        What is recorded of the data is of another file: it is hashed whenever it is used.
+
+        Raises:
+            OSError: they cannot be renamed.
+        """
+        seal(data.descriptor)
+        entries, image = self._places(diff_id)
+        for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        with self.lock():
+            data.path.rename(image)
+            publish_file(table.descriptor, table.path, entries)
+        flush_folder(entries.parent)
+        self._folder.grew((os.fstat(table.descriptor).st_blocks + os.fstat(data.descriptor).st_blocks) * 512)
 
     def items(self) -> Iterator[tuple[Path, int, float]]:
         """The table of every layer, the bytes on disk of both files, and when it was used last."""

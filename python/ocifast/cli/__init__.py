@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("ocifast.cli.compile:command", "Turn an image into a directory, an archive or a filesystem image."),
+    "batch": ("ocifast.cli.batch:command", "Turn many images into filesystems."),
     "pull": ("ocifast.cli.pull:command", "Fetch an image into a layout or an archive."),
     "push": ("ocifast.cli.push:command", "Send an image from a layout or an archive to a registry."),
     "copy": ("ocifast.cli.copy:command", "Copy an image between any two places."),

@@ -16,6 +16,7 @@ from ocifast.cli.looking import options_for
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import registry_options, seconds
+from ocifast.cli.remote import remote_choices, remote_options
 from ocifast.cli.seals import chosen_seals, seal_options
 from ocifast.cli.verify import verify_options
 from ocifast.compiled import CompiledImage
@@ -87,6 +88,7 @@ __all__ = ["command"]
 @options.seed
 @options.follow_links
 @verify_options
+@remote_options
 @options.cached
 @options.keep_layers
 @click.option("--verify-cache", is_flag=True, help="Hash what the cache has of layers and outputs before it is used.")
@@ -160,6 +162,7 @@ def command(
     """
     if STDOUT in outputs:
         check_stdout("OUTPUT", as_json=as_json)
+    shared = remote_choices(others)
     edits = make_edits(**{name: others.pop(name) for name in inspect.signature(make_edits).parameters})
     seals = chosen_seals(others)
     plan = CompilePlan(
@@ -187,6 +190,7 @@ def command(
             seeds=tuple(str(seed) for seed in seeds),
             follow_links=follow_links,
             verify=verify,
+            **shared,
             cache=not no_cache,
             offline=offline,
             refresh=refresh,

@@ -44,8 +44,19 @@ parallel = click.option(
 
 
 @click.command(cls=Command)
-@click.argument("source", metavar="SOURCE", type=PLACE)
-@click.argument("destination", metavar="DEST", type=PLACE)
+@click.argument("source", metavar="SOURCE", type=PLACE, required=False)
+@click.argument("destination", metavar="DEST", type=PLACE, required=False)
+@click.option(
+    "--from-file",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Copy the images of this list, in YAML or lines of JSON; DEST is for those that say no destination.",
+)
+@click.option("--all-tags", is_flag=True, help="Copy every tag of the repository or layout SOURCE.")
+@click.option(
+    "--include", metavar="PATTERN", multiple=True, help="Of all tags, take these. May be given several times."
+)
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Of all tags, leave these out.")
 @platform
 @all_platforms
 @click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
@@ -57,16 +68,48 @@ parallel = click.option(
 @quiet
 @progress
 @as_json
-def command(source: str, destination: str, *, referrers: bool, **options: Any) -> None:
+def command(
+    source: str | None,
+    destination: str | None,
+    *,
+    from_file: str | None,
+    all_tags: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    referrers: bool,
+    **options: Any,
+) -> int | None:
     """Copy an image from SOURCE to DEST, byte for byte, an index whole unless --platform names one image.
 
     SOURCE is {anywhere}.
 
     DEST is {writable}.
+
+    With --all-tags both are repositories or layouts, without a tag. With --from-file there is no SOURCE. Blobs that
+    images share are moved once; what is there stays; an image that fails stops no other one.
     """
+    if from_file is not None or all_tags:
+        from ocifast.cli.mirror import mirror_entries, run_mirror
+        from ocifast.mirroring import MirrorEntry
+
+        one = options.pop("platform")
+        if from_file is not None:
+            if destination is not None or all_tags or include or exclude:
+                raise click.UsageError("with --from-file the file says what is copied; DEST alone can be given")
+            entries = list(mirror_entries(from_file, source, one))
+        elif source is None or destination is None:
+            raise click.UsageError("--all-tags needs SOURCE and DEST")
+        else:
+            entries = [MirrorEntry(source, destination, one, all_tags=True, include=include, exclude=exclude)]
+        return run_mirror(entries, referrers=referrers, **options)
+    if source is None or destination is None:
+        raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'DEST'}'.")
+    if include or exclude:
+        raise click.UsageError("--include and --exclude choose of --all-tags")
     from ocifast.transfers import copy
 
     run_copy(partial(copy, referrers=referrers), source, destination, **options)
+    return None
 
 
 def run_copy(

@@ -46,6 +46,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ocifast report python:3.13-slim -o report.html",
         "ocifast report oci:layout:app -o - > app.html",
     ),
+    "batch": (
+        "ocifast batch images.yaml --workers 4",
+        "ocifast batch images.jsonl --dask tcp://head:8786 --resume",
+    ),
     "cat": ("ocifast cat python:3.13-slim /etc/os-release", "ocifast cat oci:layout:app /usr/bin/env > env"),
     "tags": ("ocifast tags python", "ocifast tags --json ghcr.io/org/app"),
     "login": ("ocifast login ghcr.io", "ocifast login -u me --password-stdin localhost:5000 < password"),

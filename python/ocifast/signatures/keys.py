@@ -31,6 +31,13 @@ class PublicKey:
     def __init__(self, key: EllipticCurvePublicKey | Ed25519PublicKey) -> None:
         self._key = key
 
+    @property
+    def der(self) -> bytes:
+        """Its bytes (SubjectPublicKeyInfo, RFC 5280)."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature (ECDSA: DER; Ed25519: 64 bytes) is of this message and by this key."""
         from cryptography.exceptions import InvalidSignature

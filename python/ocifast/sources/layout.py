@@ -155,6 +155,10 @@ class LayoutSource:
         entry = next((entry for entry in self._listing() if tag in entry_names(entry)), None)
         return None if entry is None or entry.media_type not in MANIFESTS | INDEXES else self.document(entry)
 
+    def names(self) -> tuple[str, ...]:
+        """The names of all entries of `index.json`, the tag of each where it has one, in their order."""
+        return tuple(dict.fromkeys(name for entry in self._listing() for name in entry_names(entry)[:1]))
+
     def referring(self, digest: str) -> Iterator[Descriptor]:
         """What refers to a manifest: entries of `index.json` that are artifacts, and the list under the fallback tag.
 

@@ -27,7 +27,7 @@ from ocifast.sources import FileSlice, Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
 from ocifast.sources.verify import verified
-from ocifast.spec import OCI_INDEX, Descriptor, Document
+from ocifast.spec import OCI_INDEX, Descriptor, Document, decode_manifest
 
 __all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_entry", "new_index"]
 
@@ -151,7 +151,7 @@ class LayoutDestination:
                 if not self._is_there(descriptor):
                     raise FileError(f"{self.name}: blob {descriptor.digest} was removed meanwhile; run this again")
             listing = self._listing()
-            _enter(listing, self._root.descriptor(), self._tag)
+            _enter(listing, _described(self._root), self._tag)
             for folder in {self._folder / "blobs" / digest.partition(":")[0] for digest in self._written}:
                 flush_folder(folder)
             self._replace("index.json", msgspec.json.encode(listing))
@@ -322,9 +322,22 @@ def new_entry(descriptor: Descriptor, tag: str | None) -> dict[str, Any]:
         "digest": descriptor.digest,
         "size": descriptor.size,
     }
+    if descriptor.artifact_type is not None:
+        made["artifactType"] = descriptor.artifact_type
     if tag is not None:
         made["annotations"] = {REF_NAME: tag}
     return made
+
+
+def _described(document: Document) -> Descriptor:
+    """The descriptor of a manifest; what refers to another one says in the list what it is (image-layout.md)."""
+    descriptor = document.descriptor()
+    if document.is_index:
+        return descriptor
+    manifest = decode_manifest(document, name=document.digest)
+    if manifest.subject is None or manifest.artifact_type is None:
+        return descriptor
+    return msgspec.structs.replace(descriptor, artifact_type=manifest.artifact_type)
 
 
 def _enter(listing: dict[str, Any], descriptor: Descriptor, tag: str | None) -> None:

@@ -441,7 +441,9 @@ class Client:
         with self._lock:
             limiter = self._limiters.get(host)
             if limiter is None:
-                limiter = self._limiters[host] = limiter_for(host, self.options.parallel)
+                limiter = self._limiters[host] = limiter_for(
+                    host, self.options.parallel, shared=self.options.shares_limits
+                )
             return limiter
 
     def _is_public(self) -> bool:

@@ -80,8 +80,12 @@ class RegistryDestination:
             return False
         if source.reference.repository == self.reference.repository:
             return False
+        return self.mount_from(descriptor, source.reference.repository)
+
+    def mount_from(self, descriptor: Descriptor, repository: str) -> bool:
+        """The same from a repository of this registry by its name."""
         try:
-            session = self._uploader.start(mount=descriptor.digest, source=source.reference.repository)
+            session = self._uploader.start(mount=descriptor.digest, source=repository)
         except RegistryError as error:
             status = error.context.get("status")
             # Registries without mounts answer as they like, and a token server may refuse the second scope; the blob

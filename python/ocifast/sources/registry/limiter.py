@@ -1,4 +1,4 @@
-"""One limiter per host, shared by all requests of this process.
+"""One limiter per host, shared by all requests of this process, and where that is asked for by those of the machine.
 
 It has slots, handed out in the order they were asked for, and one pause that a server's `429 Too Many Requests` sets
 for everybody. Every request takes a slot until it is answered; a blob takes another one for as long as its bytes move.
@@ -8,17 +8,22 @@ that waited for a download's slot while it holds one would wait for ever.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from types import TracebackType
 from weakref import WeakValueDictionary
 
+from ocifast.sources.registry.shared_limit import SharedLimit
+
 __all__ = ["Limiter", "Slot", "Slots", "limiter_for"]
 
 STALLED = 1.0
 """Seconds after which a slot whose reader takes nothing does not count."""
 _LOOK = 0.25
+_LOOK_SHARED = 0.02
+"""Seconds until it is looked again whether another process has given a slot back: nobody tells us."""
 
 
 class Slot:
@@ -31,6 +36,8 @@ class Slot:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._handed: float | None = None
+        self.shared = -1
+        """The open file of a slot of the machine; -1 for none."""
 
     def hand_over(self) -> None:
         """A chunk goes to the reader now."""
@@ -61,7 +68,10 @@ class Slot:
 class Slots:
     """How many of one kind there may be at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "", shared: SharedLimit | None = None) -> None:
+        """Args: `kind` names them among those of the machine, `shared` counts those."""
+        self._kind = kind
+        self._shared = shared
         self._most = 0
         self._taken: set[Slot] = set()
         self._queue: deque[object] = deque()
@@ -79,11 +89,12 @@ class Slots:
             ticket = object()
             self._queue.append(ticket)
             try:
-                while self._queue[0] is not ticket or not self._is_free():
-                    self._changed.wait(_LOOK)
-                slot = Slot(self)
-                self._taken.add(slot)
-                return slot
+                while True:
+                    ours = self._queue[0] is ticket and self._is_free()
+                    slot = self._take() if ours else None
+                    if slot is not None:
+                        return slot
+                    self._changed.wait(_LOOK_SHARED if ours else _LOOK)
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
@@ -93,9 +104,7 @@ class Slots:
         with self._changed:
             if self._queue or len(self._taken) >= self._most:
                 return None
-            slot = Slot(self)
-            self._taken.add(slot)
-            return slot
+            return self._take()
 
     def extra_slot(self) -> Slot:
         """One more than there are, for what replaces another."""
@@ -105,7 +114,29 @@ class Slots:
         """Called by the slot."""
         with self._changed:
             self._taken.discard(slot)
+            self._give_back(slot)
             self._changed.notify_all()
+
+    def _take(self) -> Slot | None:
+        """A slot of this process, with one of the machine where those are counted; None while others have them all."""
+        slot = Slot(self)
+        if self._shared is not None:
+            found = self._shared.try_slot(self._kind, self._most)
+            if found is None:
+                # What does not count here must not count there: its reader may wait for who asks now.
+                now = time.monotonic()
+                for taken in self._taken:
+                    if taken.is_stalled(now):
+                        self._give_back(taken)
+                return None
+            slot.shared = found
+        self._taken.add(slot)
+        return slot
+
+    def _give_back(self, slot: Slot) -> None:
+        if slot.shared >= 0:
+            os.close(slot.shared)
+        slot.shared = -1
 
     def _is_free(self) -> bool:
         if len(self._taken) < self._most:
@@ -123,10 +154,12 @@ class Limiter:
         requests: slots for all requests until they are answered, but for those whose body is a blob that is sent.
     """
 
-    def __init__(self) -> None:
-        self.downloads = Slots()
-        self.uploads = Slots()
-        self.requests = Slots()
+    def __init__(self, shared: SharedLimit | None = None) -> None:
+        """Args: `shared` counts what all processes of the machine do."""
+        self.downloads = Slots("downloads", shared)
+        self.uploads = Slots("uploads", shared)
+        self.requests = Slots("requests", shared)
+        self._shared = shared
         self._lock = threading.Lock()
         self._resume_at = 0.0
 
@@ -134,23 +167,32 @@ class Limiter:
         """Nobody starts a request before so many seconds have passed."""
         with self._lock:
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
+        if self._shared is not None:
+            self._shared.pause(seconds)
 
     def wait(self, stop: threading.Event) -> None:
         """Waits until no pause is in force, or until `stop` is set."""
-        while (left := self._resume_at - time.monotonic()) > 0 and not stop.wait(left):
+        while (left := self._pause_left()) > 0 and not stop.wait(left):
             pass
 
+    def _pause_left(self) -> float:
+        own = self._resume_at - time.monotonic()
+        return own if self._shared is None else max(own, self._shared.pause_left())
 
-_limiters: WeakValueDictionary[str, Limiter] = WeakValueDictionary()
+
+_limiters: WeakValueDictionary[tuple[str, bool], Limiter] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def limiter_for(host: str, slots: int) -> Limiter:
-    """The limiter of `HOST[:PORT]`, with at least so many slots; the same for all who ask while anybody uses it."""
+def limiter_for(host: str, slots: int, *, shared: bool = False) -> Limiter:
+    """The limiter of `HOST[:PORT]`, with at least so many slots; the same for all who ask while anybody uses it.
+
+    With `shared` it is one with all processes of the machine that ask for that, too.
+    """
     with _lock:
-        limiter = _limiters.get(host)
+        limiter = _limiters.get((host, shared))
         if limiter is None:
-            limiter = _limiters[host] = Limiter()
+            limiter = _limiters[host, shared] = Limiter(SharedLimit(host) if shared else None)
         for kind in (limiter.downloads, limiter.uploads, limiter.requests):
             kind.widen(slots)
         return limiter

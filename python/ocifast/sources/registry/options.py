@@ -59,6 +59,8 @@ class RegistryOptions:
         backoff: seconds before the second attempt; doubled each time, at most 30, with jitter.
         max_wait: longest wait in seconds that a server may ask for with Retry-After.
         parallel: requests at a time that carry blobs, per host.
+        shares_limits: whether `parallel`, and what a server says of waiting, hold for all processes of this user on
+            this machine that say so.
         range_threshold: blobs of at least this many bytes are fetched in parallel ranges where requests are to spare
             and one connection is slow; None never does.
         range_speed: bytes per second of one connection that need no help.
@@ -87,6 +89,7 @@ class RegistryOptions:
     backoff: float = keeps_bytes(default=0.5)
     max_wait: float = keeps_bytes(default=120.0)
     parallel: int = keeps_bytes(default=4)
+    shares_limits: bool = keeps_bytes(default=False)
     range_threshold: int | None = keeps_bytes(default=64 << 20)
     range_speed: float = keeps_bytes(default=100e6)
     helper_timeout: float = keeps_bytes(default=60.0)

@@ -1,0 +1,288 @@
+"""Many images from place to place: blobs that they share are moved once, what is there stays, no failure stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from ocifast import platforms
+from ocifast.copying import CopyResult
+from ocifast.copying import copy as copy_image
+from ocifast.errors import CancelledError, ImageNotFoundError, OcifastError, RegistryError, UsageError
+from ocifast.progress import Progress, silent
+from ocifast.reference import Location
+from ocifast.signatures import Verification, check
+from ocifast.sources import Destination, NamedSource, Source
+from ocifast.sources.open import open_destination, open_source, parse_location
+from ocifast.transfers import tags
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry import RegistryDestination
+    from ocifast.sources.registry.options import RegistryOptions
+    from ocifast.spec import Descriptor, Document
+
+__all__ = ["MirrorEntry", "MirrorResult", "copy_many"]
+
+
+@dataclass(frozen=True)
+class MirrorEntry:
+    """What is copied: one image, or many tags of a repository.
+
+    Attributes:
+        source: where it is, as `ocifast.copy` takes it; with `all_tags` a repository (`HOST/NAME`) or a layout
+            (`oci:DIR`), without a tag.
+        destination: where to; with `all_tags` a repository or a layout, in which the tags are the same.
+        platform: which image of each index alone, as `linux/arm64`.
+        all_tags: whether all tags are meant.
+        include: patterns (`*`, `?`, `[…]`) of the tags that are meant, of all tags.
+        exclude: patterns of tags that are not.
+    """
+
+    source: str
+    destination: str
+    platform: str | None = None
+    all_tags: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.include or self.exclude) and not self.all_tags:
+            raise UsageError(f"{self.source}: patterns choose of all tags, and one image is named")
+
+
+@dataclass(frozen=True)
+class MirrorResult:
+    """What came of one image.
+
+    Attributes:
+        source: where it was.
+        destination: where it is.
+        copied: what was copied; None after a failure, and where nothing had to be looked at.
+        error: why it was not copied.
+        digest: of what is there now; None after a failure.
+    """
+
+    source: str
+    destination: str
+    copied: CopyResult | None = None
+    error: OcifastError | None = None
+    digest: str | None = None
+
+    @property
+    def existing(self) -> bool:
+        """Whether nothing was moved, as all of it was there."""
+        return self.error is None and (self.copied is None or self.copied.copied == 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON-able data."""
+        error = self.error
+        return {
+            "source": self.source,
+            "destination": self.destination,
+            "status": "failed" if error is not None else "existing" if self.existing else "copied",
+            "digest": self.digest,
+            "result": None if self.copied is None else asdict(self.copied),
+            "error": None if error is None else {"code": error.code, "message": str(error), **error.context},
+        }
+
+
+def copy_many(
+    entries: Iterable[MirrorEntry],
+    *,
+    all_platforms: bool | None = None,
+    referrers: bool = False,
+    parallel: int | None = None,
+    follow_links: bool = False,
+    verify: Verification | None = None,
+    options: RegistryOptions | None = None,
+    progress: Callable[[str], Progress] = lambda image: silent,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[MirrorResult]:
+    """Copies many images, one after the other, each with several blobs at a time.
+
+    A blob that was put into one repository of a registry is mounted into the others there, and moved anew only where
+    the registry does not do that. An image whose digest the destination has under the same tag is left alone; of any
+    other, blobs that are there stay. So a copy that was interrupted goes on where it was.
+
+    Args:
+        entries: what to copy.
+        all_platforms: as of `ocifast.copy`, as all that follow.
+        referrers: as there.
+        parallel: as there.
+        follow_links: as there.
+        verify: as there, of every image.
+        options: as there.
+        progress: gives for each image what gets its events.
+        cancelled: asked now and then.
+
+    Returns:
+        An iterator of results, in the order of the entries and of the tags as the registry lists them.
+
+    Raises:
+        CancelledError: `cancelled` said so; the image that was on its way is taken back.
+    """
+    if parallel is not None:
+        from ocifast.sources.registry.options import RegistryOptions
+
+        options = replace(options or RegistryOptions(), parallel=parallel)
+    run = _Mirroring(all_platforms, referrers, parallel or 4, follow_links, verify, options, progress, cancelled)
+    return run.run(entries)
+
+
+@dataclass
+class _Mirroring:
+    all_platforms: bool | None
+    referrers: bool
+    parallel: int
+    follow_links: bool
+    verify: Verification | None
+    options: RegistryOptions | None
+    progress: Callable[[str], Progress]
+    cancelled: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        # Where each registry has a blob, by host and digest.
+        self._places: dict[tuple[str, str], str] = {}
+
+    def run(self, entries: Iterable[MirrorEntry]) -> Iterator[MirrorResult]:
+        for entry in entries:
+            try:
+                pairs = self._expanded(entry)
+            except CancelledError:
+                raise
+            except OcifastError as error:
+                yield MirrorResult(entry.source, entry.destination, error=error)
+                continue
+            for source, destination in pairs:
+                if self.cancelled():
+                    raise CancelledError("the copy was cancelled")
+                try:
+                    yield self._copied(source, destination, entry.platform)
+                except CancelledError:
+                    raise
+                except OcifastError as error:
+                    yield MirrorResult(source, destination, error=error)
+
+    def _expanded(self, entry: MirrorEntry) -> list[tuple[str, str]]:
+        """Source and destination of every image of an entry."""
+        if not entry.all_tags:
+            return [(entry.source, entry.destination)]
+        origin, target = parse_location(entry.source), parse_location(entry.destination)
+        for each in (origin, target):
+            named = each.reference.tag or each.reference.digest if each.reference else each.tag or each.digest
+            if named:
+                raise UsageError(f"{each}: with all tags a repository or a layout is named, without a tag")
+            if each.transport not in ("docker", "oci"):
+                raise UsageError(f"{each}: all tags are those of a repository or of a layout (oci:DIR)")
+        there = self._tags(origin)
+        found = [tag for tag in there if _is_wanted(tag, entry.include, entry.exclude)]
+        if not found:
+            raise ImageNotFoundError(f"{entry.source}: none of its {len(there)} tags is wanted", reference=entry.source)
+        return [(f"{entry.source}:{tag}", f"{entry.destination}:{tag}") for tag in found]
+
+    def _tags(self, origin: Location) -> Sequence[str]:
+        if origin.remote is not None:
+            return tags(origin.remote, options=self.options)
+        from ocifast.sources.layout import LayoutSource
+
+        with closing(open_source(origin, follow_links=self.follow_links)) as layout:
+            assert isinstance(layout, LayoutSource), "of what is on disk only layouts have tags"
+            return layout.names()
+
+    def _copied(self, source: str, destination: str, platform: str | None) -> MirrorResult:
+        origin, target = parse_location(source), parse_location(destination)
+        with closing(open_source(origin, options=self.options, follow_links=self.follow_links)) as opened:
+            there = self._digest_there(opened, target, platform)
+            if there is not None:
+                return MirrorResult(source, destination, digest=there)
+            done = copy_image(
+                opened,
+                self._destination(target),
+                platform=None if platform is None else platforms.parse(platform),
+                all_platforms=self.all_platforms,
+                referrers=self.referrers,
+                parallel=self.parallel,
+                progress=self.progress(source),
+                cancelled=self.cancelled,
+                accept=lambda digests: check(self.verify, origin, opened, digests),
+            )
+            return MirrorResult(source, destination, done, digest=done.digest)
+
+    def _digest_there(self, source: Source, target: Location, platform: str | None) -> str | None:
+        """The digest of an image that the destination has as it is; None where that is not known without copying it."""
+        if platform is not None or self.all_platforms is False or self.referrers or self.verify is not None:
+            return None
+        if target.remote is None or not isinstance(source, NamedSource):
+            return None
+        with closing(open_source(target, options=self.options)) as there:
+            assert isinstance(there, NamedSource), "a registry says what its tags mean"
+            try:
+                seen = there.digest()
+            except (ImageNotFoundError, RegistryError):
+                # Pushing will tell what is wrong, if anything is.
+                return None
+        return seen if seen == source.digest() else None
+
+    def _destination(self, target: Location) -> Destination:
+        made = open_destination(target, options=self.options)
+        if target.remote is None:
+            return made
+        from ocifast.sources.registry import RegistryDestination
+
+        assert isinstance(made, RegistryDestination), "a registry has a destination of its own"
+        return _Mounting(made, target.remote.host, self._places)
+
+
+class _Mounting:
+    """A destination in a registry that knows where else there it has put a blob."""
+
+    is_remote = True
+
+    def __init__(self, inner: RegistryDestination, host: str, places: dict[tuple[str, str], str]) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._host = host
+        self._places = places
+
+    def announce(self, descriptors: Iterable[Descriptor]) -> None:
+        self._inner.announce(descriptors)
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        found = self._inner.has_blob(descriptor)
+        if found:
+            self._note(descriptor)
+        return found
+
+    def mount_blob(self, descriptor: Descriptor, source: Source) -> bool:
+        known = self._places.get((self._host, descriptor.digest))
+        if known is None or known == self._inner.reference.repository:
+            done = self._inner.mount_blob(descriptor, source)
+        else:
+            done = self._inner.mount_from(descriptor, known)
+        if done:
+            self._note(descriptor)
+        return done
+
+    def put_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        self._inner.put_blob(descriptor, chunks)
+        self._note(descriptor)
+
+    def put_document(self, document: Document, *, root: bool) -> None:
+        self._inner.put_document(document, root=root)
+
+    def commit(self) -> None:
+        self._inner.commit()
+
+    def abort(self) -> None:
+        self._inner.abort()
+
+    def _note(self, descriptor: Descriptor) -> None:
+        self._places[self._host, descriptor.digest] = self._inner.reference.repository
+
+
+def _is_wanted(tag: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    included = not include or any(fnmatchcase(tag, pattern) for pattern in include)
+    return included and not any(fnmatchcase(tag, pattern) for pattern in exclude)
