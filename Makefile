@@ -118,7 +118,7 @@ test-all: packages develop
 	$(TEST)
 	$(TEST_REST)
 
-check: develop $(VENV)/.lint
+check: develop $(VENV)/.lint $(VENV)/.docs
 	$(CHECK)
 
 bench: $(VENV)/.installed

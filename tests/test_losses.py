@@ -53,6 +53,7 @@ LOST: dict[str, dict[str, set[str]]] = {
         "squashfs": {"xattr"},
         "ext4": {"xattr"},
         "layers": {"xattr"},
+        "disk": {"xattr"},
     },
     "hard links of a symlink": {"cpio": {"hardlink"}},
     "paths beyond 4096 bytes": {"cpio": {"path"}},

@@ -19,8 +19,10 @@ from ocifast.packers import (
     FORMATS,
     CpioOptions,
     DirOptions,
+    DiskOptions,
     ErofsOptions,
     Ext4Options,
+    LayersOptions,
     PackOptions,
     SquashfsOptions,
     TarOptions,
@@ -44,6 +46,8 @@ CLASSES = [
     SquashfsOptions,
     Ext4Options,
     DirOptions,
+    DiskOptions,
+    LayersOptions,
     Edits,
     FlattenOptions,
     RegistryOptions,
@@ -68,6 +72,9 @@ OTHERS: dict[tuple[type, str], Any] = {
     (PackOptions, "tails"): "block",
     (PackOptions, "fragments"): False,
     (PackOptions, "single"): True,
+    (PackOptions, "root_format"): "ext4",
+    (PackOptions, "data_size"): 16 << 20,
+    (PackOptions, "align"): 1 << 21,
 }
 """Another value than the default for each field that changes bytes."""
 WITH: dict[str, tuple[str, PackOptions]] = {
@@ -83,6 +90,9 @@ WITH: dict[str, tuple[str, PackOptions]] = {
     "tails": ("erofs", PackOptions()),
     "fragments": ("squashfs", PackOptions()),
     "single": ("layers", PackOptions()),
+    "root_format": ("disk", PackOptions()),
+    "data_size": ("disk", PackOptions()),
+    "align": ("erofs", PackOptions()),
 }
 """A format that has the option, and what must be chosen besides."""
 MANIFEST = "sha256:" + "0" * 64

@@ -463,6 +463,7 @@ class Compilation:
             threads=self.threads,
             layers=layer_names(image, self.edits) if output.format.has_layers else (),
             leaves_out=bool(self.plan.edits and (self.plan.edits.exclude or self.plan.edits.subtree)),
+            platform=None if image.platform is None else str(image.platform),
             progress=lambda done, total: self._tell(Phase.PACKING, done=done, total=total),
             cancelled=self.cancelled,
             stall=self.options.packer_timeout,

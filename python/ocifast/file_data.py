@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 
-__all__ = ["clone_file", "copy_bytes", "share_blocks", "write_all"]
+__all__ = ["clone_file", "copy_bytes", "copy_part", "share_blocks", "write_all"]
 
 _FICLONE = 0x40049409
 """ioctl_ficlone(2)"""
@@ -49,6 +49,21 @@ def clone_file(source: int, destination: int) -> None:
         start, end = _next_data(source, start, size)
         copy_bytes(source, destination, end - start, start, source_offset=start)
         start = end
+
+
+def copy_part(source: int, begin: int, size: int, destination: int, offset: int) -> None:
+    """Copies a part of an open file to an offset of another, which has a hole there; holes are kept.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    start, end = begin, begin + size
+    while start < end:
+        data, stop = _next_data(source, start, end)
+        stop = min(stop, end)
+        if data < stop:
+            copy_bytes(source, destination, stop - data, offset + data - begin, source_offset=data)
+        start = stop
 
 
 def _next_data(descriptor: int, start: int, size: int) -> tuple[int, int]:

@@ -34,6 +34,7 @@ def write_output(
     threads: int,
     layers: tuple[str, ...],
     leaves_out: bool,
+    platform: str | None,
     progress: Callable[[int, int | None], None],
     cancelled: Callable[[], bool],
     stall: float,
@@ -51,6 +52,7 @@ def write_output(
         threads: that pack.
         layers: see `WriteRequest`.
         leaves_out: see `WriteRequest`.
+        platform: see `WriteRequest`.
         progress: gets bytes that are packed, and bytes to pack.
         cancelled: asked now and then.
         stall: seconds without a sign of life after which a tool counts as hung.
@@ -79,6 +81,7 @@ def write_output(
             threads=threads,
             layers=layers,
             leaves_out=leaves_out,
+            platform=platform,
             progress=progress,
             cancelled=lambda: stop.is_set() or cancelled(),
             stall=stall,

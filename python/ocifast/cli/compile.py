@@ -63,6 +63,15 @@ __all__ = ["command"]
     help="Whether squashfs packs the ends of files, and small files, together.  [default: --fragments]",
 )
 @click.option("--single", is_flag=True, default=None, help="Put metadata and all layers of -f layers into one file.")
+@click.option(
+    "--root-format", metavar="NAME", help="What the root of a disk is: erofs, squashfs or ext4.  [default: erofs]"
+)
+@click.option(
+    "--data-size", metavar="SIZE", type=options.SIZE, help="Size of an empty ext4 beside a disk's root, as 1G."
+)
+@click.option(
+    "--align", metavar="SIZE", type=options.SIZE, help="What partitions, or an erofs image, are multiples of, as 2M."
+)
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
 @click.option(
     "--ownership",
@@ -129,6 +138,9 @@ def command(
     tails: str | None,
     fragments: bool | None,
     single: bool | None,
+    root_format: str | None,
+    data_size: int | None,
+    align: int | None,
     owners: bool | None,
     ownership: str | None,
     strict: bool,
@@ -184,6 +196,9 @@ def command(
                 tails=tails,
                 fragments=fragments,
                 single=single,
+                root_format=root_format,
+                data_size=data_size,
+                align=align,
             ),
             **seals,
             registry=options_for(image, others),
@@ -270,5 +285,6 @@ def _line(done: CompiledImage, *, named: bool) -> str:
     tree = f"tree {done.tree_digest}\n" if done.tree_digest else ""
     names = f"{done.digest}\n{tree}" if named else ""
     sealed = dict(done.properties)
-    root = f"\nroot hash {sealed['root_hash']}, at {sealed['hash_offset']}" if "root_hash" in sealed else ""
+    where = f", at {sealed['hash_offset']}" if "hash_offset" in sealed else ""
+    root = f"\nroot hash {sealed['root_hash']}{where}" if "root_hash" in sealed else ""
     return f"{names}{done.path}: {', '.join(fact for fact in facts if fact)}{root}"

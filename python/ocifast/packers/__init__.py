@@ -17,6 +17,7 @@ from ocifast.packers.options import (
     CompressedOptions,
     CpioOptions,
     DirOptions,
+    DiskOptions,
     ErofsOptions,
     Ext4Options,
     FormatOptions,
@@ -37,6 +38,7 @@ __all__ = [
     "CompressedOptions",
     "CpioOptions",
     "DirOptions",
+    "DiskOptions",
     "ErofsOptions",
     "Ext4Options",
     "FileTarget",
@@ -72,6 +74,7 @@ FORMATS: dict[str, str] = {
     "squashfs": "ocifast.packers.squashfs:FORMAT",
     "ext4": "ocifast.packers.ext4:FORMAT",
     "layers": "ocifast.packers.layers:FORMAT",
+    "disk": "ocifast.packers.disk:FORMAT",
 }
 """Name of each format, and where its `Format` is."""
 
@@ -89,6 +92,8 @@ SUFFIXES: dict[str, tuple[str, str | None]] = {
     ".sqfs": ("squashfs", None),
     ".ext4": ("ext4", None),
     ".img": ("ext4", None),
+    ".disk": ("disk", None),
+    ".raw": ("disk", None),
 }
 """File name suffix: format, and the compression that the suffix says."""
 

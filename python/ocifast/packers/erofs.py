@@ -73,6 +73,9 @@ class _ErofsBackend(Backend[ErofsOptions]):
                 clamp_mtime=request.clamp_mtime,
                 progress=lambda done, total: self._tell(request, done, total),
             )
+        if options.align is not None:
+            size = -(-size // options.align) * options.align
+            os.truncate(request.path, size)
         return Written(size, tuple(summarize(losses)), {"uuid": str(uuid)})
 
     def _tell(self, request: WriteRequest[ErofsOptions], done: int, total: int) -> None:
@@ -101,8 +104,9 @@ class _MkfsErofs(Backend[ErofsOptions]):
         return _takes_tar() or os.geteuid() == 0
 
     def check(self, options: ErofsOptions) -> None:
-        if options.tails is not None:
-            raise UsageError(f"{self.name} has no option --tails")
+        for name in ("tails", "align"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"{self.name} has no option --{name}")
         if options.compression not in (None, "none") and options.compression not in _compressors():
             raise UsageError(f"the mkfs.erofs that is installed has no {options.compression}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ocifast.errors import UsageError
 from ocifast.marks import changes_bytes
@@ -18,6 +18,7 @@ __all__ = [
     "CompressedOptions",
     "CpioOptions",
     "DirOptions",
+    "DiskOptions",
     "ErofsOptions",
     "Ext4Options",
     "FormatOptions",
@@ -83,6 +84,7 @@ RANGES: dict[str, Range] = {
     ),
     "ext4": Range(),
     "layers": Range(),
+    "disk": Range(),
 }
 """By format."""
 
@@ -210,10 +212,12 @@ class ErofsOptions(_Blocks):
         block_size: bytes of a physical cluster at most, a power of two from 4 KiB to 1 MiB.
         tails: of an image without compression: "inline" (the default) puts the end of a file that is no whole block
             behind its inode, "block" into a block of its own; all of these can be shared with decoded layers.
+        align: bytes of which the size of the image is a multiple, a power of two; for huge pages and pmem.
     """
 
     format: ClassVar[str] = "erofs"
     tails: str | None = changes_bytes(None)
+    align: int | None = changes_bytes(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,6 +227,7 @@ class ErofsOptions(_Blocks):
             raise UsageError(f"tails of files in erofs are inline or block, not {self.tails!r}")
         if self.tails is not None and self.compressed:
             raise UsageError("a compressed erofs image puts tails where they fit; leave --tails out")
+        _check_alignment(self.align)
 
 
 @dataclass(frozen=True)
@@ -278,6 +283,70 @@ class LayersOptions(FormatOptions):
 
 
 @dataclass(frozen=True)
+class DiskOptions(FormatOptions):
+    """Options of a disk image.
+
+    Attributes:
+        root_format: "erofs" (the default) or "squashfs", which get a partition for dm-verity, or "ext4", which can be
+            written to.
+        compression: of the root, as the root's format has it.
+        level: of the same.
+        block_size: of the same.
+        free_space: bytes left free in an ext4 root.
+        data_size: bytes of an empty ext4 in a partition of its own; None for no such partition.
+        align: bytes of which the beginning of each partition and the size of the disk are multiples, a power of two; at
+            least 1 MiB, whatever is chosen.
+    """
+
+    format: ClassVar[str] = "disk"
+    root_format: str | None = changes_bytes(None)
+    compression: str | None = changes_bytes(None)
+    level: int | None = changes_bytes(None)
+    block_size: int | None = changes_bytes(None)
+    free_space: int | None = changes_bytes(None)
+    data_size: int | None = changes_bytes(None)
+    align: int | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        if self.root not in ("erofs", "squashfs", "ext4"):
+            raise UsageError(f"the root of a disk is erofs, squashfs or ext4, not {self.root!r}")
+        if self.free_space is not None and self.root != "ext4":
+            raise UsageError("only an ext4 root has free space; choose --root-format ext4, or leave --free out")
+        if self.root == "ext4" and any(value is not None for value in self.of_root().values()):
+            raise UsageError("an ext4 root has no compression")
+        if self.data_size is not None and (self.data_size < _DATA_MIN or self.data_size % 4096):
+            raise UsageError(
+                f"a data partition has {_DATA_MIN} bytes at least, in blocks of 4096, not {self.data_size}"
+            )
+        _check_alignment(self.align)
+        self.make_root()
+
+    @property
+    def root(self) -> str:
+        """The format of the root filesystem."""
+        return self.root_format or "erofs"
+
+    def of_root(self) -> dict[str, Any]:
+        """Options of the root that can be compressed."""
+        return {"compression": self.compression, "level": self.level, "block_size": self.block_size}
+
+    def make_root(self) -> FormatOptions:
+        """The options of the root filesystem."""
+        if self.root == "ext4":
+            return Ext4Options(free_space=self.free_space)
+        return (ErofsOptions if self.root == "erofs" else SquashfsOptions)(**self.of_root())
+
+
+_DATA_MIN = 16 << 20
+"""Bytes of a data partition at least: a journal has 4 MiB."""
+
+
+def _check_alignment(align: int | None) -> None:
+    if align is not None and (not 4096 <= align <= 1 << 30 or align & (align - 1)):
+        raise UsageError(f"an alignment is a power of two from 4096 bytes to 1 GiB, not {align}")
+
+
+@dataclass(frozen=True)
 class PackOptions:
     """The options of all formats, as the command line has them; see the class of each format.
 
@@ -294,6 +363,9 @@ class PackOptions:
         tails: of erofs.
         fragments: of squashfs.
         single: of layers.
+        root_format: of a disk.
+        data_size: of a disk.
+        align: of erofs and of a disk.
     """
 
     backend: str | None = changes_bytes(None, told_by="backend")
@@ -308,6 +380,9 @@ class PackOptions:
     tails: str | None = changes_bytes(None)
     fragments: bool | None = changes_bytes(None)
     single: bool | None = changes_bytes(None)
+    root_format: str | None = changes_bytes(None)
+    data_size: int | None = changes_bytes(None)
+    align: int | None = changes_bytes(None)
 
 
 _OPTION_NAMES = {"free_space": "free"}

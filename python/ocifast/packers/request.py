@@ -49,6 +49,7 @@ class WriteRequest(Generic[Options]):
             filesystem itself.
         threads: to use; changes nothing in the output.
         layers: diff IDs of the tree's layers, where each has a file of its own; else none.
+        platform: that the image is for, as `os/architecture/variant`, if it is known.
         leaves_out: whether edits have left something out, so that layers may hold what the output must not.
         progress: told bytes done, and bytes to do when known.
         cancelled: whether to stop; asked now and then.
@@ -65,6 +66,7 @@ class WriteRequest(Generic[Options]):
     threads: int = 1
     layers: tuple[str, ...] = ()
     leaves_out: bool = False
+    platform: str | None = None
     progress: Callable[[int, int | None], None] = lambda done, total: None
     cancelled: Callable[[], bool] = lambda: False
     stall: float = STALL

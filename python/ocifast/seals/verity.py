@@ -62,7 +62,7 @@ class Verity:
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> Verity | None:
         """Out of the properties of an output; None of one that was not sealed."""
-        if "root_hash" not in properties:
+        if "hash_offset" not in properties:
             return None
         numbers = int(properties["hash_offset"]), int(properties["data_blocks"])
         return cls(properties["root_hash"], *numbers, properties["verity_salt"], properties["verity_uuid"])
