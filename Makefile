@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture manuals test test-rest test-all check docs develop packages bench wheel wheels clean
+.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench wheel wheels clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -51,6 +51,7 @@ make test-rest what make test leaves out
 make check     formats, lints, types and floors, changing nothing
 make develop   builds the package into $(VENV)
 make packages  installs the Debian packages that the tests run (as root)
+make fuzz      fuzzes each target for FUZZ_SECONDS (60): docs/fuzzing.md
 make bench     benchmarks; CORPUS=oci:DIR:TAG names the image that is compared
 make docs      builds the site of the documents into site/, strictly
 make wheel     builds a release wheel into dist/
@@ -120,6 +121,9 @@ test-all: packages develop
 
 check: develop $(VENV)/.lint $(VENV)/.docs
 	$(CHECK)
+
+fuzz:
+	cargo test --profile $(PROFILE) --workspace --quiet --test fuzz_corpus -- --ignored --exact long --nocapture
 
 bench: $(VENV)/.installed
 	$(BIN)/maturin develop --quiet --release
