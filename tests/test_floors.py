@@ -63,7 +63,7 @@ RUST: Mapping[int, Steps] = {
         ("budget",),
         ("merge", "edit"),
     ),
-    2: (("layer", "decoded", "read"), ("turns",), ("flatten",)),
+    2: (("read",), ("layer", "decoded"), ("turns",), ("flatten",)),
     3: (("output",), ("compare", "usage", "verify", "verity")),
     4: (("bindings",), ("",)),
 }

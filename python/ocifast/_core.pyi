@@ -191,6 +191,7 @@ class Flattener:
         keep_removed: keeps what layers hide, for `usage`.
         from_top: layers are given top layer first and read one after the other; `wait_for`, `settles` and `tree_so_far`
             take the place of `finish`.
+        erofs: indexes of the layers that are erofs images; each waits in `folder` until it is whole.
     """
 
     def __new__(
@@ -205,6 +206,7 @@ class Flattener:
         branch: tuple[int, int] | None = None,
         keep_removed: bool = False,
         from_top: bool = False,
+        erofs: list[int] | None = None,
     ) -> Flattener: ...
     def write(self, layer: int, chunk: bytes | bytearray, /) -> None:
         """Hands on bytes of the layer's blob; blocks while the decoder has enough. Raises what stopped the decoder."""

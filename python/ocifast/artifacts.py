@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocifast.errors import DocumentError, NotAnImageError
-from ocifast.spec import CONFIGS, DOCKER_MANIFEST, Document, Manifest
+from ocifast.spec import CONFIGS, DOCKER_MANIFEST, EROFS_LAYER, Document, Manifest
 
 __all__ = ["LAYER_LIMIT", "refuse_artifacts"]
 
@@ -16,6 +16,8 @@ _LAYER_TYPES = (
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
     "application/vnd.docker.container.image.rootfs.diff",
+    f"{EROFS_LAYER}.layer.v1",
+    EROFS_LAYER,
 )
 _COMPRESSIONS = frozenset({"", "+gzip", "+zstd", ".gzip", ".zstd"})
 

@@ -189,7 +189,7 @@ def diff(
         one, other = images
         shared = shared_layers(one, other)
         digests = (one.digest, other.digest)
-        if one.diff_ids == other.diff_ids:
+        if shared == len(one.diff_ids) == len(other.diff_ids):
             return Difference((), shared, digests)
         trees = flatten_both(one, other, options=flattening, progress=progress, cancelled=cancelled)
         with trees[0], trees[1]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from ocifast import _core
 from ocifast.edits import PreparedEdits
 from ocifast.errors import OcifastError
-from ocifast.intake import FlattenOptions, Intake, decoded_layers
+from ocifast.intake import FlattenOptions, Intake, decoded_layers, erofs_layers
 from ocifast.layered import Layered
 from ocifast.progress import Progress, silent
 from ocifast.rootfs import Rootfs
@@ -75,6 +75,7 @@ def flatten(
                 decoders=options.decoders,
                 added=added,
                 keep_removed=keep_removed,
+                erofs=erofs_layers(image.layers),
             )
             decoded = decoded_layers(resources, image, flattener, options, len(layers), cancelled, made)
             edit = None if edits is None else edits.edit
@@ -88,10 +89,11 @@ def flatten(
 
 
 def shared_layers(first: Layered, second: Layered) -> int:
-    """How many of the lowest layers of two images are the same, by their diff IDs."""
+    """How many of the lowest layers of two images are the same, by their diff IDs and whether they are erofs images."""
     pairs = zip(first.diff_ids, second.diff_ids, strict=False)
+    differing = set(erofs_layers(first.layers)) ^ set(erofs_layers(second.layers))
     return next(
-        (count for count, (one, other) in enumerate(pairs) if one != other),
+        (count for count, (one, other) in enumerate(pairs) if one != other or count in differing),
         min(len(first.diff_ids), len(second.diff_ids)),
     )
 
@@ -134,6 +136,7 @@ def flatten_both(
                 limits=options.limits,
                 decoders=options.decoders,
                 branch=(both.shared, len(first.layers)),
+                erofs=erofs_layers(both.layers),
             )
             decoded = decoded_layers(resources, both, flattener, options, len(layers), cancelled)
             one, other = Intake(both, flattener, options, progress, cancelled, decoded).run(flattener.finish_all)

@@ -20,9 +20,9 @@ from ocifast.marks import keeps_bytes
 from ocifast.metrics import Meter
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.sources import Blob, FileSlice
-from ocifast.spec import Descriptor
+from ocifast.spec import EROFS_LAYER, Descriptor
 
-__all__ = ["FlattenOptions", "Intake", "decoded_layers"]
+__all__ = ["FlattenOptions", "Intake", "decoded_layers", "erofs_layers"]
 
 _POLL_SECONDS = 0.1
 
@@ -68,10 +68,12 @@ def decoded_layers(
     """The decoded layers of a run of so many layers, until `resources` are closed; also `made` ones, if all are kept.
 
     Raises:
-        UsageError: all must be kept, and there are too many.
+        UsageError: all must be kept, and there are too many, or some are erofs images.
     """
     if options.layers is None:
         return None
+    if options.every_layer and erofs_layers(image.layers):
+        raise UsageError("layers that are erofs images cannot be kept as devices; write one image of all layers")
     if count > KEPT_LAYERS_MAX:
         if options.every_layer:
             raise UsageError(f"an image of {count} layers, of which {KEPT_LAYERS_MAX} at most can be devices")
@@ -88,6 +90,11 @@ def decoded_layers(
         others=options.others,
     )
     return resources.enter_context(layers)
+
+
+def erofs_layers(layers: Iterable[Descriptor]) -> list[int]:
+    """Indexes of the layers that are erofs images."""
+    return [index for index, layer in enumerate(layers) if layer.media_type.startswith(EROFS_LAYER)]
 
 
 class Intake:
@@ -118,6 +125,8 @@ class Intake:
         self.image = image
         self.made = {layer.descriptor.digest: layer.file for layer in made}
         self.layers = (*image.layers, *(layer.descriptor for layer in made))
+        # A decoded layer is found by its diff ID, which does not tell whether it was read as an archive.
+        self.never_kept = frozenset(erofs_layers(self.layers))
         self.flattener = flattener
         self.options = options
         self.progress = progress
@@ -265,7 +274,7 @@ class Intake:
         if decoded is None:
             return indexes
         # What a user adds is no layer of an image, and is not kept but in an output that is made of layers.
-        own = [index for index in indexes if index < len(decoded)]
+        own = [index for index in indexes if index < len(decoded) and index not in self.never_kept]
         missing = [index for index in own if not decoded.adopt(index)]
         for index in missing:
             decoded.keep(index)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ocifast import _core
 from ocifast.errors import OcifastError, UsageError
-from ocifast.intake import FlattenOptions, Intake
+from ocifast.intake import FlattenOptions, Intake, erofs_layers
 from ocifast.layered import Layered
 from ocifast.progress import Progress, silent
 from ocifast.rootfs import path_of
@@ -107,7 +107,10 @@ def entries_of_layer(
     single = _Single(image, layer_number(image, layer))
     with tempfile.TemporaryDirectory(prefix="ocifast-") as folder:
         rows = [(single.layers[0].digest, single.layers[0].size, single.diff_ids[0])]
-        flattener = _core.Flattener(rows, store="spool", folder=folder, limits=options.limits, from_top=True)
+        erofs = erofs_layers(single.layers)
+        flattener = _core.Flattener(
+            rows, store="spool", folder=folder, limits=options.limits, from_top=True, erofs=erofs
+        )
         try:
             Intake(single, flattener, options, progress, None, None).run(lambda: flattener.wait_for(0))
             entries = flattener.entries_of(0)

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from ocifast import _core
 from ocifast.errors import LayerError, OcifastError, UsageError
-from ocifast.intake import FlattenOptions, Intake, decoded_layers
+from ocifast.intake import FlattenOptions, Intake, decoded_layers, erofs_layers
 from ocifast.layered import Layered
 from ocifast.progress import Progress, silent
 from ocifast.rootfs import Rootfs, RootfsEntry
@@ -82,7 +82,13 @@ class Peek:
         with ExitStack() as resources:
             folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
             self._flattener = _core.Flattener(
-                layers, store="spool", folder=folder, limits=options.limits, decoders=options.decoders, from_top=True
+                layers,
+                store="spool",
+                folder=folder,
+                limits=options.limits,
+                decoders=options.decoders,
+                from_top=True,
+                erofs=erofs_layers(self._image.layers),
             )
             resources.callback(self._flattener.abort)
             decoded = decoded_layers(resources, self._image, self._flattener, options, len(layers), cancelled)

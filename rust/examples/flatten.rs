@@ -22,7 +22,7 @@ use ocifast_core::spool::SpoolStore;
 /// Digest and size of the blob, digest of what is in it.
 fn describe(blob: &[u8], limits: &Limits) -> Result<Descriptor, Box<dyn Error>> {
     let (diff_id, _) = decompress(blob, std::io::sink(), limits)?;
-    Ok(Descriptor { digest: Digest::of(blob), size: blob.len() as u64, diff_id, added: false })
+    Ok(Descriptor { digest: Digest::of(blob), size: blob.len() as u64, diff_id, added: false, erofs: None })
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

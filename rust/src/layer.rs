@@ -5,7 +5,9 @@
 //! so that a slow stage slows the one before it and memory stays bounded.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, Sender, SyncSender, channel, sync_channel};
 
@@ -16,6 +18,8 @@ use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Kind};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
+use crate::read::{FileSource, erofs, layer};
+use crate::spool::unnamed_file;
 use crate::tar::{Data, Reader};
 
 /// Bytes of a buffer between two stages.
@@ -37,6 +41,8 @@ pub struct Descriptor {
     pub diff_id: Digest,
     /// Whether it holds what a user adds to the image: see [`crate::merge::Merge::additions`].
     pub added: bool,
+    /// Where an erofs image waits until it is whole; none for a layer that is an archive.
+    pub erofs: Option<PathBuf>,
 }
 
 /// How far a layer is; read by whoever shows progress.
@@ -339,7 +345,11 @@ fn read_archive(
         progress.decompressed.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         Some(buffer)
     });
-    if let Err(error) = read_entries(inflated, limits, store, entries) {
+    let done = match &descriptor.erofs {
+        None => read_entries(inflated, limits, store, entries),
+        Some(folder) => read_image(inflated, folder, limits, store, entries),
+    };
+    if let Err(error) = done {
         let cancelled = || Error::new(Code::Cancelled, "the layer is not wanted any more");
         return Err(if broken.get() { cancelled() } else { error });
     }
@@ -349,6 +359,38 @@ fn read_archive(
         return Err(Error::mismatch(Code::DiffIdMismatch, what, &descriptor.diff_id, seen));
     }
     Ok(())
+}
+
+/// Reads an image, which has to be whole before any of it can be read.
+fn read_image(
+    mut inflated: impl BufRead,
+    folder: &Path,
+    limits: &Limits,
+    store: &mut dyn LayerStore,
+    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+) -> Result<()> {
+    let mut file = unnamed_file(folder)?;
+    loop {
+        let bytes = inflated.fill_buf().map_err(|error| Error::io("cannot read the layer", &error))?;
+        let length = bytes.len();
+        if length == 0 {
+            break;
+        }
+        file.write_all(bytes).map_err(|error| Error::io("cannot keep the layer", &error))?;
+        inflated.consume(length);
+    }
+    let image = erofs::read(Arc::new(FileSource::new(file)?), Vec::new(), limits)?;
+    let (mut batch, mut weight) = (Vec::new(), 0);
+    layer::entries(&image, store, &mut |ingested| {
+        weight += ingested.weight();
+        batch.push(ingested);
+        if batch.len() < BATCH && weight < BATCH_BYTES {
+            return Ok(());
+        }
+        weight = 0;
+        entries(std::mem::take(&mut batch))
+    })?;
+    entries(batch)
 }
 
 /// Reads the archive, and what is behind it to the stream's end.

@@ -54,8 +54,13 @@ struct Layer {
 
 fn layer(archive: &[u8]) -> Layer {
     let blob = gzip(archive);
-    let descriptor =
-        Descriptor { digest: Digest::of(&blob), size: blob.len() as u64, diff_id: Digest::of(archive), added: false };
+    let descriptor = Descriptor {
+        digest: Digest::of(&blob),
+        size: blob.len() as u64,
+        diff_id: Digest::of(archive),
+        added: false,
+        erofs: None,
+    };
     Layer { blob, descriptor }
 }
 
@@ -194,8 +199,13 @@ fn bytes_after_the_archive_count_for_the_diff_id() {
 fn a_stream_that_breaks_off_is_told_as_such_when_the_blob_is_the_right_one() {
     let whole = gzip(&archive(&[("a", &noise(1 << 20))]));
     let blob = whole[..whole.len() / 2].to_vec();
-    let descriptor =
-        Descriptor { digest: Digest::of(&blob), size: blob.len() as u64, diff_id: Digest::of(b""), added: false };
+    let descriptor = Descriptor {
+        digest: Digest::of(&blob),
+        size: blob.len() as u64,
+        diff_id: Digest::of(b""),
+        added: false,
+        erofs: None,
+    };
     assert_eq!(code(&[Layer { blob, descriptor }]).0, Code::CompressionInvalid);
 }
 

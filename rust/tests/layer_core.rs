@@ -69,8 +69,13 @@ fn digest(bytes: &[u8]) -> Digest {
 /// Decodes a layer of zeros whose blob comes in pieces; returns how it ended.
 fn decode(turn: &Counted, complete: bool) -> Result<()> {
     let blob = vec![0; 1 << 20];
-    let descriptor =
-        Descriptor { digest: digest(&blob), size: blob.len() as u64, diff_id: digest(&blob), added: false };
+    let descriptor = Descriptor {
+        digest: digest(&blob),
+        size: blob.len() as u64,
+        diff_id: digest(&blob),
+        added: false,
+        erofs: None,
+    };
     let (mut feed, fetched) = feed(&descriptor);
     let progress = Progress::default();
     std::thread::scope(|scope| {

@@ -94,8 +94,8 @@ impl StoreChoice {
 /// Digest, size, diff ID.
 type LayerRow = (String, u64, String);
 
-fn descriptor((digest, size, diff_id): LayerRow, added: bool) -> Result<Descriptor> {
-    Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()?, added })
+fn descriptor((digest, size, diff_id): LayerRow, added: bool, erofs: Option<PathBuf>) -> Result<Descriptor> {
+    Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()?, added, erofs })
 }
 
 /// Path, what it is, mode, uid, gid, mtime seconds, nanoseconds, target, size.
@@ -127,12 +127,15 @@ impl Flattener {
         folder: &Path,
         limits: Option<&Limits>,
         decoders: Option<usize>,
-        added: &[usize],
+        (added, erofs): (&[usize], &[usize]),
         making: Making,
     ) -> Result<Self> {
         let layers = layers.into_iter().enumerate();
-        let layers =
-            layers.map(|(index, layer)| descriptor(layer, added.contains(&index))).collect::<Result<Vec<_>>>()?;
+        let layers = layers.map(|(index, layer)| {
+            let waiting = erofs.contains(&index).then(|| folder.to_owned());
+            descriptor(layer, added.contains(&index), waiting)
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
         let (kept, store) = store.make(folder, layers.len())?;
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
@@ -171,7 +174,7 @@ impl Flattener {
     #[new]
     #[pyo3(signature = (
         layers, *, store, folder, limits = None, decoders = None, added = None, branch = None, keep_removed = false,
-        from_top = false
+        from_top = false, erofs = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "the names of Python's keyword arguments")]
     fn new(
@@ -185,11 +188,12 @@ impl Flattener {
         branch: Option<(usize, usize)>,
         keep_removed: bool,
         from_top: bool,
+        erofs: Option<Vec<usize>>,
     ) -> PyResult<Self> {
         let branch = branch.map(|(base, at)| Branch { base, at });
         let making = Making { branch, removed: keep_removed, from_top };
-        let added = added.unwrap_or_default();
-        Ok(py.detach(|| Flattener::make(layers, &store, &folder, limits, decoders, &added, making))?)
+        let (added, erofs) = (added.unwrap_or_default(), erofs.unwrap_or_default());
+        Ok(py.detach(|| Flattener::make(layers, &store, &folder, limits, decoders, (&added, &erofs), making))?)
     }
 
     #[pyo3(signature = (layer, chunk, /))]

@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod erofs;
 pub mod ext4;
 mod format;
+pub mod layer;
 mod planting;
 mod source;
 pub mod squashfs;

@@ -100,7 +100,7 @@ impl Archive {
 
     pub fn descriptor(&self) -> Descriptor {
         let digest = Digest::of(&self.0);
-        Descriptor { digest: digest.clone(), size: self.0.len() as u64, diff_id: digest, added: false }
+        Descriptor { digest: digest.clone(), size: self.0.len() as u64, diff_id: digest, added: false, erofs: None }
     }
 }
 
