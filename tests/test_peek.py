@@ -120,6 +120,9 @@ def test_answers_are_those_of_the_whole_tree() -> None:
         check(images, seen)
 
     answers()
+    # Random layers seldom hide what is below a folder: an opaque one, whose listing is then known.
+    opaque = [Member("directory", (b"a",), 0o755), Member("opaque", (b"a",)), Member("file", (b"a", b"b"), data=b"2")]
+    check([with_folders([Member("file", (b"a", b"c"), data=b"1")]), opaque], seen)
     # What is never answered early is not tested.
     assert set(seen) == {f"{question} {how}" for question, _ in QUESTIONS for how in ("absent", "found")}
 
