@@ -46,7 +46,7 @@ pub fn check(bytes: &[u8]) {
 fn edit(choices: &mut Choices<'_>) -> Edit {
     let count = choices.next() % 4;
     let exclude = (0..count).map(|_| choices.of(&PATTERNS).to_owned()).collect();
-    let subtree = (choices.next() % 4 == 1).then(|| choices.path().into_bytes());
+    let subtree = (choices.next() % 4 == 1).then(|| choices.path(true).into_bytes());
     let mount_points = (choices.next() % 4 == 1).then(Mtime::default);
     let owner = (choices.next() % 4 == 1).then(|| (choices.next().into(), u32::MAX - 1));
     let id_offset = u32::from(choices.next() % 3) * 0x7fff_ffff;
