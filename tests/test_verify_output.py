@@ -11,7 +11,8 @@ from ocifast import _core
 from ocifast.compiler import CompiledImage, CompileOptions, compile  # noqa: A004
 from ocifast.edits import Edits
 from ocifast.errors import FilesystemError, OutputMismatchError, UsageError
-from ocifast.packers import FORMATS, PackOptions, Written, load_format
+from ocifast.packers import PackOptions, Written, load_format
+from ocifast.planned import READABLE
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
@@ -150,7 +151,6 @@ def test_the_command_says_so(layout: str, tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"something else" * 1000)
-    for name in FORMATS:
-        if name != "dir":
-            with pytest.raises(FilesystemError):
-                _core.read_image(tmp_path / "file", name)
+    for name in READABLE:
+        with pytest.raises(FilesystemError):
+            _core.read_image(tmp_path / "file", name)

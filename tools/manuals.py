@@ -76,7 +76,8 @@ def paragraphs(text: str) -> Iterator[str]:
 
 def page(path: str, command: click.Command) -> Iterator[str]:
     """The page of one command."""
-    context = click.Context(command, info_name=f"ocifast {path}")
+    # As the command line has it: the option of help is made once, of the first context that asks for it.
+    context = click.Context(command, info_name=f"ocifast {path}", **cli.context_settings)
     about = (command.short_help or filled(command.help or "").partition("\n\n")[0]).replace("\n", " ")
     yield from head(f"ocifast-{path.replace(' ', '-')}", " ".join(about.split()))
     yield f".B ocifast {escaped(path)}"

@@ -33,7 +33,7 @@ from ocifast.packers import (
 from ocifast.seals import Seal, SealRequest, Sidecar, apply_seals, check_seal
 from ocifast.workspace import Workspace
 
-__all__ = ["STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
+__all__ = ["READABLE", "STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
 
 STDOUT = "-"
 

@@ -334,7 +334,11 @@ def _described(document: Document) -> Descriptor:
     descriptor = document.descriptor()
     if document.is_index:
         return descriptor
-    manifest = decode_manifest(document, name=document.digest)
+    try:
+        manifest = decode_manifest(document, name=document.digest)
+    except DocumentError:
+        # It is kept as it is, whatever it is.
+        return descriptor
     if manifest.subject is None or manifest.artifact_type is None:
         return descriptor
     return msgspec.structs.replace(descriptor, artifact_type=manifest.artifact_type)
