@@ -170,7 +170,9 @@ fn any_byte_may_be_wrong() {
             }
         }
         assert!(refused > 100 && same > 0 && other > 100, "{form:?}: {refused} refused, {same} same, {other} other");
-        assert!(high_water() - before < 100 << 10, "{form:?} took {} KiB", high_water() - before);
+        // The kernel adds up what its processors count when it is asked: it may say less than before.
+        let took = high_water().saturating_sub(before);
+        assert!(took < 100 << 10, "{form:?} took {took} KiB");
     }
 }
 
