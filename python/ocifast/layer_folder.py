@@ -185,7 +185,7 @@ class _Layers(CacheFolder):
         return beside
 
     def locks(self) -> Path:
-        return self.beside()
+        return self.path / "layers"
 
     def failed(self, what: str, error: Exception) -> None:
         if isinstance(error, OcifastError):

@@ -138,10 +138,8 @@ class CacheFolder:
         return beside
 
     def locks(self) -> Path:
-        """The folder of locks, made where it is missing. Raises OSError."""
-        locks = self.path / "locks"
-        locks.mkdir(mode=0o700, exist_ok=True)
-        return locks
+        """The folder of locks, which may be missing."""
+        return self.path / "locks"
 
     def grew(self, size: int) -> None:
         """Counts bytes on disk that were put into it."""

@@ -266,6 +266,7 @@ class LayerStore:
     def lock(self) -> Iterator[Lock]:
         """Holds all names of layers for the moment of a change. Without locks, renames alone keep each layer whole."""
         folder = self._folder.locks()
+        folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder / "layers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             yield take_lock(descriptor, wait=True)

@@ -33,7 +33,7 @@ class KeyLocks:
         self._folder = folder
 
     def path(self, key: str) -> Path:
-        """The file of a key. Raises OSError when its folder cannot be made."""
+        """The file of a key."""
         return self._folder.locks() / f"{key}.lock"
 
     def take(self, key: str) -> int | None:
@@ -45,6 +45,7 @@ class KeyLocks:
             OSError: it cannot be opened.
         """
         path = self.path(key)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
             try:
