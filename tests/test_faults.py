@@ -59,6 +59,8 @@ def left(folder: Path) -> list[str]:
 
 
 def content(path: Path) -> bytes:
+    if (path / "image.erofs").exists():
+        return (path / "image.erofs").read_bytes()
     return dump_directory(path).encode() if path.is_dir() else path.read_bytes()
 
 

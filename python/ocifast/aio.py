@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = [
+    "compare_layers",
     "compile",
     "compile_many",
     "copy",
@@ -191,6 +192,7 @@ def _waited_for(function: Callable[Given, Result]) -> Callable[Given, Coroutine[
 copy = _taken_back(transfers.copy)
 pull = _taken_back(transfers.pull)
 push = _taken_back(transfers.push)
+compare_layers = _waited_for(difference.compare_layers)
 diff = _taken_back(difference.diff)
 usage = _taken_back(footprint.usage)
 report = _taken_back(reporting.report)

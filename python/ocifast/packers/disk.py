@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ocifast import _core
+from ocifast.atomic import reported
 from ocifast.file_data import copy_part, write_all
 from ocifast.layered import Store
 from ocifast.packers.backend import Backend, Format
@@ -43,6 +44,10 @@ class _Disk(Backend[DiskOptions]):
         return backend.tells(own)
 
     def write(self, request: WriteRequest[DiskOptions]) -> Written:
+        with reported(request.path):
+            return self._write(request)
+
+    def _write(self, request: WriteRequest[DiskOptions]) -> Written:
         options = request.options
         backend, own = _root(options)
         root = request.folder / "root"

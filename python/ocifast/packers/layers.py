@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ocifast import _core
+from ocifast.atomic import reported
 from ocifast.errors import UsageError
 from ocifast.layer_folder import IMAGE, layer_path
 from ocifast.packers.backend import Backend, Format
@@ -58,6 +59,10 @@ class _Layers(Backend[LayersOptions]):
     def write(self, request: WriteRequest[LayersOptions]) -> Written:
         if not request.layers:
             raise UsageError("layers are written while an image is compiled, and not of a tree that is there")
+        with reported(request.path):
+            return self._write(request)
+
+    def _write(self, request: WriteRequest[LayersOptions]) -> Written:
         tree, folder, uuid = request.tree, request.path, image_uuid(request.digest)
         folder.mkdir(mode=0o700)
         single = bool(request.options.single)
