@@ -196,8 +196,8 @@ def test_a_kernel_boots_from_it(damaged: bool, kernel: Kernel, tmp_path: Path) -
         assert "/dev/dm-0 /root erofs ro" in console
 
 
-def test_a_damaged_table_is_not_made(location: str, tmp_path: Path) -> None:
-    """Nothing is left of a disk that cannot be written."""
+def test_nothing_is_left_where_there_is_no_folder(location: str, tmp_path: Path) -> None:
+    """A disk that cannot be written is refused before the work."""
     done = try_ocifast("compile", location, tmp_path / "nowhere/out.disk", "--no-cache")
     assert done.returncode == 1
     assert os.listdir(tmp_path) == ["layout"]  # noqa: PTH208
