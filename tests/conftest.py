@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -26,8 +27,25 @@ MARKS = (
 """What `make test` leaves out."""
 
 
+CLONE_NEWNS = 0x00020000
+MS_REC, MS_SLAVE = 0x4000, 0x80000
+
+
+def own_mounts() -> None:
+    """Moves this process to a mount namespace of its own (unshare(2), mount_namespaces(7)).
+
+    A run that is killed would leave its mounts behind, and no later run could remove the folders below them. A
+    namespace ends with its last process. A root that may not unshare, as in most containers, may not mount either.
+    """
+    libc = ctypes.CDLL(None)
+    if libc.unshare(CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """A runner in the background may ignore SIGINT, and all that the tests start would inherit that."""
+    """Mounts are the run's own, and SIGINT, which a runner in the background may ignore, reaches what tests start."""
+    if os.geteuid() == 0:
+        own_mounts()
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
