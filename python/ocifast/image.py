@@ -10,18 +10,13 @@ import msgspec
 
 from ocifast import _core, platforms
 from ocifast.artifacts import refuse_artifacts
-from ocifast.cache import Cache
 from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
-from ocifast.flatten import FlattenOptions, flatten
 from ocifast.history import History, pair_history
-from ocifast.layer_entries import LayerEntry, entries_of_layer
 from ocifast.lazy import Lazy
 from ocifast.opening import asking, open_cached
-from ocifast.peek import Peek
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
-from ocifast.rootfs import Rootfs, RootfsEntry
 from ocifast.signatures import Verification, check
 from ocifast.sources import Blob, Source
 from ocifast.sources.open import parse_location
@@ -46,6 +41,11 @@ from ocifast.spec import (
 if TYPE_CHECKING:
     from os import PathLike
 
+    from ocifast.cache import Cache
+    from ocifast.flatten import FlattenOptions
+    from ocifast.layer_entries import LayerEntry
+    from ocifast.peek import Peek
+    from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["Image", "Index", "open", "open_index", "resolve"]
@@ -288,6 +288,9 @@ class Image:
         Raises:
             SourceError, VerificationError, LayerError.
         """
+        # Not imported before it is needed, as all that reads layers: most commands look at documents alone.
+        from ocifast.flatten import flatten
+
         created = rfc3339_seconds(self.config.created or "")
         return flatten(self, options=options, progress=progress, digest=self.digest, created=created)
 
@@ -309,6 +312,8 @@ class Image:
         Returns:
             What answers, to be closed (`with`).
         """
+        from ocifast.peek import Peek
+
         return Peek(self, options=options, progress=progress)
 
     def layer_entries(
@@ -325,6 +330,8 @@ class Image:
             UsageError: there is no such layer.
             SourceError, VerificationError, LayerError.
         """
+        from ocifast.layer_entries import entries_of_layer
+
         return list(entries_of_layer(self, layer, options=options, progress=progress))
 
     def read_bytes(self, path: str | bytes) -> bytes:

@@ -8,13 +8,12 @@ lives.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 
+from ocifast import _core
 from ocifast.refusals import Lock, take_lock
 from ocifast.removal import remove_folder
 
@@ -29,7 +28,7 @@ def private_name(suffix: str = "") -> str:
     Args:
         suffix: `.tmp` for a file that waits for its name, nothing for a folder.
     """
-    digits = secrets.token_hex(8)
+    digits = os.urandom(8).hex()
     return f".ocifast-{digits}{_check_digits(digits)}{suffix}"
 
 
@@ -106,4 +105,4 @@ def _is_still(fd: int, name: str | os.PathLike[str], folder: int | None) -> bool
 
 
 def _check_digits(digits: str) -> str:
-    return hashlib.sha256(b"a private name of ocifast: " + digits.encode()).hexdigest()[:16]
+    return _core.digest(b"a private name of ocifast: " + digits.encode()).partition(":")[2][:16]

@@ -8,8 +8,6 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ocifast import platforms
-from ocifast.cache import Cache, CachedSource
-from ocifast.cache.offline import OfflineSource
 from ocifast.errors import UsageError
 from ocifast.reference import Location
 from ocifast.sources import Source
@@ -19,6 +17,7 @@ from ocifast.spec import Platform
 if TYPE_CHECKING:
     from os import PathLike
 
+    from ocifast.cache import Cache
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["Asking", "asking", "open_cached", "refuse_uncached"]
@@ -97,13 +96,23 @@ def open_cached(
     reference = location.remote
     if reference is None or (cache is None and how is not Asking.OFFLINE):
         return open_source(location, options=options, seeds=seeds, follow_links=follow_links)
+    # Not imported before it is needed: what is on this machine is not cached.
+    from ocifast.cache import Cache, CachedSource
+    from ocifast.cache.offline import OfflineSource
+    from ocifast.sources.deferred import DeferredSource
+
     if cache is None:
         cache = Cache()
         cache.prepare()
     name = platform if platform == "all" else str(platforms.host() if platform is None else platform)
     offline = OfflineSource(reference, name, cache.references, cache.blobs)
     ask = (lambda: offline) if how is Asking.OFFLINE else None
-    source = open_source(location, options=options, seeds=seeds, follow_links=follow_links, ask=ask)
+
+    def opened() -> Source:
+        return open_source(location, options=options, seeds=seeds, follow_links=follow_links, ask=ask)
+
+    # What a digest names is in the cache or it is not: a registry is asked for the rest, if there is one.
+    source = DeferredSource(str(reference), opened) if reference.digest is not None and not seeds else opened()
     return CachedSource(
         source,
         cache.blobs,

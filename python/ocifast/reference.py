@@ -27,11 +27,11 @@ DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
 
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_HOST = re.compile(rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?")
+_HOST = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?"
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_HEX = re.compile(r"[a-f0-9]{64}")
+_PATH = rf"{_COMPONENT}(?:/{_COMPONENT})*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_HEX = r"[a-f0-9]{64}"
 _PATH_LIMIT = 255
 
 
@@ -64,25 +64,25 @@ class Reference:
                 _core.check_digest(digest)
             except DigestInvalidError as error:
                 raise invalid(text, error.message) from None
-        if _HEX.fullmatch(rest):
+        if re.fullmatch(_HEX, rest):
             raise invalid(text, "64 hexadecimal digits are an image ID, not a name; write NAME@sha256:DIGITS")
         host, path = _split_host(rest)
         path, colon, tag = path.partition(":")
-        if colon and not _TAG.fullmatch(tag):
+        if colon and not re.fullmatch(_TAG, tag):
             raise invalid(text, f"{shown(tag)} is not a tag: 1 to 128 letters, digits, '_', '.' and '-'")
         if host in ("docker.io", "index.docker.io"):
             host = DEFAULT_HOST
             if path and "/" not in path:
                 path = f"library/{path}"
-        if not _HOST.fullmatch(host):
+        if not re.fullmatch(_HOST, host):
             raise invalid(text, f"{shown(host)} is not a host name")
         port = host.rpartition(":")[2]
         if port.isdigit() and ":" in host and int(port) > 65535:
             raise invalid(text, f"there is no port {port}")
         if not path:
             raise invalid(text, "the repository's name is missing")
-        if not _PATH.fullmatch(path):
-            hint = "; names are written in lower case" if _PATH.fullmatch(path.lower()) else ""
+        if not re.fullmatch(_PATH, path):
+            hint = "; names are written in lower case" if re.fullmatch(_PATH, path.lower()) else ""
             raise invalid(text, f"{shown(path)} is not a repository's name{hint}")
         if len(path) > _PATH_LIMIT:
             raise invalid(text, f"the repository's name is longer than {_PATH_LIMIT} bytes")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ocifast.cache import Cache
 from ocifast.cache.layers import keep_layers
 from ocifast.errors import UsageError
 from ocifast.opening import Asking, asking
 from ocifast.options import CompileOptions
-from ocifast.remote import RemoteCache
 from ocifast.sources.open import parse_location
 from ocifast.spec import Document
+
+if TYPE_CHECKING:
+    from ocifast.remote import RemoteCache
 
 __all__ = ["layers_to_keep", "push_all", "shared_cache"]
 
@@ -34,6 +37,9 @@ def shared_cache(options: CompileOptions, cache: Cache | None) -> RemoteCache | 
     offline = asking(options.offline, options.refresh) is Asking.OFFLINE
     if offline and parse_location(options.remote_cache).is_remote:
         return None
+    # Not imported before it is needed: most runs have none.
+    from ocifast.remote import RemoteCache
+
     return RemoteCache(
         options.remote_cache,
         cache,

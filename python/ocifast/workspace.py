@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -92,7 +91,7 @@ class Workspace:
         Returns:
             The name; None when that cannot be done either, or when nothing was made.
         """
-        name = f"{self.destination.name[:200]}.{secrets.token_hex(4)}.unpublished"
+        name = f"{self.destination.name[:200]}.{os.urandom(4).hex()}.unpublished"
         try:
             if self._sync and not self._is_directory:
                 _flush(made.name, self._private.fd)

@@ -25,7 +25,7 @@ from ocifast.image import open as open_image
 from ocifast.planned import STDOUT
 from ocifast.refusals import processors
 from ocifast.sources.open import parse_location
-from ocifast.sources.unpacked import STDIN as STDIN_PATH
+from ocifast.sources.stdin import STDIN as STDIN_PATH
 
 __all__ = ["compile_many"]
 

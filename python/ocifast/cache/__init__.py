@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -295,6 +294,8 @@ class Cache:
     def _shares_extents(self) -> bool | None:
         if not self._is_there():
             return None
+        import tempfile
+
         try:
             with (
                 tempfile.TemporaryFile(dir=self.folder) as one,

@@ -7,7 +7,6 @@ not have its owners without root, and takes as long as making it again from cach
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -135,7 +134,7 @@ def output_key(
         "options": dict(options),
     }
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return _core.digest(canonical.encode()).partition(":")[2]
 
 
 class OutputStore:

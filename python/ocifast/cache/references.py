@@ -9,7 +9,6 @@ without a network gets the index of which that image was fetched.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -110,7 +109,7 @@ class ReferenceStore:
 
 
 def _hex(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _core.digest(text.encode()).partition(":")[2]
 
 
 def _read(path: Path) -> Resolved | None:

@@ -24,6 +24,7 @@ from ocifast.errors import (
 )
 from ocifast.sources import CHUNK, AttachedSource, Blob, FileSlice, NamedSource, Source
 from ocifast.sources.blobs import BytesBlob, FileBlob
+from ocifast.sources.deferred import DeferredSource
 from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
 
 __all__ = ["CachedSource"]
@@ -50,7 +51,6 @@ class CachedSource:
 
     Attributes:
         name: of the other source.
-        origin: the other source.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class CachedSource:
     ) -> None:
         self.name = source.name
         self._closed = threading.Event()
-        self.origin = source
         self._source = source
         self._references = references
         self._platform = platform
@@ -74,6 +73,11 @@ class CachedSource:
         self._blobs = blobs
         self._digest = digest
         self._layers = layers
+
+    @property
+    def origin(self) -> Source:
+        """The other source, opened."""
+        return self._source.origin if isinstance(self._source, DeferredSource) else self._source
 
     def root(self) -> Document:
         """See `Source.root`; from the cache when that has what the reference names."""

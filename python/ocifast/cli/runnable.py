@@ -126,7 +126,7 @@ def command(
         check_stdout("--output", as_json=as_json)
     registry = {name: options.pop(name) for name in OPTION_NAMES}
     runnable = _runnable(executables, base=base, **options)
-    hosts = [*_hosts(reference if push else None), *_hosts(base), *_hosts(output)]
+    hosts = [*_hosts(reference if push else None), *_hosts(base), *_hosts(_stated(output))]
     # Without a registry its client stays unloaded: half of the time of a small build.
     registries = make_options(*hosts, **registry) if hosts else None
     reading: dict[str, Any] = {"offline": offline, "refresh": refresh}
@@ -205,6 +205,13 @@ def _hosts(text: str | None) -> list[str]:
     except ImageReferenceError:  # a plain path, or told of later
         return []
     return [location.remote.host] if location and location.remote else []
+
+
+def _stated(output: str | None) -> str | None:
+    """The output, where it is a location; a plain path would be read as the name of an image."""
+    from ocifast.sources.open import is_location
+
+    return output if output is not None and is_location(output) else None
 
 
 def _writes_stdout(output: str) -> bool:

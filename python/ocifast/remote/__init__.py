@@ -7,7 +7,6 @@ only runs that name the same use it. It never gets to `layers` and `outputs`, an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ocifast import _core
 from ocifast.cache import Cache, CachedOutput
 from ocifast.cache.layers import DecodedLayer
 from ocifast.errors import OcifastError, PolicyError, UsageError
@@ -196,6 +196,6 @@ def _hash(location: Location, keys: tuple[str, ...]) -> str:
         if location.path is not None
         else str(location.reference and location.reference.name)
     )
-    digests = sorted(hashlib.sha256(Path(key).read_bytes()).hexdigest() for key in keys)
+    digests = sorted(_core.digest(Path(key).read_bytes()).partition(":")[2] for key in keys)
     text = json.dumps([location.transport, place, digests])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return _core.digest(text.encode()).partition(":")[2][:32]

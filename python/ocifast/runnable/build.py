@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,7 @@ import msgspec
 
 from ocifast.elf import Elf, inspect, require_runnable
 from ocifast.errors import PlatformError, UsageError
-from ocifast.image import Image
 from ocifast.layers.members import Member
-from ocifast.loader import resolve
 from ocifast.progress import Event, Phase, Progress
 from ocifast.runnable import files
 from ocifast.runnable.checks import check_name, creation_time
@@ -26,6 +24,8 @@ from ocifast.sources import Destination
 from ocifast.spec import Descriptor, Document, Platform
 
 if TYPE_CHECKING:
+    from ocifast.image import Image
+    from ocifast.loader import Library
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["BuiltImage", "BuiltRunnable", "build"]
@@ -157,7 +157,7 @@ def _parts(runnable: Options) -> list[_Part]:
     for path in runnable.paths:
         elf = inspect(path)
         require_runnable(elf, bundle=runnable.bundle)
-        libraries = () if elf.is_static else resolve(elf, sysroot=runnable.sysroot)
+        libraries = () if elf.is_static else _libraries(elf, runnable)
         platform = _highest(elf.platform, [library.elf.platform for library in libraries])
         name = runnable.name if runnable.name is not None else _name_of(path)
         bundle = files.with_parents(files.bundled(libraries), parents=parents)
@@ -169,6 +169,13 @@ def _parts(runnable: Options) -> list[_Part]:
                 f"{other.elf.path} and {path} are both for {platform}; an image has one executable for each platform"
             )
     return [parts[platform] for platform in sorted(parts)]
+
+
+def _libraries(elf: Elf, runnable: Options) -> Sequence[Library]:
+    # Not imported before it is needed: most executables are linked statically.
+    from ocifast.loader import resolve
+
+    return resolve(elf, sysroot=runnable.sysroot)
 
 
 def _highest(platform: Platform, others: Iterable[Platform]) -> Platform:

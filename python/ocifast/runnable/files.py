@@ -7,12 +7,15 @@ import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ocifast.elf import Elf
 from ocifast.errors import FileError, UsageError
 from ocifast.layers.members import Member, file_member, members_of, tree_members
-from ocifast.loader import Library
 from ocifast.runnable.users import user_files
+
+if TYPE_CHECKING:
+    from ocifast.loader import Library
 
 __all__ = [
     "CA_CERTIFICATES",

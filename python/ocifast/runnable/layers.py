@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,8 @@ from ocifast.sources.blobs import FileBlob
 from ocifast.spec import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, Document
 
 if TYPE_CHECKING:
+    import tempfile
+
     from ocifast.image import Image
     from ocifast.layers.members import Member, Row
 
@@ -99,6 +100,8 @@ class LayerWriter:
 
     def _write_and_put(self, rows: list[Row], comment: str) -> BuiltLayer:
         if self._folder is None:
+            import tempfile
+
             self._folder = tempfile.TemporaryDirectory(prefix="ocifast-runnable-")
         path = Path(self._folder.name, "layer")
         with path.open("w+b") as file:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ocifast.cache import Cache
 from ocifast.errors import UsageError
-from ocifast.image import open as open_image
 from ocifast.opening import Asking, asking
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
@@ -20,6 +17,8 @@ from ocifast.sources.transports import TRANSPORTS
 from ocifast.sources.transports.docker import parse_bare
 
 if TYPE_CHECKING:
+    from ocifast.cache import Cache
+    from ocifast.image import Image
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["Runnable"]
@@ -67,12 +66,19 @@ class Runnable(Options):
         how = asking(offline, refresh)
         if how is Asking.OFFLINE and location.is_remote:
             raise UsageError(f"{location} is in a registry, and none is asked (--offline)")
+
+        def open_base(image: str, **chosen: Any) -> Image:
+            # Not imported before it is needed: most runnables have no base.
+            from ocifast.image import open as open_image
+
+            return open_image(image, cache=cache, offline=offline, refresh=refresh, **chosen)
+
         done = build(
             self,
             open_destination(location, options=options),
             options=options,
             progress=progress,
-            open_base=partial(open_image, cache=cache, offline=offline, refresh=refresh),
+            open_base=open_base,
         )
         if cache is not None:
             cache.keep_to_bound()

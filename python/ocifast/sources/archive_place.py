@@ -13,7 +13,7 @@ from ocifast.atomic import NewFile, reported, sweep_folder
 from ocifast.errors import FileError, UsageError
 from ocifast.file_data import write_all
 from ocifast.refusals import flush_folder
-from ocifast.sources.unpacked import STDIN
+from ocifast.sources.stdin import STDIN
 from ocifast.streams import binary_stdout, fd_of
 
 __all__ = ["ArchivePlace", "FilePlace", "StdoutPlace", "archive_place"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ocifast.errors import ImageReferenceError, UsageError
 from ocifast.reference import Location, invalid
 from ocifast.sources import Destination, Source
+from ocifast.sources.stdin import STDIN
 from ocifast.sources.transports import TRANSPORTS, Access
 from ocifast.sources.transports.docker import parse_bare
-from ocifast.sources.unpacked import STDIN
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -18,7 +18,8 @@ from ocifast import _core
 from ocifast.errors import BlobNotFoundError, CompressionError, FileError, LimitError
 from ocifast.sources import CHUNK, FileSlice
 from ocifast.sources.blobs import BytesBlob, FileBlob
-from ocifast.sources.unpacked import STDIN, Unpacked
+from ocifast.sources.stdin import STDIN
+from ocifast.sources.unpacked import Unpacked
 from ocifast.spec import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Document
 
 __all__ = ["SingleLayerSource", "open_tar"]

@@ -18,11 +18,9 @@ from typing import IO, Any, Protocol
 
 from ocifast import _core
 from ocifast.errors import CompressionError, DocumentError, FileError, LimitError, UsageError
+from ocifast.sources.stdin import STDIN
 
-__all__ = ["STDIN", "Unpacked"]
-
-STDIN = Path("-")
-"""Standard input (standard output, for archives that are written), as users write it."""
+__all__ = ["Unpacked"]
 
 _CHUNK = 1 << 20
 _RATIO = 2000

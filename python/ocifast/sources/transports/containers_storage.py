@@ -6,7 +6,6 @@ Its locks and formats are theirs: one of their own programs writes a Docker arch
 from __future__ import annotations
 
 from ocifast.errors import HelperError, ImageNotFoundError, PackerError
-from ocifast.process import find_tool, run_helper, run_tool
 from ocifast.reference import Location
 from ocifast.sources import Source
 from ocifast.sources.transports.named import daemon_timeout, parse_name, spool, tagged
@@ -28,6 +27,8 @@ _LIST_TIMEOUT = 60.0
 
 
 def _source(location: Location, access: Access) -> Source:
+    # Not imported before it is needed, as in every transport: all of them are imported for each image.
+    from ocifast.process import find_tool, run_tool
     from ocifast.sources.docker_archive import open_docker_archive
 
     tool = next((name for name in _TOOLS if find_tool(name) is not None), None)
@@ -58,6 +59,8 @@ def _names(tool: str) -> list[str] | None:
     """The images of the store; None when they cannot be listed."""
     if tool not in _LISTS:
         return None
+    from ocifast.process import run_helper
+
     try:
         found = run_helper([tool, *_LISTS[tool]], b"", _LIST_TIMEOUT).decode(errors="replace").split()
     except HelperError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +46,8 @@ def spool(location: Location) -> Iterator[tuple[Path, ExitStack]]:
     Raises:
         FileError: it cannot be written.
     """
+    import tempfile
+
     held = ExitStack()
     try:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-image-"))

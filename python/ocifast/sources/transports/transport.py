@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ocifast.errors import ImageNotFoundError
-from ocifast.reference import Location
-from ocifast.sources import Destination, Source
-from ocifast.sources.unpacked import STDIN
+from ocifast.sources.stdin import STDIN
 
+# The table of transports stands in `ocifast --help`: what a place needs is imported when it is opened.
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from ocifast.reference import Location
+    from ocifast.sources import Destination, Source
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["Access", "Transport", "existing_file", "existing_folder", "named_path", "path_of"]

@@ -1,0 +1,139 @@
+"""What a command imports: a start is as quick as the modules that it loads are few. No times are measured here.
+
+Each row runs a command in a process of its own and looks at the modules that were loaded in the end; what they cost is
+measured by `benches/startup.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from ocifast.cli import COMMANDS
+
+from tests.support.elf import build_elf
+from tests.support.faulty import serve_faulty
+from tests.support.images import build_image, write_layout
+from tests.support.layers import TarBuilder
+from tests.support.run import attempt, run
+
+HTTP = ("httpx", "httpcore", "h11", "ssl", "http.client")
+OPTIONAL = ("cryptography", "rich", "yaml", "fsspec", "distributed", "opentelemetry", "importlib.metadata", "asyncio")
+READING = ("ocifast.flatten", "ocifast.intake", "ocifast.packers", "ocifast.rootfs", "ocifast.edits", "ocifast.peek")
+MAKING = ("ocifast.compiler", "ocifast.copying", "ocifast.runnable", "elftools", "ocifast.batch", "ocifast.reporting")
+SHARING = ("ocifast.remote", "ocifast.signatures.asked", "ocifast.signatures.making")
+CACHE = ("ocifast.cache",)
+DOCUMENTS = ("msgspec", "ocifast.spec", "ocifast.image")
+PROGRAMS = ("subprocess", "ocifast.process")
+
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "--version": (
+        "",
+        (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE, *DOCUMENTS, *PROGRAMS, "ocifast.sources"),
+    ),
+    "--help": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE, *DOCUMENTS, *PROGRAMS, "tempfile")),
+    **{f"{name} --help": ("", (*HTTP, *OPTIONAL)) for name in COMMANDS},
+    "inspect oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "hashlib")),
+    "inspect --offline {name}": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
+    "inspect {name}": ("httpx", (*OPTIONAL, *READING, *MAKING, *SHARING)),
+    "digest oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
+    "history oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
+    "ls oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
+    "cat oci:{layout}:app etc/text": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
+    "du oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
+    "diff oci:{layout}:app oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
+    "runnable {program} -o {out}": (
+        "elftools",
+        (*HTTP, *OPTIONAL, *READING, *SHARING, *CACHE, *PROGRAMS, "ocifast.image", "ocifast.loader", "hashlib"),
+    ),
+    "copy oci:{layout}:app oci:{out}.oci": ("", (*HTTP, *OPTIONAL, *READING, *SHARING)),
+    "compile oci:{layout}:app {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
+    "compile --offline {name} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
+    "compile {pinned} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
+    "compile {name} {out}.erofs": ("httpx", (*OPTIONAL, *SHARING)),
+    "tags {repository}": ("httpx", (*OPTIONAL, *READING, *MAKING[2:], *SHARING)),
+    "cache info": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "ocifast.image")),
+    "logout {host}": ("", (*HTTP[:3], *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE)),
+}
+"""Command line, a module that it does need ("" for none), and those that it must not import."""
+
+_TELL = """
+import sys
+before = set(sys.modules)
+sys.argv[0] = "ocifast"
+from ocifast.cli import main
+status = main()
+sys.stderr.write("\\n".join(["", f"status {status}", *sorted(set(sys.modules) - before)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An image in a layout and in a registry, compiled once; an executable; where to write."""
+    folder = tmp_path_factory.mktemp("startup")
+    image = build_image([TarBuilder().file("etc/text", b"text")])
+    write_layout(folder / "layout", image)
+    (folder / "program").write_bytes(build_elf())
+    with serve_faulty() as server:
+        name = server.put(image, "app:1")
+        compile_ = ("compile", "--platform", "linux/amd64", name, str(folder / "first.erofs"))
+        loaded(*compile_, env={"OCIFAST_CACHE_DIR": str(folder / "cache"), "HOME": str(folder)})
+        yield {
+            "cache": str(folder / "cache"),
+            "layout": str(folder / "layout"),
+            "program": str(folder / "program"),
+            "out": str(folder / "out"),
+            "name": name,
+            "pinned": f"{server.host}/app@{image.digest}",
+            "repository": f"{server.host}/app",
+            "host": server.host,
+            "home": str(folder),
+        }
+
+
+def loaded(*words: str, env: dict[str, str]) -> set[str]:
+    """The modules that a command line has imported, when it has ended well."""
+    done = attempt(sys.executable, "-c", _TELL, *words, env=env)
+    _, _, told = done.stderr.decode().rpartition("\nstatus ")
+    status, *modules = told.split("\n")
+    # Nobody is logged in: `logout HOST` says so.
+    assert status == ("1" if words[0] == "logout" and words[1] != "--help" else "0"), done.stderr.decode()
+    return set(modules)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_command_imports_what_it_needs_and_no_more(row: str, places: dict[str, str]) -> None:
+    needed, unwanted = ROWS[row]
+    words = row.format(**places).split()
+    if (
+        words[0] in ("compile", "inspect", "history", "ls", "cat", "du", "diff", "copy", "digest")
+        and "--help" not in row
+    ):
+        words[1:1] = ["--platform", "linux/amd64"]
+    environment = {"OCIFAST_CACHE_DIR": places["cache"], "HOME": places["home"], "DOCKER_CONFIG": places["home"]}
+    found = loaded(*words, env=environment)
+    families = {".".join(name.split(".")[: depth + 1]) for name in found for depth in range(name.count(".") + 1)}
+    assert families & set(unwanted) == set()
+    assert not needed or needed in families
+
+
+def test_every_command_has_a_row_for_its_help() -> None:
+    assert {f"{name} --help" for name in COMMANDS} <= set(ROWS)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import ocifast; print(*sorted(set(sys.modules) - before))"
+    found = set(run(sys.executable, "-c", code).decode().split())
+    assert {name for name in found if name.partition(".")[0] not in ("importlib", "warnings", "__future__")} == {
+        "ocifast"
+    }
+
+
+def test_what_is_public_is_found_all_the_same() -> None:
+    code = "import ocifast; print(*[name for name in ocifast.__all__ if getattr(ocifast, name, None) is None])"
+    assert run(sys.executable, "-c", code).decode().split() == []
+    code = "from ocifast.sources.registry import *; print(RegistryOptions.__name__, RegistrySource.__name__)"
+    assert run(sys.executable, "-c", code).decode().split() == ["RegistryOptions", "RegistrySource"]
+    code = "import ocifast.sources.registry as r; r.nothing"
+    assert b"has no attribute 'nothing'" in attempt(sys.executable, "-c", code).stderr
