@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use super::bits::{Bits, ENDS, Fault};
+use super::bits::{Bits, ENDS, Fault, Rush};
 use super::huffman::{CODE_LENGTHS, DISTANCES, END, EXCEPTION, LENGTHS, LITERAL, SECOND, build, own, total, value};
 
 /// How far back a distance can reach.
@@ -26,9 +26,11 @@ const CODE_LENGTH_BITS: usize = 7;
 const LENGTH_TABLE: usize = 1 << 12;
 const DISTANCE_TABLE: usize = 1 << 9;
 
-/// Room that one turn of the fast loop may take: three bytes or two and the longest match, which is copied in steps of
-/// 16 bytes.
-const FAST_ROOM: usize = 2 + 258 + 16;
+/// Bytes of a match that are copied at once.
+const STEP: usize = 16;
+/// Room that one turn of the fast loop may take: two bytes and the longest match, which is copied in steps, two at
+/// least.
+const FAST_ROOM: usize = 2 + 258 + 2 * STEP;
 /// Input that one turn of the fast loop may look at: 8 bytes, twice, and then 8 more.
 const FAST_INPUT: usize = 24;
 
@@ -296,43 +298,43 @@ impl Tables {
     /// 48 at most, two bytes from the first table 22.
     #[inline(never)]
     fn fast(&self, outer: &mut Bits<'_>, out: &mut [u8], mut at: usize) -> Result<(usize, bool), Fault> {
-        let mut bits = *outer;
-        let (last_input, last_room) = (bits.input.len() - FAST_INPUT, out.len() - FAST_ROOM);
-        bits.refill_fast();
-        let mut entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+        let mut bits = outer.rush();
+        let last_room = out.len() - FAST_ROOM;
+        bits.refill();
+        let mut entry = self.lengths[bits.peek(LENGTH_BITS)];
         let mut ended = false;
-        while bits.at <= last_input && at <= last_room {
+        while bits.rest.len() >= FAST_INPUT && at <= last_room {
             if entry & LITERAL != 0 {
-                out[at] = value(entry) as u8;
+                out[at] = byte(entry);
                 at += 1;
-                bits.drop(total(entry));
-                entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+                bits.drop(entry);
+                entry = self.lengths[bits.peek(LENGTH_BITS)];
                 if entry & LITERAL != 0 {
-                    out[at] = value(entry) as u8;
+                    out[at] = byte(entry);
                     at += 1;
-                    bits.drop(total(entry));
-                    entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+                    bits.drop(entry);
+                    entry = self.lengths[bits.peek(LENGTH_BITS)];
                 }
-                bits.refill_fast();
+                bits.refill();
                 if entry & LITERAL != 0 {
                     continue;
                 }
             }
             if entry & EXCEPTION != 0 {
                 if entry & SECOND != 0 {
-                    bits.drop(total(entry));
-                    entry = self.lengths[(value(entry) + bits.peek(own(entry))) & (LENGTH_TABLE - 1)];
+                    bits.drop(entry);
+                    entry = self.lengths[second(entry, &bits) & (LENGTH_TABLE - 1)];
                 }
                 if entry & LITERAL != 0 {
-                    out[at] = value(entry) as u8;
+                    out[at] = byte(entry);
                     at += 1;
-                    bits.drop(total(entry));
-                    bits.refill_fast();
-                    entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+                    bits.drop(entry);
+                    bits.refill();
+                    entry = self.lengths[bits.peek(LENGTH_BITS)];
                     continue;
                 }
                 if entry & END != 0 {
-                    bits.drop(total(entry));
+                    bits.drop(entry);
                     ended = true;
                     break;
                 }
@@ -340,52 +342,71 @@ impl Tables {
                     return Err(NO_LENGTH);
                 }
             }
-            let length = value(entry) + bits.extra(entry);
-            bits.drop(total(entry));
-            entry = self.distances[bits.peek(DISTANCE_BITS as u32)];
+            let length = bits.number(entry);
+            bits.drop(entry);
+            entry = self.distances[bits.peek(DISTANCE_BITS)];
             if entry & EXCEPTION != 0 {
                 if entry & SECOND != 0 {
-                    bits.drop(total(entry));
-                    entry = self.distances[(value(entry) + bits.peek(own(entry))) & (DISTANCE_TABLE - 1)];
+                    bits.drop(entry);
+                    entry = self.distances[second(entry, &bits) & (DISTANCE_TABLE - 1)];
                 }
                 if entry & EXCEPTION != 0 {
                     return Err(NO_DISTANCE);
                 }
             }
-            let distance = value(entry) + bits.extra(entry);
-            bits.drop(total(entry));
+            let distance = bits.number(entry);
+            bits.drop(entry);
             // Looked up before the copy, which takes a while to arrive in memory.
-            bits.refill_fast();
-            entry = self.lengths[bits.peek(LENGTH_BITS as u32)];
+            bits.refill();
+            entry = self.lengths[bits.peek(LENGTH_BITS)];
             if distance > at {
                 return Err(TOO_FAR);
             }
             copy(out, at, distance, length);
             at += length;
         }
-        *outer = bits;
+        let (left, rest, count) = (bits.rest.len(), bits.bits, bits.count);
+        outer.resume(left, rest, count);
         Ok((at, ended))
     }
 }
 
-/// Copies a match in large steps; up to 15 bytes behind it are written over.
+#[inline(always)]
+fn byte(entry: u32) -> u8 {
+    (entry >> 16) as u8
+}
+
+/// Where in the table the entry stands that an entry of the first table leads to.
+#[inline(always)]
+fn second(entry: u32, bits: &Rush<'_>) -> usize {
+    value(entry) + bits.peek(own(entry) as usize)
+}
+
+/// Copies a match in large steps; up to 31 bytes behind it are written over.
 #[inline(always)]
 fn copy(out: &mut [u8], at: usize, distance: usize, length: usize) {
-    let end = at + length;
-    if distance >= 16 {
-        for to in (at..end).step_by(16) {
-            out.copy_within(to - distance..to - distance + 16, to);
+    if distance >= STEP {
+        // Most matches end here, and none of these has to be told from another.
+        let from = at - distance;
+        out.copy_within(from..from + STEP, at);
+        out.copy_within(from + STEP..from + 2 * STEP, at + STEP);
+        if length > 2 * STEP {
+            steps::<STEP>(out, at + 2 * STEP, distance, at + length);
         }
     } else if distance == 1 {
         let byte = out[at - 1];
-        out[at..end].fill(byte);
+        out[at..at + length].fill(byte);
     } else if distance >= 8 {
-        for to in (at..end).step_by(8) {
-            out.copy_within(to - distance..to - distance + 8, to);
-        }
+        steps::<8>(out, at, distance, at + length);
     } else {
-        for to in at..end {
-            out[to] = out[to - distance];
-        }
+        steps::<1>(out, at, distance, at + length);
+    }
+}
+
+/// Copies `N` bytes at a time, from no nearer than that.
+#[inline(never)]
+fn steps<const N: usize>(out: &mut [u8], at: usize, distance: usize, end: usize) {
+    for to in (at..end).step_by(N) {
+        out.copy_within(to - distance..to - distance + N, to);
     }
 }
