@@ -34,7 +34,7 @@ def test_parallel_requests_try_a_password_once(password: str, tried: int) -> Non
 
     blobs = [Descriptor("application/x", digest_of(bytes([number])), 1) for number in range(THREADS)]
     with serve_faulty(script) as server:
-        options = quick(credentials={server.host: Credential("me", password)})
+        options = quick(credentials={server.host: Credential("me", password)}, parallel=THREADS)
         destination = RegistryDestination(Reference.parse(f"{server.host}/a:1"), options)
         with ThreadPoolExecutor(THREADS) as pool:
             running = [pool.submit(destination.has_blob, blob) for blob in blobs]
