@@ -32,7 +32,7 @@ from ocifast.layered import Store
 from ocifast.metrics import Meter
 from ocifast.opening import open_cached, refuse_uncached
 from ocifast.options import CompileOptions, limits_of, sidecars_of
-from ocifast.packers import Written, rows, totals
+from ocifast.packers import Written
 from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
 from ocifast.platforms import parse as parse_platform
@@ -347,7 +347,7 @@ class Compilation:
             done = {}
             for output in outputs:
                 made, directory = output.made, output.format.is_directory
-                data_size = totals(rows(rootfs.tree)).bytes if directory else made and data_bytes(made)
+                data_size = rootfs.tree.data_bytes() if directory else made and data_bytes(made)
                 self.meter.add("pack", data_size or 0)
                 done[output] = self._result(
                     image,

@@ -138,6 +138,10 @@ impl<'a> Bounded<'a> {
 }
 
 impl LayerStore for Bounded<'_> {
+    fn called(&mut self, path: &[u8]) {
+        self.inner.called(path);
+    }
+
     fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
         self.inner.begin(metadata, size)
     }

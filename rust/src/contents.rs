@@ -89,8 +89,10 @@ pub trait Store: Send + Sync {
     }
 }
 
-/// Takes the contents of one layer, file by file: `begin`, `data` and `hole` in order of offsets, `end`.
+/// Takes the contents of one layer, file by file: `called`, `begin`, `data` and `hole` in order of offsets, `end`.
 pub trait LayerStore: Send {
+    /// The file that `begin` tells of next has this path in its layer. Not told of a content that has none of its own.
+    fn called(&mut self, _path: &[u8]) {}
     /// A file of apparent size `size` follows.
     ///
     /// # Errors

@@ -436,6 +436,7 @@ fn read_content(
     size: u64,
     store: &mut dyn LayerStore,
 ) -> Result<Content> {
+    store.called(&entry.path);
     store.begin(&entry.metadata, size)?;
     while let Some(data) = reader.next_data()? {
         match data {

@@ -20,7 +20,7 @@ fn depth_made(depth: usize) -> Result<usize> {
     let (staging, target) = (place.path().join("staging"), place.path().join("target"));
     std::fs::create_dir(&staging).expect("a folder");
     std::fs::create_dir(&target).expect("a folder");
-    let store = Arc::new(DirectoryStore::new(&staging)?);
+    let store = Arc::new(DirectoryStore::new(&staging, 2)?);
     write_directory(&tree, &store, &target, false, false, None)?;
     let mut folder = target;
     Ok(std::iter::from_fn(|| {

@@ -47,7 +47,7 @@ impl Scene {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("a mode");
             }
         }
-        let store = Arc::new(DirectoryStore::new(&place.path().join("staging"))?);
+        let store = Arc::new(DirectoryStore::new(&place.path().join("staging"), 2)?);
         let mut layer = store.layer(0)?;
         let mut entries = Vec::new();
         for folder in FOLDERS {

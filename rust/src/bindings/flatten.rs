@@ -64,7 +64,7 @@ enum StoreChoice {
 }
 
 impl StoreChoice {
-    fn make(&self, folder: &Path, layers: usize) -> Result<(Kept, Arc<dyn Store>)> {
+    fn make(&self, folder: &Path, layers: usize, threads: usize) -> Result<(Kept, Arc<dyn Store>)> {
         let name = match self {
             StoreChoice::Named(name) => name,
             StoreChoice::Squashfs(compression) => {
@@ -78,7 +78,7 @@ impl StoreChoice {
                 (Kept::Spool(Arc::clone(&store)), Arc::new(store))
             }
             "directory" => {
-                let store = Arc::new(DirectoryStore::new(folder)?);
+                let store = Arc::new(DirectoryStore::new(folder, threads)?);
                 (Kept::Directory(Arc::clone(&store)), Arc::new(store))
             }
             "erofs" | "erofs-blocks" => {
@@ -136,9 +136,9 @@ impl Flattener {
             descriptor(layer, added.contains(&index), waiting)
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let (kept, store) = store.make(folder, layers.len())?;
-        let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+        let (kept, store) = store.make(folder, layers.len(), decoders)?;
+        let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
         Ok(Flattener { inner: core::Flattener::making(layers, store, limits, decoders, making)?, kept })
     }
 

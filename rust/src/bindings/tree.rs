@@ -2,6 +2,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::available_parallelism;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -472,7 +473,8 @@ impl Tree {
             if let Kept::Directory(store) = &self.kept {
                 return output::write_directory(&self.tree, store, &path, owners, record, clamp_mtime);
             }
-            let store = Arc::new(DirectoryStore::new(&for_copies(folder)?)?);
+            let store =
+                Arc::new(DirectoryStore::new(&for_copies(folder)?, available_parallelism().map_or(1, usize::from))?);
             let tree = output::move_contents(&self.tree, &self.metered(), &store, &mut |_| Ok(()))?;
             output::write_directory(&tree, &store, &path, owners, record, clamp_mtime)
         });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::reader::Table;
 use crate::batch::Ingested;
 use crate::contents::{Content, LayerStore, Store};
-use crate::entry::Metadata;
+use crate::entry::{Entry, Metadata};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
@@ -57,7 +57,7 @@ impl DecodedLayer<'_> {
         let mut layer = store.layer(index)?;
         let mut window = Window { file: data, buffer: vec![0; WINDOW], start: 0, length: 0, end: table.data_end() };
         for batch in table.entries(index, limits) {
-            entries(with_contents(batch?, |metadata, content| replay(&mut *layer, metadata, &content, &mut window))?)?;
+            entries(with_contents(batch?, |entry, content| replay(&mut *layer, entry, &content, &mut window))?)?;
         }
         layer.finish()
     }
@@ -69,24 +69,20 @@ fn of_file(ingested: Ingested) -> Option<(Metadata, Content)> {
 
 fn with_contents(
     mut batch: Vec<Ingested>,
-    mut change: impl FnMut(&Metadata, Content) -> Result<Content>,
+    mut change: impl FnMut(&Entry, Content) -> Result<Content>,
 ) -> Result<Vec<Ingested>> {
     for Ingested { entry, content } in &mut batch {
         if let Some(found) = content.take() {
-            *content = Some(change(&entry.metadata, found).map_err(|error| error.at_entry(&entry.path, entry.offset))?);
+            *content = Some(change(entry, found).map_err(|error| error.at_entry(&entry.path, entry.offset))?);
         }
     }
     Ok(batch)
 }
 
 /// Gives a content to a store as the archive would have.
-fn replay(
-    layer: &mut dyn LayerStore,
-    metadata: &Metadata,
-    content: &Content,
-    window: &mut Window<'_>,
-) -> Result<Content> {
-    layer.begin(metadata, content.size)?;
+fn replay(layer: &mut dyn LayerStore, entry: &Entry, content: &Content, window: &mut Window<'_>) -> Result<Content> {
+    layer.called(&entry.path);
+    layer.begin(&entry.metadata, content.size)?;
     let mut at = 0;
     for run in content.runs() {
         if run.offset > at {

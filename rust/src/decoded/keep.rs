@@ -104,6 +104,12 @@ impl KeepingStore {
 }
 
 impl LayerStore for KeepingStore {
+    fn called(&mut self, path: &[u8]) {
+        if let Some(store) = &mut self.beside {
+            store.called(path);
+        }
+    }
+
     fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
         self.keep(|blocks| blocks.begin(metadata, size))?;
         self.beside.as_mut().map_or(Ok(()), |store| store.begin(metadata, size))

@@ -172,7 +172,7 @@ mod tests {
             path
         };
         let spool = SpoolStore::new(folder.path(), 0);
-        let staged = Arc::new(DirectoryStore::new(&make("staged")).expect("a store"));
+        let staged = Arc::new(DirectoryStore::new(&make("staged"), 2).expect("a store"));
         let erofs = erofs::ErofsStore::create(&make("erofs"), 0).expect("a store");
         let file = || std::fs::File::create(folder.path().join("file")).expect("a file");
         let build_time = Mtime::default();

@@ -133,6 +133,7 @@ pub fn merged(layers: &[Vec<Item>], order: &[usize], store: &impl Store) -> Resu
         for Item { entry, parts } in &layers[index] {
             let mut content = None;
             if let Kind::File { size } = entry.kind {
+                layer.called(&entry.path);
                 layer.begin(&entry.metadata, size)?;
                 for part in parts {
                     match part {

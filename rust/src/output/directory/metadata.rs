@@ -9,6 +9,7 @@ use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Tim
 use rustix::io::Errno;
 
 use super::failure::failed;
+use super::staged::{State, States};
 use crate::entry::{Metadata, Mtime, permitted};
 use crate::error::Result;
 use crate::output::refused::is_refusal;
@@ -49,7 +50,7 @@ impl Place<'_> {
         }
     }
 
-    fn change_mode(&self, mode: u16) -> Result<(), Errno> {
+    pub(super) fn change_mode(&self, mode: u16) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(mode.into());
         let (at, name) = match self {
             Place::Open(fd) => return fs::fchmod(fd, mode),
@@ -80,12 +81,31 @@ const RECORD: &[u8] = b"user.containers.override_stat";
 /// How metadata are set in one directory, and what could not be.
 pub(super) struct Setting {
     pub owners: bool,
+    /// Owner and group of what this process makes.
+    pub own: (u32, u32),
     pub record: bool,
     pub clamp: Option<i64>,
     pub losses: Losses,
 }
 
 impl Setting {
+    /// Whether a file that has this already needs nothing more.
+    pub fn has_all(&mut self, states: &States, state: State, inode: &Inode, path: &[u8]) -> bool {
+        let Metadata { mode, uid, gid, mtime, xattrs } = &inode.metadata;
+        if self.record || xattrs.is_some() {
+            return false;
+        }
+        let owner = if self.owners { (*uid, *gid) } else { self.own };
+        let owned = owner == (*uid, *gid);
+        if states.of(owner, permitted(*mode, owned), clamped(*mtime, self.clamp)) != state {
+            return false;
+        }
+        if !owned {
+            self.losses.add("owner", path, format!("{uid}:{gid}"));
+        }
+        true
+    }
+
     /// Owner first, for it clears setuid and capabilities; time last.
     ///
     /// # Errors

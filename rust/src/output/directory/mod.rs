@@ -1,28 +1,35 @@
 //! A tree as a directory of the file system.
 //!
-//! Contents are written to one file each while layers arrive, in a staging folder of ours; at the end every file gets
-//! its metadata there and is moved to its name. Names are made through directory descriptors only, below an empty folder
-//! that is ours too: no path of a layer reaches a system call, only single names of the finished tree. No name is
-//! followed, even if somebody puts a link where a folder or a file of ours was.
+//! Contents are written to one file each while layers arrive, in a staging folder of ours, where the files of one folder
+//! of a layer lie together. At the end such a folder becomes that of the tree, if all of its files are there; other files
+//! are moved one by one. Names are made through directory descriptors only, below an empty folder that is ours too: no
+//! path of a layer reaches a system call, only single names. No name is followed, even if somebody puts a link where a
+//! folder or a file of ours was.
 
 mod failure;
+mod making;
 mod metadata;
+mod staged;
 mod store;
 
-use std::collections::btree_map;
+use std::collections::{BTreeMap, btree_map};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 use self::failure::{failed, unlinked};
 use self::metadata::{Place, Setting};
+use self::staged::{StagedFiles, folder_name, open_folder};
 pub use self::store::DirectoryStore;
 use self::store::open_directory;
 use super::refused::is_refusal;
 use super::{Loss, Losses, refuse_unholdable};
+use crate::contents::Content;
 use crate::error::Result;
 use crate::open_files::RaisedLimit;
 use crate::tree::{Inode, InodeId, InodeKind, Tree};
@@ -32,6 +39,10 @@ struct Writing<'t> {
     tree: &'t Tree,
     store: &'t DirectoryStore,
     setting: Setting,
+    /// Staged files by layer, as far as they were asked for.
+    files: BTreeMap<u32, Arc<StagedFiles>>,
+    /// The folder of the staging folder that was opened last: layer, number.
+    opened: Option<((u32, u32), Option<OwnedFd>)>,
     /// Whether an inode with several names stands in the staging folder.
     staged: Vec<bool>,
 }
@@ -41,6 +52,8 @@ struct Frame<'t> {
     descriptor: OwnedFd,
     inode: InodeId,
     children: btree_map::Iter<'t, Box<[u8]>, InodeId>,
+    /// The staged folder that it was: layer, number.
+    was: Option<(u32, u32)>,
     /// Length of its path in the path of the walk.
     length: usize,
 }
@@ -65,13 +78,14 @@ pub fn write_directory(
 ) -> Result<Vec<Loss>> {
     refuse_unholdable(tree)?;
     let staged = vec![false; tree.inode_bound()];
-    let setting = Setting { owners, record, clamp, losses: Losses::default() };
-    let mut writing = Writing { tree, store, setting, staged };
+    let own = (geteuid().as_raw(), getegid().as_raw());
+    let setting = Setting { owners, own, record, clamp, losses: Losses::default() };
+    let mut writing = Writing { tree, store, setting, files: BTreeMap::new(), opened: None, staged };
     let mut path = Vec::new();
     // A deep tree holds one descriptor for each level.
     let mut raised = None;
     let root = tree.root();
-    let mut stack = vec![writing.frame(open_directory(target)?, root, 0)];
+    let mut stack = vec![writing.frame(open_directory(target)?, root, None, 0)];
     while let Some(frame) = stack.last_mut() {
         path.truncate(frame.length);
         let Some((name, &id)) = frame.children.next() else {
@@ -86,19 +100,29 @@ pub fn write_directory(
         path.extend_from_slice(name);
         let inode = tree.inode(id);
         if inode.children().is_some() {
-            let made = make_directory(&frame.descriptor, name, &mut raised);
-            let descriptor = made.map_err(|error| failed("make", &path, error))?;
-            stack.push(writing.frame(descriptor, id, path.len()));
+            let was = writing.whole_folder(inode);
+            let made = match was {
+                Some((layer, folder)) => {
+                    fs::renameat(&store.staging.folder, folder_name(layer, folder), &frame.descriptor, &**name)
+                }
+                None => fs::mkdirat(&frame.descriptor, &**name, Mode::RWXU),
+            };
+            let opened = made.and_then(|()| open_made(&frame.descriptor, name, &mut raised));
+            let descriptor = opened.map_err(|error| failed("make", &path, error))?;
+            stack.push(writing.frame(descriptor, id, was, path.len()));
         } else {
-            writing.leaf(&frame.descriptor, name, id, inode, &path)?;
+            let place = Target { parent: &frame.descriptor, was: frame.was, name, path: &path };
+            match &inode.kind {
+                InodeKind::File(content) => writing.file(&place, id, inode, content)?,
+                _ => writing.leaf(&place, id, inode)?,
+            }
         }
     }
     Ok(writing.setting.losses.into_vec())
 }
 
-/// Makes and opens a directory; at the limit of open files, with a higher one.
-fn make_directory(parent: &OwnedFd, name: &[u8], raised: &mut Option<RaisedLimit>) -> Result<OwnedFd, Errno> {
-    fs::mkdirat(parent, name, Mode::RWXU)?;
+/// Opens a directory that was just made; at the limit of open files, with a higher one.
+fn open_made(parent: &OwnedFd, name: &[u8], raised: &mut Option<RaisedLimit>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || fs::openat(parent, name, flags, Mode::empty());
     open().or_else(|error| {
@@ -110,71 +134,133 @@ fn make_directory(parent: &OwnedFd, name: &[u8], raised: &mut Option<RaisedLimit
     })
 }
 
-fn content_size(inode: &Inode) -> u64 {
-    if let InodeKind::File(content) = &inode.kind { content.size } else { 0 }
+/// A name of the tree that is to be made.
+struct Target<'a> {
+    parent: &'a OwnedFd,
+    /// The staged folder that its parent was.
+    was: Option<(u32, u32)>,
+    name: &'a [u8],
+    /// For messages.
+    path: &'a [u8],
 }
 
 impl<'t> Writing<'t> {
-    fn frame(&self, descriptor: OwnedFd, inode: InodeId, length: usize) -> Frame<'t> {
+    fn frame(&self, descriptor: OwnedFd, inode: InodeId, was: Option<(u32, u32)>, length: usize) -> Frame<'t> {
         static NONE: crate::tree::Children = crate::tree::Children::new();
         let children = self.tree.inode(inode).children().unwrap_or(&NONE).iter();
-        Frame { descriptor, inode, children, length }
+        Frame { descriptor, inode, children, was, length }
     }
 
-    /// Anything but a directory: made in the staging folder, given its metadata there, then moved, or linked when it
-    /// has more names.
-    fn leaf(&mut self, parent: &OwnedFd, name: &[u8], id: InodeId, inode: &Inode, path: &[u8]) -> Result<()> {
-        let staging = &self.store.folder;
-        let staged = match &inode.kind {
-            InodeKind::File(content) => DirectoryStore::name(content),
-            _ => format!("i{}", id.index()),
-        };
-        let staged = staged.as_bytes();
-        if !self.staged[id.index()] {
-            let made = match &inode.kind {
-                InodeKind::File(_) | InodeKind::Directory(_) => Ok(()),
-                InodeKind::Symlink(target) => fs::symlinkat(&**target, staging, staged),
-                &InodeKind::CharDevice { major, minor } => {
-                    node(staging, staged, FileType::CharacterDevice, major, minor)
-                }
-                &InodeKind::BlockDevice { major, minor } => node(staging, staged, FileType::BlockDevice, major, minor),
-                InodeKind::Fifo => node(staging, staged, FileType::Fifo, 0, 0),
-            };
-            match (made, &inode.kind) {
-                (Err(error), InodeKind::Symlink(_)) => return Err(unlinked("make", path, error)),
-                (Err(error), kind) if is_refusal(error) => {
-                    let (kind, what) = match kind {
-                        InodeKind::Fifo => ("fifo", "named pipes may not be made here"),
-                        _ if error == Errno::PERM => ("device", "device nodes need root"),
-                        _ => ("device", "device nodes may not be made here"),
-                    };
-                    self.setting.losses.add(kind, path, what);
-                    if !self.setting.record || kind == "fifo" {
-                        return Ok(());
-                    }
-                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let made = fs::openat(staging, staged, flags, Mode::RUSR | Mode::WUSR);
-                    made.map_err(|error| failed("make", path, error))?;
-                }
-                (made, _) => made.map_err(|error| failed("make", path, error))?,
-            }
-            if matches!(inode.kind, InodeKind::File(_)) {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = fs::openat(staging, staged, flags, Mode::empty());
-                let file = file.map_err(|error| failed("open", path, error))?;
-                self.setting.set(&Place::Open(&file), inode, path)?;
-                self.store.placed.fetch_add(content_size(inode), Ordering::Relaxed);
-            } else {
-                self.setting.set(&Place::Named(staging, staged), inode, path)?;
-            }
-        }
-        if inode.nlink > 1 {
-            self.staged[id.index()] = true;
-            fs::linkat(staging, staged, parent, name, AtFlags::empty()).map_err(|error| unlinked("link", path, error))
-        } else {
-            fs::renameat(staging, staged, parent, name).map_err(|error| failed("place", path, error))
-        }
+    fn files(&mut self, layer: u32) -> &StagedFiles {
+        self.files.entry(layer).or_insert_with(|| self.store.files(layer))
     }
+
+    /// The staged folder whose files are all in this directory, under their own names and no others: the one with most.
+    fn whole_folder(&mut self, directory: &Inode) -> Option<(u32, u32)> {
+        let mut found: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+        for (name, &id) in directory.children()? {
+            let inode = self.tree.inode(id);
+            if let (InodeKind::File(content), 1) = (&inode.kind, inode.nlink) {
+                let folder = self.files(content.layer).lock().folder_with(content.position, name);
+                if let Some(folder) = folder {
+                    *found.entry((content.layer, folder)).or_default() += 1;
+                }
+            }
+        }
+        found.retain(|&(layer, folder), count| self.files(layer).lock().count(folder) == *count);
+        found.into_iter().max_by_key(|&(_, count)| count).map(|(folder, _)| folder)
+    }
+
+    /// A regular file: moved to its name, or linked when it has more, unless it came with its folder.
+    fn file(&mut self, target: &Target<'_>, id: InodeId, inode: &Inode, content: &Content) -> Result<()> {
+        let &Target { parent, was, name, path } = target;
+        let (folder, staged, state) = self.files(content.layer).lock().find(content.position);
+        let at = (content.layer, folder);
+        let came = was == Some(at) && inode.nlink == 1 && staged == name;
+        if !came && self.opened.as_ref().is_none_or(|(opened, _)| *opened != at) {
+            let open = open_folder(&self.store.staging.folder, content.layer, folder);
+            self.opened = Some((at, open.map_err(|error| failed("open the staging folder of", path, error))?));
+        }
+        let folder = match &self.opened {
+            _ if came => parent,
+            Some((_, Some(folder))) => folder,
+            _ => &self.store.staging.folder,
+        };
+        if !self.staged[id.index()] {
+            if !state.is_some_and(|state| self.setting.has_all(&self.store.staging.states, state, inode, path)) {
+                let file =
+                    open_staged(folder, &staged, inode.metadata.mode).map_err(|error| failed("open", path, error))?;
+                self.setting.set(&Place::Open(&file), inode, path)?;
+            }
+            self.store.placed.fetch_add(content.size, Ordering::Relaxed);
+        }
+        if came {
+            return Ok(());
+        }
+        if inode.nlink == 1 {
+            return fs::renameat(folder, &*staged, parent, name).map_err(|error| failed("place", path, error));
+        }
+        self.staged[id.index()] = true;
+        fs::linkat(folder, &*staged, parent, name, AtFlags::empty()).map_err(|error| unlinked("link", path, error))
+    }
+
+    /// Neither a file nor a directory: made at its name, or, when it has more, in the staging folder and linked.
+    fn leaf(&mut self, target: &Target<'_>, id: InodeId, inode: &Inode) -> Result<()> {
+        let &Target { parent, name, path, .. } = target;
+        let own = format!("i{}", id.index());
+        let linked = inode.nlink > 1;
+        let (at, made) = if linked { (&self.store.staging.folder, own.as_bytes()) } else { (parent, name) };
+        if !self.staged[id.index()] {
+            if !self.make(at, made, inode, path)? {
+                return Ok(());
+            }
+            self.setting.set(&Place::Named(at, made), inode, path)?;
+        }
+        if linked {
+            self.staged[id.index()] = true;
+            fs::linkat(at, made, parent, name, AtFlags::empty()).map_err(|error| unlinked("link", path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a link, device or pipe; false for one that may not be, which is a loss.
+    fn make(&mut self, at: &OwnedFd, name: &[u8], inode: &Inode, path: &[u8]) -> Result<bool> {
+        let made = match &inode.kind {
+            InodeKind::File(_) | InodeKind::Directory(_) => Ok(()),
+            InodeKind::Symlink(target) => fs::symlinkat(&**target, at, name),
+            &InodeKind::CharDevice { major, minor } => node(at, name, FileType::CharacterDevice, major, minor),
+            &InodeKind::BlockDevice { major, minor } => node(at, name, FileType::BlockDevice, major, minor),
+            InodeKind::Fifo => node(at, name, FileType::Fifo, 0, 0),
+        };
+        let error = match (made, &inode.kind) {
+            (Ok(()), _) => return Ok(true),
+            (Err(error), InodeKind::Symlink(_)) => return Err(unlinked("make", path, error)),
+            (Err(error), _) if !is_refusal(error) => return Err(failed("make", path, error)),
+            (Err(error), _) => error,
+        };
+        let (kind, what) = match &inode.kind {
+            InodeKind::Fifo => ("fifo", "named pipes may not be made here"),
+            _ if error == Errno::PERM => ("device", "device nodes need root"),
+            _ => ("device", "device nodes may not be made here"),
+        };
+        self.setting.losses.add(kind, path, what);
+        if !self.setting.record || kind == "fifo" {
+            return Ok(false);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let empty = fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR);
+        empty.map_err(|error| failed("make", path, error))?;
+        Ok(true)
+    }
+}
+
+/// Opens a file that was staged, as one that we may read and change: it may have a mode that forbids it.
+fn open_staged(folder: &OwnedFd, name: &[u8], mode: u16) -> Result<OwnedFd, Errno> {
+    const OURS: u16 = 0o600;
+    if mode & OURS != OURS && !geteuid().is_root() {
+        Place::Named(folder, name).change_mode(OURS)?;
+    }
+    fs::openat(folder, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn node(at: &OwnedFd, name: &[u8], kind: FileType, major: u32, minor: u32) -> Result<(), Errno> {
