@@ -36,7 +36,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{f"{name} --help": ("", (*HTTP, *OPTIONAL)) for name in COMMANDS},
     "inspect oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "hashlib")),
     "inspect --offline {name}": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
-    "inspect {name}": ("httpx", (*OPTIONAL, *READING, *MAKING, *SHARING)),
+    "inspect {name}": ("httpx", (*OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "statistics")),
     "digest oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
     "history oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
     "ls oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
@@ -54,7 +54,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "compile {name} {out}.erofs": ("httpx", (*OPTIONAL, *SHARING)),
     "tags {repository}": ("httpx", (*OPTIONAL, *READING, *MAKING[2:], *SHARING)),
     "cache info": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "ocifast.image")),
-    "logout {host}": ("", (*HTTP[:3], *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE)),
+    "logout {host}": ("", (*HTTP, *PROGRAMS, *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE)),
 }
 """Command line, a module that it does need ("" for none), and those that it must not import."""
 

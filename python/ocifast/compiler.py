@@ -217,6 +217,7 @@ class Compilation:
             self.keyed = self.keys(image, stack)
             keys = {output: key for output, key in self.keyed.items() if self.cache is not None and output.is_file}
             if self.cache is not None:
+                stack.enter_context(self.cache.leases.take(image.diff_ids))
                 # In one order for all processes: two that want the same outputs do not wait for each other.
                 outputs, layers = self.cache.outputs, {layer.digest for layer in image.layers}
                 held = []

@@ -121,4 +121,5 @@ def open_cached(
         references=cache.references if how is not Asking.OFFLINE and reference.digest is None else None,
         platform=name,
         refresh=how is Asking.REFRESH,
+        lease=cache.leases.take(),
     )

@@ -278,6 +278,8 @@ def partial(request: Request, answer: Answer) -> Answer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # As real servers do: a head and a body that are sent apart would wait 40 ms for each other.
+    disable_nagle_algorithm = True
     registry: FaultyRegistry
 
     def setup(self) -> None:

@@ -7,6 +7,7 @@
     layers/sha256/XX/HEX.*    decoded layers by diff ID (`ocifast.cache.layers`)
     references/HEX-HEX.json   what names meant when a registry was asked last (`ocifast.cache.references`)
     locks/KEY.lock            held while an output is made, so that callers who want the same share one run
+    locks/RANDOM.lease        what a running process uses (`ocifast.cache.leases`)
     tmp/                      what is being written, locked by who writes it
     use.json                  how much is there (`ocifast.cache.bound`)
 
@@ -29,6 +30,7 @@ from ocifast.cache.bound import Use, default_bound
 from ocifast.cache.contents import CacheEntry, Contents
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.layers import LayerStore
+from ocifast.cache.leases import Leases
 from ocifast.cache.outputs import CachedOutput, OutputStore, output_key
 from ocifast.cache.references import ReferenceStore
 from ocifast.cache.source import CachedSource
@@ -124,6 +126,7 @@ class Cache:
         outputs: compiled outputs by key.
         decoded: decoded layers by diff ID.
         references: what names of images meant.
+        leases: what running processes use.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class Cache:
         self.outputs = OutputStore(self._place, always_hash=always_hash)
         self.decoded = LayerStore(self._place, always_hash=always_hash)
         self.references = ReferenceStore(self._place)
+        self.leases = Leases(self._place)
         self._contents = Contents(self._place, self.blobs, self.decoded, self.outputs, self.references)
 
     @classmethod
@@ -205,7 +209,7 @@ class Cache:
         return sorted(self._contents.entries(described=True), key=lambda entry: entry.used, reverse=True)
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> int:
-        """Removes what was used longest ago; what is being written, read or waited for stays.
+        """Removes what was used longest ago; what is being written, read, waited for or used by a run stays.
 
         Args:
             max_bytes: how much may stay; None for the cache's own bound when `older_than` is not given either.
@@ -225,11 +229,15 @@ class Cache:
         entries = sorted(self._contents.entries(), key=lambda entry: entry.used)
         total = sum(entry.size for entry in entries)
         freed = 0
-        for entry in entries:
-            too_old = older_than is not None and entry.used < now - older_than
-            too_much = max_bytes is not None and total - freed > max_bytes
-            if (too_old or too_much) and self._contents.remove(entry):
-                freed += entry.size
+        try:
+            with self.leases.settled() as used:
+                for entry in entries:
+                    too_old = older_than is not None and entry.used < now - older_than
+                    too_much = max_bytes is not None and total - freed > max_bytes
+                    if (too_old or too_much) and entry.name not in used and self._contents.remove(entry):
+                        freed += entry.size
+        except OSError as error:
+            raise FileError(f"cannot lock the cache folder {self.folder}: {error.strerror}") from error
         with contextlib.suppress(OSError):
             self._contents.sweep()
             Use(self.folder).set(total - freed)

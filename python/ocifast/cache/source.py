@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,8 +14,10 @@ from types import TracebackType
 from ocifast.atomic import reported
 from ocifast.cache.blobs import BlobStore, BlobWriter
 from ocifast.cache.kept import open_regular
+from ocifast.cache.leases import Lease
 from ocifast.cache.references import ReferenceStore
 from ocifast.errors import (
+    DocumentError,
     FileError,
     ImageNotFoundError,
     NetworkError,
@@ -25,7 +28,7 @@ from ocifast.errors import (
 from ocifast.sources import CHUNK, AttachedSource, Blob, FileSlice, NamedSource, Source
 from ocifast.sources.blobs import BytesBlob, FileBlob
 from ocifast.sources.deferred import DeferredSource
-from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Document, parse_document
+from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Document, decode_manifest, parse_document
 
 __all__ = ["CachedSource"]
 
@@ -48,6 +51,7 @@ class CachedSource:
         references: where it is noted what the name means; None does not.
         platform: for which it is noted (see `ReferenceStore`).
         refresh: asks `source` for the root whatever the cache has.
+        lease: gets what the image is made of, so that it is not pruned; closed by `close`.
 
     Attributes:
         name: of the other source.
@@ -63,6 +67,7 @@ class CachedSource:
         references: ReferenceStore | None = None,
         platform: str = "",
         refresh: bool = False,
+        lease: Lease | None = None,
     ) -> None:
         self.name = source.name
         self._closed = threading.Event()
@@ -73,6 +78,7 @@ class CachedSource:
         self._blobs = blobs
         self._digest = digest
         self._layers = layers
+        self._lease = lease
 
     @property
     def origin(self) -> Source:
@@ -85,6 +91,7 @@ class CachedSource:
         if document is None:
             document = self._source.root()
             self._keep(document.descriptor(), document)
+        self._use(document)
         if self._references is not None:
             self._references.put(self.name, self._platform, document.digest)
         return document
@@ -93,9 +100,11 @@ class CachedSource:
         """See `Source.document`."""
         raw = self._blobs.find(descriptor.digest, MANIFEST_LIMIT)
         if raw is not None and len(raw) == descriptor.size:
-            return parse_document(raw, descriptor.media_type, name=f"{self.name}: manifest {descriptor.digest}")
-        document = self._source.document(descriptor)
-        self._keep(descriptor, document)
+            document = parse_document(raw, descriptor.media_type, name=f"{self.name}: manifest {descriptor.digest}")
+        else:
+            document = self._source.document(descriptor)
+            self._keep(descriptor, document)
+        self._use(document)
         return document
 
     def holds(self, descriptor: Descriptor) -> bool:
@@ -174,6 +183,8 @@ class CachedSource:
         """Closes the other source."""
         self._closed.set()
         self._source.close()
+        if self._lease is not None:
+            self._lease.close()
 
     def _cached_root(self) -> Document | None:
         digest = None if self._refresh else self._digest or self._named_digest()
@@ -193,6 +204,17 @@ class CachedSource:
             # Some servers know no HEAD, and none can say in its answer what is wrong: fetching will tell.
             _log.info("%s: %s", self.name, error)
             return None
+
+    def _use(self, document: Document) -> None:
+        """Has what a document names stay in the cache; a manifest that is none is told of by who reads it."""
+        if self._lease is None:
+            return
+        used = [document.digest]
+        if not document.is_index:
+            with contextlib.suppress(DocumentError):
+                manifest = decode_manifest(document, name=self.name)
+                used += [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
+        self._lease.use(used)
 
     def _keep(self, descriptor: Descriptor, document: Document) -> None:
         try:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ocifast.errors import AuthenticationError, FileError, HelperError, UsageError
 from ocifast.home import config_folder, home_folder
-from ocifast.process import find_tool, run_helper
 from ocifast.sources.registry.credential_file import HUB_KEY, CredentialFile, keys_for, normalise_key
 from ocifast.sources.registry.options import Credential, RegistryOptions
 
@@ -211,6 +210,9 @@ def _program(helper: str) -> str:
 
 
 def _run_helper(helper: str, action: str, message: bytes, timeout: float) -> bytes:
+    # Not imported before it is needed: most credentials stand in files, or there are none.
+    from ocifast.process import run_helper
+
     program = _program(helper)
     try:
         return run_helper([program, action], message, timeout)
@@ -222,6 +224,8 @@ def _run_helper(helper: str, action: str, message: bytes, timeout: float) -> byt
 
 
 def _is_missing(helper: str) -> bool:
+    from ocifast.process import find_tool
+
     program = _program(helper)
     if find_tool(program) is not None:
         return False

@@ -8,7 +8,6 @@ longer than others is asked for once more, elsewhere where there is a mirror, an
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Generator, Sequence
 
@@ -141,7 +140,9 @@ class _Ranges:
 
     def _patience(self, piece: Piece) -> float:
         """Seconds that it may be waited for: some, and more where all are slow."""
-        return max(PATIENCE, STARVED * statistics.median(self._paces) * (piece.end - piece.start))
+        from statistics import median  # slow to import, and few downloads are long enough to come here
+
+        return max(PATIENCE, STARVED * median(self._paces) * (piece.end - piece.start))
 
     def _elsewhere(self, at: int) -> Piece:
         """The rest of the piece that has byte `at`, from another place where there is one, else once more."""

@@ -1,0 +1,122 @@
+"""What running processes use of the cache: it is never pruned.
+
+locks/RANDOM.lease  the digests that one run uses, one a line; locked while it runs
+
+A run that has a manifest names in its lease all that the manifest names, whether it is there yet or not. Who prunes
+reads the leases of all that live, and keeps others from beginning one until it is done: so whatever a run finds in the
+cache once its lease stands is there until it ends. The lease of a dead run is removed by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ocifast.cache.folder import CacheFolder
+from ocifast.cache.locks import KeyLocks
+from ocifast.refusals import Lock, take_lock
+
+__all__ = ["Lease", "Leases"]
+
+_KEY = "leases"
+_PATIENCE = 10.0
+"""Seconds after which somebody who prunes, and is stopped in it, is waited for no more."""
+_LIMIT = 16 << 20
+"""Bytes of a lease that are read: an index of a thousand images has a tenth of it."""
+_FORGOTTEN = 86400.0
+"""Seconds after which a lease counts no more where there are no locks, and so nobody knows whether its run lives."""
+
+
+class Lease:
+    """What one run uses, until it is closed. Whatever fails is done without: what is pruned is fetched again."""
+
+    def __init__(self, leases: Leases, path: Path, descriptor: int) -> None:
+        self._leases = leases
+        self._path = path
+        self._descriptor = descriptor
+        self._known: set[str] = set()
+
+    def use(self, digests: Iterable[str]) -> None:
+        """Adds some digests: of manifests, configs, layers, or diff IDs of decoded layers."""
+        new = sorted(set(digests) - self._known)
+        if not new or self._descriptor < 0:
+            return
+        with contextlib.suppress(OSError), self._leases.change():
+            os.write(self._descriptor, "".join(f"{digest}\n" for digest in new).encode())
+            self._known.update(new)
+
+    def close(self) -> None:
+        """Lets go of all of it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+
+class Leases:
+    """The leases of a cache.
+
+    Args:
+        folder: the cache's folder.
+    """
+
+    def __init__(self, folder: CacheFolder) -> None:
+        self._folder = folder
+        self._locks = KeyLocks(folder)
+
+    def take(self, digests: Iterable[str] = ()) -> Lease:
+        """Begins one, of some digests; where nothing can be written it is one of nothing."""
+        path, fd = self._folder.locks() / f"{os.urandom(8).hex()}.lease", -1
+        if self._folder.is_writable():
+            with contextlib.suppress(OSError), self.change():
+                _ = list(self._living())
+                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                take_lock(fd, wait=False)
+        lease = Lease(self, path, fd)
+        lease.use(digests)
+        return lease
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[None]:
+        """Keeps others from changing a lease, and from pruning. Raises OSError."""
+        fd = self._locks.wait(_KEY, patience=_PATIENCE)
+        try:
+            yield
+        finally:
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    self._locks.forget(_KEY)
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[frozenset[str]]:
+        """What is in use; nobody begins to use something else until the block ends. Raises OSError."""
+        self._folder.locks().mkdir(mode=0o700, exist_ok=True)
+        with self.change():
+            yield frozenset(digest for told in self._living() for digest in told.split())
+
+    def _living(self) -> Iterator[str]:
+        """What the leases of living runs say; those of dead ones are removed."""
+        for path in self._folder.locks().glob("*.lease"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with os.fdopen(descriptor, "rb") as file:
+                    found = take_lock(descriptor, wait=False)
+                    old = time.time() - os.fstat(descriptor).st_mtime > _FORGOTTEN
+                    if found is Lock.HELD or (found is Lock.MISSING and old):
+                        path.unlink()
+                    else:
+                        yield file.read(_LIMIT).decode("ascii")
