@@ -284,6 +284,27 @@ def test_clearing_the_cache_clears_what_came_from_others(layout: str, tmp_path: 
     assert two.of_others() == set()
 
 
+def test_what_came_from_others_counts_and_is_bounded(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = f"oci:{tmp_path}/remote"
+    Machine(tmp_path / "one", remote).compile(layout, "a.erofs")
+    two = Machine(tmp_path / "two", remote)
+    two.compile(layout, "a.erofs")
+    cache = ocifast.Cache(tmp_path / "two/cache")
+    info = cache.info()
+    assert info.remotes == 1
+    assert 0 < info.remote_bytes <= info.total_bytes
+    # One bound is for all of it: what came from others goes as well, and first when it was used longest ago.
+    assert cache.prune(max_bytes=info.total_bytes) == 0
+    assert cache.prune(max_bytes=info.total_bytes - info.remote_bytes) > 0
+    assert cache.info().total_bytes <= info.total_bytes - info.remote_bytes
+    # A run that passes the bound makes room itself.
+    monkeypatch.setenv("OCIFAST_CACHE_SIZE", "1")
+    two.compile(layout, "b.erofs")
+    assert ocifast.Cache(tmp_path / "two/cache").info().remote_bytes == 0
+
+
 def test_an_archive_of_another_shape_is_no_artifact(tmp_path: Path) -> None:
     for data in (b"", b"x" * 512, TarBuilder().symlink("a", "b").build(), TarBuilder().file("a", b"1").build()[:700]):
         path = tmp_path / "a.tar"

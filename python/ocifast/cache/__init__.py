@@ -69,6 +69,7 @@ class CacheInfo:
         layers: number of decoded layers, and `layer_bytes`.
         references: number of names whose digest is known, and `reference_bytes`.
         max_bytes: how much it may take; None for all that there is.
+        remotes: number of remote caches that something is kept of, and `remote_bytes`.
         shares_extents: whether files in it can share extents, so that a copy takes no room; None when it is not there.
     """
 
@@ -85,11 +86,14 @@ class CacheInfo:
     reference_bytes: int = 0
     max_bytes: int | None = None
     shares_extents: bool | None = None
+    remotes: int = 0
+    remote_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all of it."""
-        return self.blob_bytes + self.partial_bytes + self.output_bytes + self.layer_bytes + self.reference_bytes
+        own = self.blob_bytes + self.partial_bytes + self.output_bytes + self.layer_bytes + self.reference_bytes
+        return own + self.remote_bytes
 
 
 def _default_folder() -> Path:
@@ -200,6 +204,8 @@ class Cache:
             sizes["reference"],
             self.max_bytes,
             self._shares_extents(),
+            len(self._apart()),
+            sum(entry.size for cache in self._apart() for entry in cache._contents.entries()),
         )
 
     def entries(self) -> list[CacheEntry]:
@@ -209,7 +215,7 @@ class Cache:
         return sorted(self._contents.entries(described=True), key=lambda entry: entry.used, reverse=True)
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> int:
-        """Removes what was used longest ago; what is being written, read, waited for or used by a run stays.
+        """Removes what was used longest ago, of remote caches as well; what a run writes, reads, awaits or uses stays.
 
         Args:
             max_bytes: how much may stay; None for the cache's own bound when `older_than` is not given either.
@@ -226,20 +232,22 @@ class Cache:
         if max_bytes is None and older_than is None:
             max_bytes = self.max_bytes
         now = time.time()
-        entries = sorted(self._contents.entries(), key=lambda entry: entry.used)
-        total = sum(entry.size for entry in entries)
+        parts = (self, *self._apart())
+        found = [(entry, part._contents) for part in parts for entry in part._contents.entries()]
+        total = sum(entry.size for entry, _ in found)
         freed = 0
         try:
             with self.leases.settled() as used:
-                for entry in entries:
+                for entry, contents in sorted(found, key=lambda pair: pair[0].used):
                     too_old = older_than is not None and entry.used < now - older_than
                     too_much = max_bytes is not None and total - freed > max_bytes
-                    if (too_old or too_much) and entry.name not in used and self._contents.remove(entry):
+                    if (too_old or too_much) and entry.name not in used and contents.remove(entry):
                         freed += entry.size
         except OSError as error:
             raise FileError(f"cannot lock the cache folder {self.folder}: {error.strerror}") from error
         with contextlib.suppress(OSError):
-            self._contents.sweep()
+            for part in parts:
+                part._contents.sweep()
             Use(self.folder).set(total - freed)
         return freed
 
@@ -259,12 +267,12 @@ class Cache:
             self._place.failed("how much is there", error)
 
     def clear(self) -> int:
-        """Removes everything that is not being written or waited for; returns the number of bytes that were freed.
+        """Removes everything that `prune` may remove; returns the number of bytes that were freed."""
+        return self.prune(max_bytes=0)
 
-        What is kept of remote caches goes, too.
-        """
-        kept = [Cache(folder, max_bytes=0) for folder in (self.folder / "remote").glob("*")]
-        return self.prune(max_bytes=0) + sum(cache.prune(max_bytes=0) for cache in kept)
+    def take_growth(self, part: Cache) -> None:
+        """Counts what was put into what is kept of a remote cache: one bound is for all of it."""
+        self._place.grew(part._place.take_growth())
 
     def verify(self) -> Iterator[tuple[CacheEntry, bool]]:
         """Hashes all that is there, and says of each thing whether it is whole; what is damaged is removed.
@@ -283,13 +291,18 @@ class Cache:
         try:
             if take_lock(fd, wait=False) is not Lock.HELD:
                 return
-            total = sum(entry.size for entry in self._contents.entries())
+            total = sum(entry.size for part in (self, *self._apart()) for entry in part._contents.entries())
             if total > most:
                 self.prune(max_bytes=most * (100 - _ROOM) // 100)
             else:
                 Use(self.folder).set(total)
         finally:
             os.close(fd)
+
+    def _apart(self) -> list[Cache]:
+        """What is kept of remote caches, each a cache of its own (`ocifast.remote`)."""
+        folders = sorted((self.folder / "remote").glob("*"))
+        return [Cache(folder, max_bytes=0) for folder in folders if (folder / "CACHEDIR.TAG").is_file()]
 
     def _is_there(self) -> bool:
         try:

@@ -61,6 +61,7 @@ def info(as_json: bool) -> None:
                 f"layers:   {found.layers}, {format_size(found.layer_bytes)}",
                 f"outputs:  {found.outputs}, {format_size(found.output_bytes)}",
                 f"names:    {found.references}, {format_size(found.reference_bytes)}",
+                f"remote:   {found.remotes}, {format_size(found.remote_bytes)}",
                 f"total:    {format_size(found.total_bytes)}",
                 f"bound:    {'none' if found.max_bytes is None else format_size(found.max_bytes)}",
                 f"extents:  {_EXTENTS[found.shares_extents]}",

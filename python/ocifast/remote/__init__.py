@@ -128,9 +128,9 @@ class RemoteCache:
             self._attempt(f"layer {diff_id}", lambda: self._push_layer(diff_id))
 
     def close(self) -> None:
-        """Closes connections, and keeps what is kept here to its bound."""
+        """Closes connections. What is kept here has one bound with all of the cache, which keeps to it."""
         self._place.close()
-        self._kept.keep_to_bound()
+        self._cache.take_growth(self._kept)
 
     def __enter__(self) -> RemoteCache:
         return self
