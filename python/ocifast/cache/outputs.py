@@ -242,6 +242,20 @@ class OutputStore:
         except (OSError, FileError) as error:
             self._folder.failed(f"output {output.name}" if output.name != "output" else "the output", error)
 
+    def take(
+        self, key: str, output: NewFile, digest: str, *, manifest: bytes, config: bytes, facts: Mapping[str, Any]
+    ) -> None:
+        """Takes over a file that was made beside the cache's folders, and compared with `digest`: it is not copied.
+
+        What cannot be kept is a warning, as of `put`, which has the other arguments.
+        """
+        if not self._folder.is_writable():
+            return
+        try:
+            self._put(key, output.path, manifest, config, facts, taken=(output.descriptor, digest))
+        except (OSError, FileError) as error:
+            self._folder.failed("the output", error)
+
     def remove(self, key: str) -> bool:
         """Removes an entry, unless somebody holds its lock. Raises OSError."""
         held = self._locks.take(key)
@@ -261,16 +275,27 @@ class OutputStore:
         except (OSError, ValueError, RecursionError):
             return {}
 
-    def _put(self, key: str, output: Path, manifest: bytes, config: bytes, facts: Mapping[str, Any] | None) -> None:
+    def _put(
+        self,
+        key: str,
+        output: Path,
+        manifest: bytes,
+        config: bytes,
+        facts: Mapping[str, Any] | None,
+        *,
+        taken: tuple[int, str] | None = None,
+    ) -> None:
         place = self._place(key)
         place.parent.mkdir(mode=0o700, exist_ok=True)
         with PrivateFolder(self._folder.beside()) as private:
             beside = private.subfolder("entry")
-            with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
-                clone_file(source.fileno(), copy.fileno())
-                seal(copy.fileno())
-                kept = KeptFile.of(copy.fileno(), file_digest(copy.fileno()))
-                size = os.fstat(copy.fileno()).st_blocks * 512
+            if taken is not None:
+                output.rename(beside / "output")
+                kept, size = _sealed(*taken)
+            else:
+                with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
+                    clone_file(source.fileno(), copy.fileno())
+                    kept, size = _sealed(copy.fileno(), None)
             entry = _Entry(kept, _core.digest(manifest), _core.digest(config), dict(facts or {}))
             for name, data in (
                 ("manifest.json", manifest),
@@ -303,6 +328,12 @@ class OutputStore:
 
     def _place(self, key: str) -> Path:
         return self._folder.path / "outputs" / key
+
+
+def _sealed(fd: int, digest: str | None) -> tuple[KeptFile, int]:
+    """What is true of an output from here on, and its bytes on the disk; it is hashed where no digest is known."""
+    seal(fd)
+    return KeptFile.of(fd, digest or file_digest(fd)), os.fstat(fd).st_blocks * 512
 
 
 def _entry(folder: Path) -> _Entry:

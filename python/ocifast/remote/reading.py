@@ -68,7 +68,7 @@ def take_output(
         seen = file_digest(made.descriptor)
         if (os.fstat(made.descriptor).st_size, seen) != (facts.size, facts.digest):
             raise DigestMismatchError(f"{name}: its digest should be {facts.digest}, but is {seen}")
-        kept.outputs.put(key, made.path, manifest=image.raw, config=config, facts=facts.facts)
+        kept.outputs.take(key, made, seen, manifest=image.raw, config=config, facts=facts.facts)
 
 
 def take_layer(place: RemotePlace, document: Document, diff_id: str, kept: Cache) -> None:
