@@ -20,6 +20,7 @@ from ocifast.cli.display import format_size
 from ocifast.cli.options import SIZE
 from ocifast.errors import RegistryError
 
+from tests.support.commands import inner_commands
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.registry import Registry
@@ -93,7 +94,7 @@ def test_every_command_and_option_is_documented() -> None:
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
-        commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+        commands = inner_commands(command) if isinstance(command, click.Group) else [command]
         for inner in commands:
             path = name if inner is command else f"{name} {inner.name}"
             section = page.partition(f"### `ocifast {path}`")[2].partition("\n### ")[0]

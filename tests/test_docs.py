@@ -155,7 +155,8 @@ def test_commands_stand_where_a_test_runs_them() -> None:
 def public_names(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The public names that the examples use, and where the tests have something of that name."""
     folder = tmp_path_factory.mktemp("examples")
-    tar = TarBuilder().file("etc/os-release", b"ID=example\n").file("bin/app", b"x" * 5000, mode=0o755)
+    tar = TarBuilder().directory("etc").file("etc/os-release", b"ID=example\n")
+    tar.directory("bin").file("bin/app", b"x" * 5000, mode=0o755)
     config = {"Entrypoint": ["/bin/app"]}
     platforms = [build_image([tar], config=config, platform=name) for name in ("linux/amd64", "linux/arm64")]
     index = build_index(platforms)

@@ -47,7 +47,7 @@ PYTHON: Mapping[int, Steps] = {
         ("compiled", "options"),
         ("planned",),
         ("sharing", "writing"),
-        ("compiler", "copying", "difference", "footprint", "runnable"),
+        ("compiler", "copying", "difference", "exporting", "footprint", "runnable"),
         ("batch", "filesystem", "reporting", "transfers"),
         ("mirroring",),
         ("aio",),

@@ -14,6 +14,7 @@ from ocifast.cli import COMMANDS, cli
 from ocifast.cli.help import EXAMPLES, Command
 from ocifast.cli.registry import OPTION_NAMES
 
+from tests.support.commands import inner_commands
 from tests.support.faulty import Answer, Request, serve_faulty
 from tests.support.images import build_image, build_index, write_layout
 from tests.support.registry import Registry
@@ -28,7 +29,7 @@ def commands() -> dict[str, click.Command]:
         command = cli.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
-            found |= {f"{name} {inner}": one for inner, one in command.commands.items()}
+            found |= {f"{name} {inner.name}": inner for inner in inner_commands(command)}
         else:
             found[name] = command
     return found

@@ -45,6 +45,7 @@ RESULTS = {
     "rootless": ["app.erofs", "app.tar", "root/bin/busybox", "shifted.erofs", "here.erofs"],
     "sandbox": ["root/usr/local/bin/agent", "work/result", "root.erofs", "root.ext4"],
     "verity": ["disk.erofs", "disk.erofs.verity", "console.txt", "forged.txt"],
+    "containerd": ["erofs-layers/sha256", "layers.json"],
     "tutorial": ["rootfs/etc/os-release", "python.erofs", "mirror/index.json"],
 }
 """What is there when the commands of a page have run."""
@@ -52,7 +53,9 @@ RESULTS = {
 
 def busybox() -> BuiltImage:
     """What stands for `busybox`: Debian's static one, with a link for each of its programs."""
-    tar = TarBuilder().directory("bin").directory("etc").directory("usr/share/doc/busybox")
+    tar = TarBuilder()
+    for folder in ("bin", "etc", "usr", "usr/share", "usr/share/doc", "usr/share/doc/busybox"):
+        tar.directory(folder)
     tar.file("bin/busybox", Path(tool("busybox")).read_bytes(), mode=0o755)
     for name in run("busybox", "--list").decode().split():
         if name != "busybox":
@@ -65,7 +68,8 @@ def busybox() -> BuiltImage:
 @pytest.fixture(scope="module")
 def stand_ins(registry: Registry) -> dict[str, str]:
     """The public names that the pages use, and where the tests have something of that name."""
-    tar = TarBuilder().file("etc/os-release", b"ID=example\n").file("bin/app", b"x" * 5000, mode=0o755)
+    tar = TarBuilder().directory("etc").file("etc/os-release", b"ID=example\n")
+    tar.directory("bin").file("bin/app", b"x" * 5000, mode=0o755)
     index = build_index([build_image([tar], platform=name) for name in ("linux/amd64", "linux/arm64")])
     python = registry.put(index, "howtos/python:3.13-slim")
     return {

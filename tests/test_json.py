@@ -14,6 +14,7 @@ import pytest
 from ocifast.cli import COMMANDS, cli
 from ocifast.progress import LayerState, Phase
 
+from tests.support.commands import inner_commands
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.registry import Registry
@@ -85,6 +86,7 @@ CASES = [
     "diff {layout} {reference}",
     "tags {repository}",
     "cache info",
+    "cache export {layout} --containerd {tmp}/exported",
     "cache ls",
     "cache prune",
     "cache clear",
@@ -113,7 +115,7 @@ def test_every_command_that_writes_json_is_here() -> None:
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
-        for inner in command.commands.values() if isinstance(command, click.Group) else [command]:
+        for inner in inner_commands(command) if isinstance(command, click.Group) else [command]:
             if any("--json" in parameter.opts for parameter in inner.params):
                 written.add(name if inner is command else f"{name} {inner.name}")
     assert {" ".join(words.split()[: 2 if words.startswith("cache ") else 1]) for words in CASES} == written - {"batch"}

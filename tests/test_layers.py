@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import ocifast as library
@@ -21,34 +18,17 @@ from ocifast.errors import UsageError
 
 from tests.support.images import build_image, write_layout
 from tests.support.layers import TarBuilder
-from tests.support.oracle import dump_directory, dump_mounted, dump_umoci, mounted
+from tests.support.oracle import dump_directory, dump_mounted, dump_umoci, mounted, mounted_layers
 from tests.support.run import COMMAND, ocifast, run, try_ocifast
 from tests.support.samples import everything
 
 pytestmark = [pytest.mark.root, pytest.mark.tools]
 
-MS_RDONLY = 1
 SECRET = b"the secret that was left out "
 
 
-@contextmanager
-def layered(out: Path, folder: Path) -> Iterator[Path]:
-    """The kernel's view of a layered image, whose files it opens itself, as the system call has it."""
-    described = json.loads((out / "image.json").read_text())
-    folder.mkdir()
-    devices = ",".join(f"device={out}/{device['path']}" for device in described["devices"])
-    libc = ctypes.CDLL(None, use_errno=True)
-    words = (str(out / described["image"]).encode(), str(folder).encode(), b"erofs", MS_RDONLY, devices.encode())
-    assert libc.mount(*words) == 0, os.strerror(ctypes.get_errno())
-    try:
-        yield folder
-    finally:
-        run("umount", folder)
-        folder.rmdir()
-
-
 def dump_layered(out: Path, folder: Path) -> str:
-    with layered(out, folder) as root:
+    with mounted_layers(out, folder) as root:
         return dump_directory(root)
 
 
@@ -167,7 +147,7 @@ def test_images_share_their_layers(location: str, tmp_path: Path) -> None:
         name: inode for name, inode in before.items() if name.startswith("layers/")
     }
     assert len([name for name in after if name.endswith(".entries")]) == 3
-    with layered(out, tmp_path / "mnt") as root:
+    with mounted_layers(out, tmp_path / "mnt") as root:
         assert (root / "late").read_bytes() == random.Random(5).randbytes(300_000)
 
 
@@ -264,7 +244,7 @@ def test_what_is_added_is_a_layer_of_its_own(location: str, tmp_path: Path) -> N
     described = json.loads((out / "image.json").read_text())
     assert len(described["devices"]) == 4
     assert {name: inode for name, inode in before.items() if "/" in name}.items() <= files(out).items()
-    with layered(out, tmp_path / "mnt") as root:
+    with mounted_layers(out, tmp_path / "mnt") as root:
         assert (root / "sbin/agent").read_bytes() == b"agent" * 5000
         assert (root / "brought").read_bytes() == b"b" * 6000
         assert not (root / "late").exists()
@@ -384,7 +364,7 @@ def test_several_at_once_share_one_folder(tmp_path: Path) -> None:
         assert process.returncode == 0, said
     assert len(list(out.glob("layers/*/*/*.entries"))) == 3
     described = json.loads((out / "image.json").read_text())
-    with layered(out, tmp_path / "mnt") as root:
+    with mounted_layers(out, tmp_path / "mnt") as root:
         assert (root / "late").read_bytes() in {random.Random(number).randbytes(300_000) for number in range(2)}
     assert described["size"] == (out / "image.erofs").stat().st_size
 

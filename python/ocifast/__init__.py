@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ocifast.difference import Change, Difference, LayerChange, compare_layers, diff
     from ocifast.edits import Addition, Edits
     from ocifast.errors import OcifastError
+    from ocifast.exporting import ExportedLayer, export_layers
     from ocifast.flatten import FlattenOptions
     from ocifast.footprint import Usage, usage
     from ocifast.history import History, HistoryEntry
@@ -71,6 +72,7 @@ __all__ = [
     "Edits",
     "ErofsOptions",
     "Event",
+    "ExportedLayer",
     "Ext4Options",
     "FlattenOptions",
     "History",
@@ -110,6 +112,7 @@ __all__ = [
     "delete",
     "diff",
     "errors",
+    "export_layers",
     "open",
     "open_index",
     "pull",
@@ -140,6 +143,7 @@ _HOMES = {
     "Edits": "edits",
     "ErofsOptions": "packers",
     "Event": "progress",
+    "ExportedLayer": "exporting",
     "Ext4Options": "packers",
     "FlattenOptions": "flatten",
     "History": "history",
@@ -177,6 +181,7 @@ _HOMES = {
     "copy_many": "mirroring",
     "delete": "transfers",
     "diff": "difference",
+    "export_layers": "exporting",
     "open": "image",
     "open_index": "image",
     "pull": "transfers",

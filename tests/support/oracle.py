@@ -6,8 +6,10 @@ programs check each other. All of it needs root: owners, devices and `trusted.*`
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -17,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.support.run import run
+
+_MS_RDONLY = 1
 
 TYPES = {
     stat.S_IFREG: "file",
@@ -150,6 +154,22 @@ def mounted(image: Path, kind: str, folder: Path, *, options: str = "") -> Itera
     """The kernel's own view of an image, read-only, until the block ends; `folder` is made and removed."""
     folder.mkdir()
     run("mount", "-t", kind, "-o", ",".join(filter(None, ["loop,ro", options])), image, folder)
+    try:
+        yield folder
+    finally:
+        run("umount", folder)
+        folder.rmdir()
+
+
+@contextmanager
+def mounted_layers(out: Path, folder: Path) -> Iterator[Path]:
+    """The kernel's view of a layered image, whose files it opens itself, as the system call has it."""
+    described = json.loads((out / "image.json").read_text())
+    folder.mkdir()
+    devices = ",".join(f"device={out}/{device['path']}" for device in described["devices"])
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = (str(out / described["image"]).encode(), str(folder).encode(), b"erofs", _MS_RDONLY, devices.encode())
+    assert libc.mount(*words) == 0, os.strerror(ctypes.get_errno())
     try:
         yield folder
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 import click
@@ -35,7 +36,20 @@ class _Age(click.ParamType[float]):
         return seconds
 
 
-@click.group(short_help="Look at the cache, or make it smaller.")
+class _Commands(click.Group):
+    """The commands here, and one that opens images: it is imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, "export"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "export":
+            found: click.Command = import_module("ocifast.cli.export").command
+            return found
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, short_help="Look at the cache, or make it smaller.")
 def command() -> None:
     """Look at the cache of blobs, decoded layers and compiled outputs, or make it smaller.
 

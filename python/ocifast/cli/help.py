@@ -54,6 +54,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "tags": ("ocifast tags python", "ocifast tags --json ghcr.io/org/app"),
     "login": ("ocifast login ghcr.io", "ocifast login -u me --password-stdin localhost:5000 < password"),
     "logout": ("ocifast logout ghcr.io", "ocifast logout --auth-file auth.json localhost:5000"),
+    "cache export": (
+        "ocifast cache export --containerd /var/lib/erofs-layers python:3.13-slim",
+        "ocifast cache export --containerd layers/ --verity oci:layout:app",
+    ),
     "cache info": ("ocifast cache info", "ocifast cache info --json"),
     "cache ls": ("ocifast cache ls", "ocifast cache ls --json"),
     "cache prune": ("ocifast cache prune --max-size 4G", "ocifast cache prune --older-than 30d"),
