@@ -132,6 +132,32 @@ def test_what_is_said_of_it(location: str, tmp_path: Path) -> None:
             assert (root / "late").exists() or (root / "holes").exists()
 
 
+def test_several_images_stand_in_one_folder_by_name(location: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    other = f"oci:{write_layout(tmp_path / 'other', build_image([base(), upper(5)]))}:app"
+    expected = {}
+    for name, source in (("app", location), ("other", other), ("app.2", location)):
+        ocifast("compile", source, out, "-f", "layers", "--name", name, "--no-cache")
+        ocifast("compile", source, tmp_path / f"{name}.erofs", "--no-cache")
+        expected[name] = dump_mounted(tmp_path / f"{name}.erofs", "erofs", tmp_path / "mnt")
+    assert expected["app"] != expected["other"]
+    suffixes = ("erofs", "json", "table", "vmdk")
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["layers", *(f"{name}.{suffix}" for name in expected for suffix in suffixes)]
+    )
+    assert len(list(out.glob("layers/*/*/*.entries"))) == 3
+    for name, tree in expected.items():
+        described = json.loads((out / f"{name}.json").read_text())
+        assert described["image"] == f"{name}.erofs"
+        assert described["mount"].endswith(f" {name}.erofs MOUNTPOINT")
+        assert (out / f"{name}.table").read_text().splitlines()[0].endswith(f" linear {name}.erofs 0")
+        assert f'FLAT "{name}.erofs" 0' in (out / f"{name}.vmdk").read_text()
+        with mounted_layers(out, tmp_path / "mnt", name=name) as root:
+            assert dump_directory(root) == tree
+    refused = try_ocifast("compile", location, out, "-f", "layers", "--name", "../up", "--no-cache")
+    assert b"is no name for an image's files" in refused.stderr
+
+
 def test_images_share_their_layers(location: str, tmp_path: Path) -> None:
     """The second image reads no blob of a layer that is there, and leaves its files alone."""
     out = tmp_path / "out"

@@ -30,9 +30,6 @@ from ocifast.refusals import flush, flush_folder
 
 __all__ = ["LayerFolder", "layer_path"]
 
-IMAGE = "image.json"
-"""What is written last, and says how the rest belongs together."""
-
 
 def layer_path(diff_id: str) -> str:
     """Where the data of a layer are, below the folder."""
@@ -107,21 +104,23 @@ class LayerFolder:
         """Gives the files of a folder their names here; those of the same name are replaced, each in one step.
 
         Args:
-            made: a folder in the private one: files, `image.json` among them, and `layers/private/`.
-            facts: what `image.json` says besides.
+            made: a folder in the private one: files and `layers/private/`. Its one `NAME.json` gets its name last:
+                it says how the rest belongs together.
+            facts: what `NAME.json` says besides.
 
         Raises:
-            FileError: the disk is full, or fails; `image.json` is what it was before.
+            FileError: the disk is full, or fails; `NAME.json` is what it was before.
         """
         with reported(Path(self._shown)):
-            document = msgspec.json.decode((made / IMAGE).read_bytes())
-            (made / IMAGE).write_bytes(msgspec.json.format(msgspec.json.encode(document | facts), indent=2) + b"\n")
+            (last,) = made.glob("*.json")
+            document = msgspec.json.decode(last.read_bytes())
+            last.write_bytes(msgspec.json.format(msgspec.json.encode(document | facts), indent=2) + b"\n")
             private = sorted((made / "layers/private").glob("*"))
             if private:
                 (self.destination / "layers/private").mkdir(mode=0o700, parents=True, exist_ok=True)
             names = [path.relative_to(made).as_posix() for path in private]
-            names += [path.name for path in sorted(made.iterdir()) if path.is_file() and path.name != IMAGE]
-            for name in [*names, IMAGE]:
+            names += [path.name for path in sorted(made.iterdir()) if path.is_file() and path != last]
+            for name in [*names, last.name]:
                 if self._sync:
                     with (made / name).open("rb") as file:
                         flush(file.fileno())

@@ -162,9 +162,9 @@ def mounted(image: Path, kind: str, folder: Path, *, options: str = "") -> Itera
 
 
 @contextmanager
-def mounted_layers(out: Path, folder: Path) -> Iterator[Path]:
+def mounted_layers(out: Path, folder: Path, *, name: str = "image") -> Iterator[Path]:
     """The kernel's view of a layered image, whose files it opens itself, as the system call has it."""
-    described = json.loads((out / "image.json").read_text())
+    described = json.loads((out / f"{name}.json").read_text())
     folder.mkdir()
     devices = ",".join(f"device={out}/{device['path']}" for device in described["devices"])
     libc = ctypes.CDLL(None, use_errno=True)

@@ -63,6 +63,7 @@ __all__ = ["command"]
     help="Whether squashfs packs the ends of files, and small files, together.  [default: --fragments]",
 )
 @click.option("--single", is_flag=True, default=None, help="Put metadata and all layers of -f layers into one file.")
+@click.option("--name", metavar="NAME", help="What -f layers calls the files of this image.  [default: image]")
 @click.option(
     "--root-format", metavar="NAME", help="What the root of a disk is: erofs, squashfs or ext4.  [default: erofs]"
 )
@@ -138,6 +139,7 @@ def command(
     tails: str | None,
     fragments: bool | None,
     single: bool | None,
+    name: str | None,
     root_format: str | None,
     data_size: int | None,
     align: int | None,
@@ -196,6 +198,7 @@ def command(
                 tails=tails,
                 fragments=fragments,
                 single=single,
+                name=name,
                 root_format=root_format,
                 data_size=data_size,
                 align=align,

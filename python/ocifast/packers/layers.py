@@ -16,7 +16,7 @@ import msgspec
 from ocifast import _core
 from ocifast.atomic import reported
 from ocifast.errors import UsageError
-from ocifast.layer_folder import IMAGE, layer_path
+from ocifast.layer_folder import layer_path
 from ocifast.packers.backend import Backend, Format
 from ocifast.packers.losses import summarize
 from ocifast.packers.options import LayersOptions
@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 class _Device(msgspec.Struct, frozen=True):
-    """A device as `image.json` has it.
+    """A device as `NAME.json` has it.
 
     Attributes:
         path: below the output.
@@ -65,7 +65,7 @@ class _Layers(Backend[LayersOptions]):
     def _write(self, request: WriteRequest[LayersOptions]) -> Written:
         tree, folder, uuid = request.tree, request.path, image_uuid(request.digest)
         folder.mkdir(mode=0o700)
-        single = bool(request.options.single)
+        single, name = bool(request.options.single), request.options.name or "image"
         found = [
             (layer, dead, _Device(layer_path(request.layers[layer]), request.layers[layer], None, size, 0))
             for layer, size, dead in _core.layers_in_use(tree)
@@ -82,7 +82,7 @@ class _Layers(Backend[LayersOptions]):
         tags = [
             (layers, (device.digest or device.diff_id).partition(":")[2][:64]) for layers, device in devices.values()
         ]
-        with (folder / "image.erofs").open("xb+") as image:
+        with (folder / f"{name}.erofs").open("xb+") as image:
             os.fchmod(image.fileno(), 0o600)
             size, losses, bases = _core.write_layered_erofs(
                 tree,
@@ -98,9 +98,9 @@ class _Layers(Backend[LayersOptions]):
             for (_, device), base in zip(devices.values(), bases, strict=True)
         ]
         if not single:
-            _write(folder / "image.table", _table(size, placed).encode())
-            _write(folder / "image.vmdk", _vmdk(size, placed, uuid.hex).encode())
-        _write(folder / IMAGE, msgspec.json.encode(_description(size, placed, single=single)))
+            _write(folder / f"{name}.table", _table(name, size, placed).encode())
+            _write(folder / f"{name}.vmdk", _vmdk(name, size, placed, uuid.hex).encode())
+        _write(folder / f"{name}.json", msgspec.json.encode(_description(name, size, placed, single=single)))
         properties = {"uuid": str(uuid), "devices": str(0 if single else len(placed)), "metadata_bytes": str(size)}
         return Written(None, tuple(summarize(losses)), properties)
 
@@ -138,38 +138,38 @@ def _private(tree: _core.Tree, layers: list[int], folder: Path) -> dict[int, tup
     return named
 
 
-def _description(size: int, devices: list[_Device], *, single: bool) -> dict[str, Any]:
+def _description(name: str, size: int, devices: list[_Device], *, single: bool) -> dict[str, Any]:
     # A mount(8) makes a loop device of an image, and then its devices must be such as well.
     loops = ",".join(f"device=$(losetup --find --show --read-only {device.path})" for device in devices)
     options = "ro" if single or not devices else f"ro,{loops}"
     return {
-        "image": "image.erofs",
+        "image": f"{name}.erofs",
         "size": size,
         "single": single,
         "devices": devices,
-        "mount": f"mount -t erofs -o {options} image.erofs MOUNTPOINT",
+        "mount": f"mount -t erofs -o {options} {name}.erofs MOUNTPOINT",
     }
 
 
-def _table(size: int, devices: list[_Device]) -> str:
+def _table(name: str, size: int, devices: list[_Device]) -> str:
     """A device-mapper table of linear targets: each file's name stands for the device that has it."""
-    lines = [f"0 {size // _SECTOR} linear image.erofs 0"]
+    lines = [f"0 {size // _SECTOR} linear {name}.erofs 0"]
     for device in devices:
         begin = device.first_block * _BLOCK // _SECTOR
         lines.append(f"{begin} {device.size // _SECTOR} linear {device.path} 0")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _vmdk(size: int, devices: list[_Device], name: str) -> str:
+def _vmdk(name: str, size: int, devices: list[_Device], made_of: str) -> str:
     """A disk of the same extents (VMware, Virtual Disk Format 5.0, "The Descriptor File")."""
-    extents = [(size, "image.erofs"), *((device.size, device.path) for device in devices)]
+    extents = [(size, f"{name}.erofs"), *((device.size, device.path) for device in devices)]
     lines = [f'RW {length // _SECTOR} FLAT "{path}" 0' for length, path in extents]
     # The content of the disk is named by what made it; a monitor compares it with that of snapshots.
     return "\n".join(
         [
             "# Disk DescriptorFile",
             "version=1",
-            f"CID={name[:8]}",
+            f"CID={made_of[:8]}",
             "parentCID=ffffffff",
             'createType="twoGbMaxExtentFlat"',
             "",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -276,10 +277,19 @@ class LayersOptions(FormatOptions):
 
     Attributes:
         single: whether metadata and all layers stand in one file, which mounts alone.
+        name: what the image's files are called in the folder, before their suffixes; None for "image".
     """
 
     format: ClassVar[str] = "layers"
     single: bool | None = changes_bytes(None)
+    name: str | None = changes_bytes(None)
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+            raise UsageError(
+                f"{self.name!r} is no name for an image's files; take up to 100 letters, digits, dots, hyphens and "
+                "underscores, a letter or digit first"
+            )
 
 
 @dataclass(frozen=True)
@@ -363,6 +373,7 @@ class PackOptions:
         tails: of erofs.
         fragments: of squashfs.
         single: of layers.
+        name: of layers.
         root_format: of a disk.
         data_size: of a disk.
         align: of erofs and of a disk.
@@ -380,6 +391,7 @@ class PackOptions:
     tails: str | None = changes_bytes(None)
     fragments: bool | None = changes_bytes(None)
     single: bool | None = changes_bytes(None)
+    name: str | None = changes_bytes(None)
     root_format: str | None = changes_bytes(None)
     data_size: int | None = changes_bytes(None)
     align: int | None = changes_bytes(None)
