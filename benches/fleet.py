@@ -70,8 +70,13 @@ class Machine:
         print(f"{name}: {self.rows[name][0]:.2f} s, CPU {self.rows[name][1]:.2f} s", file=sys.stderr)
 
 
-def one_image(machine: Machine, layers: Sequence[Path], remote: str) -> None:
-    """The first table."""
+def blob_sizes(storage: Path) -> dict[Path, int]:
+    """Bytes of each blob of a registry."""
+    return {path: path.stat().st_size for path in storage.rglob("blobs/sha256/*/*/data")}
+
+
+def one_image(machine: Machine, layers: Sequence[Path], remote: str, storage: Path) -> tuple[int, int]:
+    """The first table; returns the bytes of the output in the remote cache, and of all that was pushed there."""
     bytes_ = sum(path.stat().st_size for path in layers)
     inflate: Command = ["sh", "-c", f"for f in {' '.join(map(str, layers))}; do igzip -dc $f; done >/dev/null"]
     machine.time("`igzip -dc` of all layers (F)", inflate, machine.forget)
@@ -88,11 +93,15 @@ def one_image(machine: Machine, layers: Sequence[Path], remote: str) -> None:
     machine.time("again, from kept layers", machine.compile("--keep-layers"), only_layers)
     machine.time("again, the kept output", machine.compile(), machine.clean)
     machine.forget()
+    before = blob_sizes(storage)
     run(*machine.compile("--remote-cache", remote), env={"OCIFAST_CACHE_DIR": str(machine.cache)})
+    pushed = [size for path, size in blob_sizes(storage).items() if path not in before]
     reading = machine.compile("--remote-cache", remote, "--remote-read-only")
     machine.time("an empty cache, the output from the remote cache", reading, machine.forget)
     other = machine.compile("--remote-cache", remote, "--remote-read-only", suffix=".tar")
     machine.time("an empty cache, a tar of layers from the remote cache", other, machine.forget)
+    # An output has the bytes of all its layers: it is the largest.
+    return max(pushed), sum(pushed)
 
 
 def small_images(count: int, shared: int) -> dict[str, BuiltImage]:
@@ -156,22 +165,28 @@ def many_images(folder: Path, count: int, workers: int, layout: Path, names: Seq
     return took, len(decoded), len(decoded) - len(set(decoded))
 
 
-def model(rows: dict[str, tuple[float, float]], compressed: float, size: float, hosts: int, images: int) -> str:
+def model(
+    rows: dict[str, tuple[float, float]], compressed: int, size: int, kept: int, pushed: int, hosts: int, images: int
+) -> str:
     """The table of docs/fleet.md: each host gets a tenth of the images once; each is made by every host, or once."""
     fetch, cold, found = (
         next(cpu for name, (_, cpu) in rows.items() if name.startswith(lead))
         for lead in ("fetch", "compile, blobs and output kept", "an empty cache, the output")
     )
     starts = hosts * images // 10
+    traffic = images * (compressed + pushed) + starts * kept
     lines = [
         f"{hosts:,} hosts, {images:,} images, {images // 10:,} of them on each host; "
-        f"{compressed / 1e6:.0f} MB compressed, {size / 1e6:.0f} MB as erofs",
+        f"{compressed / 1e6:.0f} MB compressed, {size / 1e6:.0f} MB as erofs, "
+        f"{kept / 1e6:.0f} MB of it in the remote cache, where each image has {pushed / 1e6:.0f} MB with its layers",
         "",
         "| | without a remote cache | with one |",
         "|---|--:|--:|",
-        f"| registry traffic, TB | {starts * compressed / 1e12:,.0f} | {starts * compressed / 1e12:,.0f} and less |",
+        f"| registry traffic, TB | {starts * compressed / 1e12:,.0f} | {traffic / 1e12:,.0f} |",
         f"| CPU hours of all hosts | {starts * cold / 3600:,.0f} | {(images * cold + starts * found) / 3600:,.0f} |",
         f"| of these, fetching and hashing | {starts * fetch / 3600:,.0f} | |",
+        f"| disk of the registry, TB | {images * compressed / 1e12:,.1f} | "
+        f"{images * (compressed + pushed) / 1e12:,.1f} |",
         f"| disk of a host without pruning, TB | {images // 10 * (size + compressed) / 1e12:,.1f} | "
         f"{images // 10 * size / 1e12:,.1f} |",
     ]
@@ -198,14 +213,15 @@ def main() -> None:
                 blobs = Path(options.image.removeprefix("oci:").rpartition(":")[0]) / "blobs"
                 layers = [blobs / layer["digest"].replace(":", "/") for layer in manifest["layers"]]
                 machine = Machine(folder, name, options.runs)
-                one_image(machine, layers, f"{registry.host}/cache")
+                kept, pushed = one_image(machine, layers, f"{registry.host}/cache", registry.storage)
                 print("| work | wall s | CPU s | times F |\n|---|--:|--:|--:|")
                 base = next(iter(machine.rows.values()))[0]
                 for work, (wall, cpu) in machine.rows.items():
                     print(f"| {work} | {wall:.2f} | {cpu:.2f} | {wall / base:.2f} |")
                 run(*machine.compile("--no-cache"))
                 compressed = sum(path.stat().st_size for path in layers)
-                print("\n" + model(machine.rows, compressed, machine.out.stat().st_blocks * 512, 1000, 10_000) + "\n")
+                size = machine.out.stat().st_blocks * 512
+                print("\n" + model(machine.rows, compressed, size, kept, pushed, 1000, 10_000) + "\n")
                 machine.forget()
         if options.only != "one":
             images = small_images(options.images, options.images // 5)
