@@ -1,4 +1,3 @@
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +16,7 @@ use crate::error::{Code, Error, Result};
 use crate::merge::Notices;
 use crate::output::erofs::{self, ErofsStore};
 use crate::output::squashfs::{self, SquashfsStore};
-use crate::output::{self, CHUNK, Compression, Compressor, DirectoryStore, Loss, ext4};
+use crate::output::{self, BehindStream, Compression, Compressor, DirectoryStore, Loss, ext4};
 use crate::tree::{self as core, InodeId, InodeKind};
 
 #[pyclass(frozen, module = "ocifast._core")]
@@ -86,12 +85,12 @@ impl Tree {
     fn write<T>(
         &self,
         fd: i32,
-        write: impl FnOnce(&core::Tree, &dyn Contents, BufWriter<Counted>) -> Result<(BufWriter<Counted>, T)>,
+        write: impl FnOnce(&core::Tree, &dyn Contents, BehindStream) -> Result<(BehindStream, T)>,
     ) -> Result<(u64, T)> {
-        let out = BufWriter::with_capacity(CHUNK, Counted { file: duplicate(fd)?, bytes: 0 });
+        let out = BehindStream::new(duplicate(fd)?)?;
         let (out, value) = write(&self.tree, &self.metered(), out)?;
-        let out = out.into_inner().map_err(|error| Error::io("cannot write the output", error.error()))?;
-        Ok((out.bytes, value))
+        let bytes = out.finish().map_err(|error| Error::io("cannot write the output", &error))?;
+        Ok((bytes, value))
     }
 }
 
@@ -108,24 +107,6 @@ pub(super) fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, don
         *raised = Some(error);
         Error::new(Code::Cancelled, "progress was refused")
     })
-}
-
-/// Counts what goes through.
-struct Counted {
-    file: std::fs::File,
-    bytes: u64,
-}
-
-impl Write for Counted {
-    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let written = self.file.write(buffer)?;
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
 }
 
 impl Tree {

@@ -1,5 +1,6 @@
 //! What a finished tree is written as. Each output walks the tree; what it cannot hold it reports as a [`Loss`].
 
+mod behind;
 pub mod below;
 mod compress;
 mod cpio;
@@ -16,6 +17,7 @@ pub mod squashfs;
 mod squashfs_tar;
 mod tar;
 
+pub use behind::BehindStream;
 pub use compress::{Compression, Compressor};
 pub use cpio::write_cpio;
 pub use directory::{DirectoryStore, write_directory};

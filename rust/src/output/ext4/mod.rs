@@ -54,7 +54,7 @@ pub fn write(tree: &Tree, contents: &dyn Contents, file: &File, options: &Option
         Size::Total(bytes) => bytes,
     };
     file.set_len(bytes).map_err(|error| Error::io("cannot set the size of the image", &error))?;
-    Writer::new(tree, contents, file, options, &survey, &geometry).write(journal)?;
+    Writer::new(tree, contents, file, options, &survey, &geometry)?.write(journal)?;
     Ok((bytes, survey.losses.into_vec()))
 }
 

@@ -62,6 +62,9 @@ fn epoch(seconds: i64) -> Mtime {
 
 impl<'a> Writer<'a> {
     /// Gets ready to write into an empty file.
+    ///
+    /// # Errors
+    /// `io_error` when no thread can be started.
     pub fn new(
         tree: &'a Tree,
         contents: &'a dyn Contents,
@@ -69,9 +72,9 @@ impl<'a> Writer<'a> {
         options: &'a Options,
         survey: &'a Survey,
         geometry: &'a Geometry,
-    ) -> Self {
+    ) -> Result<Self> {
         let near = Allocator::new(geometry);
-        Writer {
+        Ok(Writer {
             tree,
             contents,
             options,
@@ -80,14 +83,14 @@ impl<'a> Writer<'a> {
             seed: file_system_seed(&options.uuid),
             tables: Stream::new(file),
             metadata: Stream::new(file),
-            data: Stream::new(file),
+            data: Stream::behind(file)?,
             far: near.clone(),
             near,
             directories: vec![0; geometry.groups.len()],
             shared: HashMap::default(),
             ancestors: Vec::new(),
             journal: None,
-        }
+        })
     }
 
     /// Writes everything; `journal` is the number of its blocks, 0 for none.
@@ -108,9 +111,9 @@ impl<'a> Writer<'a> {
         }
         debug_assert!(self.near.position() <= end_of_metadata, "the survey counted too few blocks");
         self.summary()?;
-        self.tables.flush()?;
-        self.data.flush()?;
-        self.metadata.flush()
+        self.tables.finish()?;
+        self.data.finish()?;
+        self.metadata.finish()
     }
 
     /// Writes what tells used blocks and inodes from free ones, and the superblocks.
