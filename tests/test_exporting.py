@@ -153,6 +153,20 @@ def test_what_is_there_is_never_changed(location: str, image: BuiltImage, tmp_pa
     assert len(before) == 3
 
 
+def test_what_another_run_puts_there_meanwhile_stays(location: str, image: BuiltImage, tmp_path: Path) -> None:
+    first = tmp_path / "out" / expected_names(image, verity=False)[0]
+
+    def other() -> bool:
+        if first.parent.exists():
+            first.write_bytes(b"of another run")
+        return False
+
+    first.parent.mkdir(parents=True)
+    made = export_layers([location], tmp_path / "out", cache=Cache(tmp_path / "cache"), cancelled=other)
+    assert first.read_bytes() == b"of another run"
+    assert [layer.existed for layer in made if layer.path == first] == [True]
+
+
 def test_a_sidecar_of_a_killed_run_is_taken_and_another_is_refused(
     location: str, image: BuiltImage, tmp_path: Path
 ) -> None:

@@ -46,8 +46,8 @@ PYTHON: Mapping[int, Steps] = {
     4: (
         ("compiled", "options"),
         ("planned",),
-        ("sharing", "writing"),
-        ("compiler", "copying", "difference", "exporting", "footprint", "runnable"),
+        ("sharing", "standalone", "writing"),
+        ("compiler", "copying", "difference", "exporting", "footprint", "rewriting", "runnable"),
         ("batch", "filesystem", "reporting", "transfers"),
         ("mirroring",),
         ("aio",),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,17 +27,17 @@ from ocifast import _core
 from ocifast.atomic import NewFile, PrivateFolder, reported, sweep_folder
 from ocifast.cache import Cache
 from ocifast.cache.layers import DecodedLayer
-from ocifast.decoded import KEPT_LAYERS_MAX, Layers
-from ocifast.errors import CancelledError, FileError, OutputUnsupportedError, UsageError
+from ocifast.decoded import Layers
+from ocifast.errors import CancelledError, FileError, UsageError
 from ocifast.file_data import clone_file
-from ocifast.flatten import FlattenOptions, flatten
+from ocifast.flatten import FlattenOptions
 from ocifast.image import Image
 from ocifast.image import open as open_image
-from ocifast.intake import erofs_layers
 from ocifast.layer_folder import LayerFolder
 from ocifast.progress import Progress, silent
 from ocifast.refusals import flush, flush_folder, processors, take_lock
 from ocifast.spec import Platform
+from ocifast.standalone import refuse_unfit, standalone_layers
 
 if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
@@ -133,7 +132,7 @@ def export_layers(
                 )
             elif platform is not None or options is not None:
                 raise UsageError("a platform and options are for images that are named, not for one that is open")
-            _refuse(image)
+            refuse_unfit(image)
             opened.append(image)
         place = _Place(folder, stack, verity=verity)
         wanted = list(dict.fromkeys(diff_id for image in opened for diff_id in image.diff_ids))
@@ -142,37 +141,18 @@ def export_layers(
         held: dict[str, DecodedLayer] = {}
         flattening = flattening or FlattenOptions()
         for image in opened:
-            store = _store(cache, place, stack)
-            layers = [diff_id for diff_id in dict.fromkeys(image.diff_ids) if diff_id in missing - held.keys()]
-            _take(store, layers, held, stack)
-            if len(held.keys() & set(layers)) < len(layers):
-                how = replace(flattening, layers=store, keep_layers=True, every_layer=True)
-                if cache is not None:
-                    how = replace(how, blobs=how.blobs or cache.blobs)
-                with tempfile.TemporaryDirectory(prefix="ocifast-") as contents:
-                    flatten(image, folder=contents, options=how, progress=progress, cancelled=cancelled).close()
-                _take(store, layers, held, stack)
-            for diff_id in layers:
-                if diff_id not in held:
-                    raise FileError(f"{image.name}: the layer {diff_id} was decoded, and could not be kept")
-                reason = held[diff_id].table.reason
-                if reason is not None:
-                    _, told, path = reason
-                    raise OutputUnsupportedError(
-                        f"{image.name}: the layer {diff_id} cannot stand alone ({os.fsdecode(path)!r}: {told}); "
-                        "compile the image to one erofs image instead (ocifast compile)"
-                    )
+            layers = [diff_id for diff_id in image.diff_ids if diff_id in missing - held.keys()]
+            how = flattening if cache is None else replace(flattening, blobs=flattening.blobs or cache.blobs)
+            held |= standalone_layers(
+                image,
+                layers,
+                _store(cache, place, stack),
+                stack,
+                options=how,
+                progress=progress,
+                cancelled=cancelled,
+            )
         return tuple(place.put(diff_id, held.get(diff_id), threads or processors(), stopped) for diff_id in wanted)
-
-
-def _refuse(image: Image) -> None:
-    """What containerd takes without us, and what cannot be kept decoded."""
-    if erofs := erofs_layers(image.layers):
-        raise OutputUnsupportedError(
-            f"{image.name}: the layer {image.diff_ids[erofs[0]]} is an erofs image; containerd takes it as it is"
-        )
-    if len(image.layers) > KEPT_LAYERS_MAX:
-        raise OutputUnsupportedError(f"{image.name} has {len(image.layers)} layers, more than {KEPT_LAYERS_MAX}")
 
 
 def _store(cache: Cache | None, place: _Place, stack: ExitStack) -> Layers:
@@ -180,12 +160,6 @@ def _store(cache: Cache | None, place: _Place, stack: ExitStack) -> Layers:
     if cache is not None:
         return cache.decoded
     return stack.enter_context(LayerFolder(place.private(stack), sync=False)).use(None, keep=False)
-
-
-def _take(store: Layers, diff_ids: Sequence[str], held: dict[str, DecodedLayer], stack: ExitStack) -> None:
-    for diff_id in diff_ids:
-        if diff_id not in held and (found := store.get(diff_id)) is not None:
-            held[diff_id] = stack.enter_context(found)
 
 
 class _Place:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocifast import platforms
@@ -12,14 +14,17 @@ from ocifast.cache import Cache
 from ocifast.copying import CopyResult
 from ocifast.copying import copy as copy_image
 from ocifast.errors import ImageReferenceError, UsageError
+from ocifast.image import Image, resolve
 from ocifast.opening import Asking, asking, open_cached
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
 from ocifast.signatures import Verification, check
+from ocifast.sources import Source
 from ocifast.sources.open import is_location, open_destination, parse_location, syntax
 from ocifast.spec import Platform
 
 if TYPE_CHECKING:
+    from ocifast.decoded import Layers
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["copy", "delete", "pull", "push", "tags"]
@@ -39,6 +44,8 @@ def copy(
     parallel: int | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    layers: str | None = None,
+    draft: bool = False,
     cache: Cache | None = None,
     offline: bool | None = None,
     refresh: bool = False,
@@ -46,7 +53,7 @@ def copy(
     progress: Progress = silent,
     cancelled: Callable[[], bool] = _never,
 ) -> CopyResult:
-    """Copies an image from any place to any other, byte for byte.
+    """Copies an image from any place to any other, byte for byte, unless `layers` asks for others.
 
     Args:
         source: `HOST/NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]` and so on.
@@ -58,6 +65,9 @@ def copy(
         parallel: blobs at a time, for each registry; None takes that of `options`.
         follow_links: whether symbolic links that lead out of a layout are followed where it is read.
         verify: how the image must be signed; None asks nothing.
+        layers: "erofs" rewrites the layers of one image, which are archives, to erofs images: a new manifest and a new
+            config, with a subject that names the original where the destination is a registry. None copies them.
+        draft: must be True with `layers`: its media types are those of a draft, and may change.
         cache: where what comes from a registry is kept, and looked for first; None does without.
         offline: no registry is asked: all is taken from `cache`, or else from the one that is used by default. None
             takes `OCIFAST_OFFLINE`.
@@ -72,6 +82,7 @@ def copy(
     Raises:
         ImageReferenceError: a name that is none.
         UsageError: options that contradict each other or the places.
+        OutputUnsupportedError: a layer that shall be an erofs image cannot be one by itself.
         PolicyError: the image is not signed as `verify` asks.
         SourceError, VerificationError, OutputError: reading or writing failed; the destination is as it was.
         CancelledError: `cancelled` said yes.
@@ -85,13 +96,20 @@ def copy(
     if how is Asking.OFFLINE and target.is_remote:
         raise UsageError(f"{target} is in a registry, and none is asked (--offline)")
     wanted = platforms.parse(platform) if isinstance(platform, str) else platform
-    whole = platform is None and all_platforms is not False
+    _check_layers(layers, target, draft=draft, whole=bool(all_platforms), referrers=referrers)
+    whole = layers is None and platform is None and all_platforms is not False
     reading = open_cached(
         origin, cache, how=how, platform="all" if whole else wanted, options=options, follow_links=follow_links
     )
-    with closing(reading) as opened:
+    with closing(reading) as opened, ExitStack() as stack:
+        moved = opened
+        if layers is not None:
+            image = resolve(opened, wanted)
+            image.check(verify, origin)
+            moved = _rewritten(image, stack, cache, target, progress, cancelled)
+            wanted = None
         done = copy_image(
-            opened,
+            moved,
             open_destination(target, options=options),
             platform=wanted,
             all_platforms=all_platforms,
@@ -99,11 +117,57 @@ def copy(
             parallel=parallel or 4,
             progress=progress,
             cancelled=cancelled,
-            accept=lambda digests: check(verify, origin, opened, digests),
+            # The original is what somebody has signed.
+            accept=lambda digests: None if layers else check(verify, origin, opened, digests),
         )
     if cache is not None:
         cache.keep_to_bound()
     return done
+
+
+def _check_layers(layers: str | None, target: Location, *, draft: bool, whole: bool, referrers: bool) -> None:
+    """Raises UsageError for what cannot be had with other layers, or only with them."""
+    if layers is None:
+        if draft:
+            raise UsageError("draft is for layers that are rewritten; ask for some (--layers erofs)")
+        return
+    if layers != "erofs":
+        raise UsageError(f"layers are rewritten to erofs, not to {layers!r}")
+    if not draft:
+        raise UsageError("erofs layers are a draft that may change; say that you know (--draft)")
+    if whole or referrers:
+        raise UsageError("one image at a time gets other layers, and what refers to it stays with the original")
+    if target.transport == "docker-archive":
+        raise UsageError(f"{target}: a Docker archive has layers that are archives; name an image layout or a registry")
+
+
+def _rewritten(
+    image: Image,
+    stack: ExitStack,
+    cache: Cache | None,
+    target: Location,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+) -> Source:
+    """An image with erofs layers, which are kept in the cache, or else in a folder that goes away with `stack`."""
+    from ocifast.flatten import FlattenOptions
+    from ocifast.layer_folder import LayerFolder
+    from ocifast.rewriting import ErofsSource
+    from ocifast.standalone import refuse_unfit, standalone_layers
+
+    refuse_unfit(image)
+    store: Layers
+    if cache is not None:
+        store = cache.decoded
+    else:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
+        store = stack.enter_context(LayerFolder(Path(folder) / "decoded", sync=False)).use(None, keep=False)
+    options = FlattenOptions(blobs=None if cache is None else cache.blobs)
+    held = standalone_layers(
+        image, image.diff_ids, store, stack, options=options, progress=progress, cancelled=cancelled
+    )
+    files = {diff_id: layer.data for diff_id, layer in held.items()}
+    return ErofsSource(image, files, stack, has_subject=target.is_remote)
 
 
 def pull(

@@ -60,6 +60,10 @@ parallel = click.option(
 @platform
 @all_platforms
 @click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
+@click.option(
+    "--layers", type=click.Choice(["erofs"]), help="Rewrite the layers of one image to erofs images; see --draft."
+)
+@click.option("--draft", is_flag=True, help="Says that --layers is a draft, whose media types may change.")
 @parallel
 @follow_links
 @verify_options
@@ -77,6 +81,8 @@ def command(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     referrers: bool,
+    layers: str | None,
+    draft: bool,
     **options: Any,
 ) -> int | None:
     """Copy an image from SOURCE to DEST, byte for byte, an index whole unless --platform names one image.
@@ -89,6 +95,8 @@ def command(
     images share are moved once; what is there stays; an image that fails stops no other one.
     """
     if from_file is not None or all_tags:
+        if layers is not None or draft:
+            raise click.UsageError("--layers rewrites one image; leave it out, or name one SOURCE and one DEST")
         from ocifast.cli.mirror import mirror_entries, run_mirror
         from ocifast.mirroring import MirrorEntry
 
@@ -108,7 +116,7 @@ def command(
         raise click.UsageError("--include and --exclude choose of --all-tags")
     from ocifast.transfers import copy
 
-    run_copy(partial(copy, referrers=referrers), source, destination, **options)
+    run_copy(partial(copy, referrers=referrers, layers=layers, draft=draft), source, destination, **options)
     return None
 
 
