@@ -1,10 +1,12 @@
 """The same work by us and by other tools, in one run, in alternation, on one image.
 
     python -m benches.compare oci:DIR:TAG [--runs 5] [--folder /dev/shm] [--only tar,erofs,...]
+        [--write-baseline FILE] [--baseline FILE]
 
 The image is pushed into Debian's docker-registry on loopback; every result is written below `--folder`, a tmpfs, so
 that no disk is measured. No tool finds anything in a cache but the page cache. The registry's own time is in all wall
-times alike, its memory in none. Prints a table in Markdown; needs root, as umoci does.
+times alike, its memory in none. Prints tables in Markdown, of what was measured and of the aims; needs root, as umoci
+does. With `--baseline` it ends with status 1 when one of our ratios is more than 15% worse than in that file.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from benches.aims import INFLATE, UMOCI, losses, medians, read_baseline, verdicts, write_baseline
 from benches.measure import Command, Contestant, measure, table
 from tests.support.registry import Registry, serve_registry
 from tests.support.run import Argument, attempt, tool
@@ -115,8 +118,8 @@ class Bench:
 
     def contestants(self) -> Iterator[Contestant]:
         """All groups; the first of each is what the others are measured against."""
-        peers = partial(Contestant, name="skopeo copy + umoci unpack", commands=self.copy_and_unpack)
-        inflate = partial(Contestant, name="igzip -dc of all layers to /dev/null", commands=self.inflate)
+        peers = partial(Contestant, name=UMOCI, commands=self.copy_and_unpack)
+        inflate = partial(Contestant, name=INFLATE, commands=self.inflate)
         for form in ("tar", "dir", "cpio", "ext4", "erofs", "squashfs"):
             yield inflate(form)
             yield Contestant(form, f"ocifast compile -f {form}", partial(self.compile, form), "result")
@@ -177,7 +180,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="runs of each contestant (default 5)")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all is written (default /dev/shm)")
     parser.add_argument("--only", default=",".join(GROUPS), help=f"groups to run, of {','.join(GROUPS)}")
+    parser.add_argument("--baseline", type=Path, help="medians of an earlier run to check against")
+    parser.add_argument("--write-baseline", type=Path, help="where to write this run's medians")
     options = parser.parse_args()
+    baseline = read_baseline(options.baseline) if options.baseline else {}
     kind, layout, tag = options.image.split(":")
     if kind != "oci" or not set(options.only.split(",")) <= set(GROUPS):
         parser.error("the image must be oci:DIR:TAG, and the groups known ones")
@@ -188,7 +194,12 @@ def main() -> None:
             for index, contestant in enumerate(contestants):
                 bench.run(contestant, number * len(contestants) + index)
     print(f"Medians of {options.runs} runs in alternation, image {options.image}:\n")
-    print(f"{table(contestants)}\n\n{versions()}")
+    measured = medians(contestants)
+    print(f"{table(contestants)}\n\n{verdicts(measured)}\n\n{versions()}")
+    if options.write_baseline:
+        write_baseline(options.write_baseline, measured)
+    if lost := losses(measured, baseline):
+        sys.exit("\n".join(lost))
 
 
 if __name__ == "__main__":
