@@ -142,13 +142,12 @@ def export_layers(
         flattening = flattening or FlattenOptions()
         for image in opened:
             layers = [diff_id for diff_id in image.diff_ids if diff_id in missing - held.keys()]
-            how = flattening if cache is None else replace(flattening, blobs=flattening.blobs or cache.blobs)
             held |= standalone_layers(
                 image,
                 layers,
                 _store(cache, place, stack),
                 stack,
-                options=how,
+                options=flattening,
                 progress=progress,
                 cancelled=cancelled,
             )

@@ -162,7 +162,8 @@ def _rewritten(
     else:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
         store = stack.enter_context(LayerFolder(Path(folder) / "decoded", sync=False)).use(None, keep=False)
-    options = FlattenOptions(blobs=None if cache is None else cache.blobs)
+    # What comes from a registry through the cache is kept on its way: two writers of a blob would wait for each other.
+    options = FlattenOptions()
     held = standalone_layers(
         image, image.diff_ids, store, stack, options=options, progress=progress, cancelled=cancelled
     )
