@@ -32,7 +32,7 @@ REST := root or tools or slow
 
 define TEST
 cargo test --profile $(PROFILE) --workspace --quiet --lib
-$(BIN)/python -m pytest -q --durations=10 -m "not ($(REST))"
+$(BIN)/python -m pytest -q --numprocesses=auto --durations=10 -m "not ($(REST))"
 endef
 
 define TEST_REST

@@ -89,7 +89,7 @@ impl Tree {
     ) -> Result<(u64, T)> {
         let out = BehindStream::new(duplicate(fd)?)?;
         let (out, value) = write(&self.tree, &self.metered(), out)?;
-        let bytes = out.finish().map_err(|error| Error::io("cannot write the output", &error))?;
+        let bytes = out.finish().map_err(|error| Error::io("writing the archive", &error))?;
         Ok((bytes, value))
     }
 }
