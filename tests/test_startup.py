@@ -6,6 +6,7 @@ measured by `benches/startup.py`.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -59,6 +60,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Command line, a module that it does need ("" for none), and those that it must not import."""
 
 _TELL = """
+import subprocess
 import sys
 before = set(sys.modules)
 sys.argv[0] = "ocifast"
@@ -137,3 +139,26 @@ def test_what_is_public_is_found_all_the_same() -> None:
     assert run(sys.executable, "-c", code).decode().split() == ["RegistryOptions", "RegistrySource"]
     code = "import ocifast.sources.registry as r; r.nothing"
     assert b"has no attribute 'nothing'" in attempt(sys.executable, "-c", code).stderr
+
+
+def test_threads_that_load_the_registry_client_together_all_get_it() -> None:
+    words = """
+import sys, threading
+import ocifast.sources.registry as registry
+sys.setswitchinterval(1e-6)
+ready, failures = threading.Barrier(8), []
+def load(name):
+    ready.wait()
+    try:
+        getattr(registry, name)
+    except BaseException as error:
+        failures.append(error)
+names = ["RegistrySource", "RegistryDestination", "list_tags", "check_login"] * 2
+threads = [threading.Thread(target=load, args=(name,)) for name in names]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not failures, failures
+"""
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ by who does.
 from __future__ import annotations
 
 import sys
+import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ _HOMES = {
 }
 
 
+_importing = threading.Lock()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -52,9 +56,13 @@ def __getattr__(name: str) -> Any:
 def _import_httpx() -> None:
     """Imports httpx without its command line, and with it rich and pygments where they are installed.
 
-    They are a third of the time that a small request takes. It does without when that module is missing.
+    They are a third of the time that a small request takes. It does without when that module is missing. One thread at
+    a time: what it is told is for all of them.
     """
-    if "httpx" not in sys.modules:
-        sys.modules["httpx._main"] = None  # type: ignore[assignment]
-        import_module("httpx")
-        del sys.modules["httpx._main"]
+    with _importing:
+        if "httpx" not in sys.modules:
+            sys.modules["httpx._main"] = None  # type: ignore[assignment]
+            try:
+                import_module("httpx")
+            finally:
+                del sys.modules["httpx._main"]
