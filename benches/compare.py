@@ -82,7 +82,7 @@ class Bench:
 
     def pull(self, at: Path) -> Sequence[Command]:
         """Registry to layout by us."""
-        return [[OCIFAST, "pull", "--quiet", self.reference, f"oci:{at}/layout:app"]]
+        return [[OCIFAST, "pull", "--quiet", "--no-cache", self.reference, f"oci:{at}/layout:app"]]
 
     def push(self, ours: bool, at: Path) -> Sequence[Command]:
         """Layout to an empty registry."""
