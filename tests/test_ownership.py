@@ -47,10 +47,11 @@ import os, sys
 from ocifast.compiler import CompileOptions, compile
 from ocifast.packers import PackOptions
 location, folder, ownership = sys.argv[1:]
-options = CompileOptions(cache=False, pack=PackOptions(ownership=ownership or None))
-compile(location, folder + "/root", options=options)  # loads all that is needed
+options = CompileOptions(cache=False, pack=PackOptions(ownership=ownership or None), tree_digest=True)
+first = compile(location, folder + "/root", options=options)  # loads all that is needed
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 made = compile(location, folder + "/out/made", options=options)
+assert made.tree_digest == first.tree_digest  # read from files that their modes keep from their owner
 for loss in made.losses: print(loss.kind, *sorted(os.fsdecode(path) for path in loss.paths))
 """
 

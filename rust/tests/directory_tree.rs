@@ -212,6 +212,24 @@ fn names_that_cannot_be_staged_under_themselves() -> Result<()> {
     check(&[layer], &[0], 1).map(drop)
 }
 
+#[test]
+fn folders_beyond_the_bound_are_made_file_by_file() -> Result<()> {
+    let layer: Vec<Item> = (0..30).map(|number| Item::file(format!("d{}/f{number}", number % 10), "x")).collect();
+    let place = tempfile::tempdir().expect("a folder");
+    let (staging, target) = (place.path().join("staging"), place.path().join("target"));
+    fs::create_dir(&staging).expect("a folder");
+    fs::create_dir(&target).expect("a folder");
+    let store = Arc::new(DirectoryStore::new(&staging, 2)?.with_folders(4));
+    let tree = merged(&[layer], &[0], &store)?;
+    let entries = fs::read_dir(&staging).expect("the staging folder").map(|entry| entry.expect("an entry"));
+    assert_eq!(entries.filter(|entry| entry.file_type().expect("a type").is_dir()).count(), 4);
+    write_directory(&tree, &store, &target, geteuid().is_root(), false, None)?;
+    for number in 0..30 {
+        assert_eq!(fs::read(target.join(format!("d{}/f{number}", number % 10))).expect("a file"), b"x");
+    }
+    Ok(())
+}
+
 fn any_item() -> impl Strategy<Value = Item> {
     let name = (0..4u8, 0..5u8, any::<bool>()).prop_map(|(folder, name, deep)| match (folder, deep) {
         (0, _) => format!("n{name}"),

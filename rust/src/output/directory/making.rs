@@ -24,8 +24,9 @@ pub(super) struct Early {
 }
 
 impl Early {
+    /// Its owner may read it, whatever the mode: outputs beside the directory do.
     pub fn of(metadata: &Metadata) -> Self {
-        Early { mode: metadata.mode & 0o777, mtime: metadata.mtime }
+        Early { mode: metadata.mode & 0o777 | 0o400, mtime: metadata.mtime }
     }
 }
 

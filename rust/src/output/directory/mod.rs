@@ -188,8 +188,9 @@ impl<'t> Writing<'t> {
         };
         if !self.staged[id.index()] {
             if !state.is_some_and(|state| self.setting.has_all(&self.store.staging.states, state, inode, path)) {
-                let file =
-                    open_staged(folder, &staged, inode.metadata.mode).map_err(|error| failed("open", path, error))?;
+                let attributes = self.setting.record || inode.metadata.xattrs.is_some();
+                let file = open_staged(folder, &staged, attributes, inode.metadata.mode)
+                    .map_err(|error| failed("open", path, error))?;
                 self.setting.set(&Place::Open(&file), inode, path)?;
             }
             self.store.placed.fetch_add(content.size, Ordering::Relaxed);
@@ -254,11 +255,10 @@ impl<'t> Writing<'t> {
     }
 }
 
-/// Opens a file that was staged, as one that we may read and change: it may have a mode that forbids it.
-fn open_staged(folder: &OwnedFd, name: &[u8], mode: u16) -> Result<OwnedFd, Errno> {
-    const OURS: u16 = 0o600;
-    if mode & OURS != OURS && !geteuid().is_root() {
-        Place::Named(folder, name).change_mode(OURS)?;
+/// Opens a file that was staged. Who sets attributes of its own must be able to write to it, whatever its mode says.
+fn open_staged(folder: &OwnedFd, name: &[u8], attributes: bool, mode: u16) -> Result<OwnedFd, Errno> {
+    if attributes && mode & 0o200 == 0 {
+        Place::Named(folder, name).change_mode(0o600)?;
     }
     fs::openat(folder, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

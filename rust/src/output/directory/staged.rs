@@ -1,7 +1,7 @@
 //! Which files of a layer are staged, where, and what they have been given.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -82,8 +82,8 @@ impl Files {
         }
     }
 
-    /// A place for the next file, and whether its folder is new.
-    pub fn add(&mut self, path: &[u8]) -> (Spot, bool) {
+    /// A place for the next file, and whether its folder is new; without `room` there is no new one.
+    pub fn add(&mut self, path: &[u8], room: bool) -> (Spot, bool) {
         let slash = path.iter().rposition(|&byte| byte == b'/');
         let (parent, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
         let serial = self.files.len() as u64;
@@ -92,7 +92,11 @@ impl Files {
             ALONE
         } else {
             let next = self.counts.len() as u32;
-            *self.folders.entry(self.hasher.hash_one(parent)).or_insert(next)
+            match self.folders.entry(self.hasher.hash_one(parent)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) if room => *new.insert(next),
+                Entry::Vacant(_) => ALONE,
+            }
         };
         let new = folder as usize == self.counts.len();
         if new {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
@@ -18,6 +18,8 @@ use crate::entry::Metadata;
 use crate::error::{Error, Result};
 use crate::output::file_range::copy_range;
 
+/// Folders of all layers in the staging folder: file systems without ext4's `dir_nlink` take no more than 31,998 in one.
+const FOLDERS_MAX: u32 = 30_000;
 /// Files up to this size are made by several threads.
 const SMALL: u64 = 64 << 10;
 /// Bytes of small files that are handed over together, and how many files at most.
@@ -30,6 +32,9 @@ pub struct DirectoryStore {
     makers: OnceLock<Makers>,
     threads: usize,
     layers: Mutex<BTreeMap<u32, Arc<StagedFiles>>>,
+    /// How many folders all layers have, and may have.
+    folders: AtomicU32,
+    folders_max: u32,
     /// Bytes of files that have their places already.
     pub(super) placed: AtomicU64,
 }
@@ -45,8 +50,16 @@ impl DirectoryStore {
             makers: OnceLock::new(),
             threads,
             layers: Mutex::default(),
+            folders: AtomicU32::new(0),
+            folders_max: FOLDERS_MAX,
             placed: AtomicU64::new(0),
         })
+    }
+
+    /// With so many folders in the staging folder at most; files of others lie in it one by one.
+    #[must_use]
+    pub fn with_folders(self, most: u32) -> Self {
+        DirectoryStore { folders_max: most, ..self }
     }
 
     /// Bytes of files that have their names already; grows while the tree is written.
@@ -178,9 +191,11 @@ impl LayerStore for StagedLayer {
     }
 
     fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
-        let (spot, new) = self.files.lock().add(&self.path);
+        let room = self.store.folders.load(Ordering::Relaxed) < self.store.folders_max;
+        let (spot, new) = self.files.lock().add(&self.path, room);
         self.path.clear();
         if new {
+            self.store.folders.fetch_add(1, Ordering::Relaxed);
             let name = folder_name(self.layer, spot.folder);
             fs::mkdirat(&self.store.staging.folder, &*name, Mode::RWXU)
                 .map_err(|error| failed("make the staging folder", name.as_bytes(), error))?;
