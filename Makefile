@@ -30,9 +30,12 @@ endef
 # What a machine lacks on which nobody is root and none of Debian's packages are there, and what takes long.
 REST := root or tools or slow
 
+# Tests that run side by side.
+PROCESSES ?= auto
+
 define TEST
 cargo test --profile $(PROFILE) --workspace --quiet --lib
-$(BIN)/python -m pytest -q --numprocesses=auto --durations=10 -m "not ($(REST))"
+$(BIN)/python -m pytest -q --numprocesses=$(PROCESSES) --durations=10 -m "not ($(REST))"
 endef
 
 define TEST_REST

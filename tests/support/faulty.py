@@ -143,6 +143,13 @@ class FaultyRegistry:
         """`Request.line` of all requests so far."""
         return [request.line for request in self.requests]
 
+    def sent_at_last(self, expected: int) -> int:
+        """`sent`, once it is no more than expected, or after 20 s: a body that nobody takes counts until then."""
+        deadline = time.monotonic() + 20
+        while self.sent > expected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.sent
+
     def put(self, image: BuiltImage, name: str) -> str:
         """Puts an image here as `NAME:TAG`; returns the full reference."""
         repository, _, tag = name.rpartition(":")
