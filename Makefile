@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench wheel wheels clean
+.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench compare wheel wheels clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -56,6 +56,7 @@ make develop   builds the package into $(VENV)
 make packages  installs the Debian packages that the tests run (as root)
 make fuzz      fuzzes each target for FUZZ_SECONDS (60): docs/fuzzing.md
 make bench     benchmarks; CORPUS=oci:DIR:TAG names the image that is compared
+make compare   what each kind of output of CORPUS takes, beside what other tools take
 make docs      builds the site of the documents into site/, strictly
 make wheel     builds a release wheel into dist/
 make wheels    builds a wheel for older systems, and the source package; checks, installs and tries both
@@ -131,6 +132,10 @@ fuzz:
 bench: $(VENV)/.installed
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m pytest benches/bench_*.py --benchmark-only --benchmark-columns=min,median,rounds
+	$(BIN)/python -m benches.compare $(CORPUS)
+
+compare: packages $(VENV)/.installed
+	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m benches.compare $(CORPUS)
 
 docs: develop $(VENV)/.docs

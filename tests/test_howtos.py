@@ -35,6 +35,7 @@ LOGINS = {
 RESULTS = {
     "air-gapped": ["app.erofs", "app.ext4", "again.erofs", "python.erofs", "seeded.erofs"],
     "ci": ["made.json", "python.erofs", "again.erofs", "pinned.erofs", "seeded.erofs"],
+    "dask": ["python.erofs", "app.erofs", "made.jsonl"],
     "hpc": ["app.squashfs", "app.sqsh", "app/etc/os-release", "boot.json"],
     "index": [],
     "initramfs": ["initramfs.cpio.gz", "console.txt", "both.cpio", "piped.cpio.gz"],
