@@ -104,7 +104,12 @@ class Leases:
     @contextlib.contextmanager
     def settled(self) -> Iterator[frozenset[str]]:
         """What is in use; nobody begins to use something else until the block ends. Raises OSError."""
-        self._folder.locks().mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._folder.locks().mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:
+            # Others have put something else there: nobody can have a lease.
+            yield frozenset()
+            return
         with self.change():
             yield frozenset(digest for told in self._living() for digest in told.split())
 
