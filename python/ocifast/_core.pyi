@@ -12,6 +12,7 @@ __all__ = [
     "MERGE_VERSION",
     "Edit",
     "Flattener",
+    "FrameWriter",
     "Hasher",
     "KeptLayer",
     "LayerTable",
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "check_digest",
     "compare",
+    "compress_frames",
     "decompress",
     "digest",
     "layer_digest",
@@ -55,6 +57,26 @@ def decompress(source: int, destination: int, /) -> tuple[str, int]:
 
     Returns the digest of the decompressed bytes (the diff ID) and their number. Raises CompressionError, LimitError.
     """
+
+def compress_frames(source: int, destination: int, /, *, level: int, threads: int) -> tuple[str, int]:
+    """Writes an open file to another as zstd frames (RFC 8878) of 2 MiB of the file, each with its length in front.
+
+    The same file gives the same bytes, whatever `threads`. Returns the digest of what was written, and its length.
+    Raises FileError.
+    """
+
+@final
+class FrameWriter:
+    """Takes what `compress_frames` has written, and writes the file that it was made of to empty files.
+
+    Frames are decompressed side by side, and what is zero stays a hole. Files are complete only after `finish`.
+    """
+
+    def __new__(cls, fds: list[int], size: int, /, *, threads: int) -> FrameWriter: ...
+    def write(self, data: bytes, /) -> None:
+        """The next bytes, in pieces of any size. Raises CompressionError, also of earlier ones, and FileError."""
+    def finish(self) -> None:
+        """Waits until all is written. Raises as `write`, and CompressionError when frames are missing."""
 
 @final
 class Hasher:

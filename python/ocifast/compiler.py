@@ -185,7 +185,7 @@ class Compilation:
         if self.options.cache:
             self.cache = Cache.usable(self.options.cache_folder, always_hash=self.options.verify_cache)
         self.layers: BlobStore | None = None
-        self.remote = shared_cache(self.options, self.cache)
+        self.remote = shared_cache(self.options, self.cache, self.meter)
         self.edits: PreparedEdits | None = None
         self.keyed: dict[PlannedOutput, str] = {}
 
@@ -225,7 +225,7 @@ class Compilation:
                     told = outputs.listener(key, layers, self.told)
                     held.append(stack.enter_context(outputs.lock(key, stopped=self.cancelled, waiting=told)))
                 self.teller = Teller([fd for fd in held if fd is not None])
-            done = {output: self._from_cache(image, output, key) for output, key in keys.items()}
+            done = {output: self._from_cache(image, output, key, stack) for output, key in keys.items()}
             made = {output: found for output, found in done.items() if found is not None}
             missing = [output for output in self.outputs if output not in made]
             if missing:
@@ -302,19 +302,20 @@ class Compilation:
             for output in self.outputs
         }
 
-    def _from_cache(self, image: Image, output: PlannedOutput, key: str) -> CompiledImage | None:
+    def _from_cache(self, image: Image, output: PlannedOutput, key: str, stack: ExitStack) -> CompiledImage | None:
         """Puts what is cached where the output is made; None when nothing is."""
         found = self.cache.outputs.get(key) if self.cache is not None else None
         from_remote = found is None
+        assert output.made is not None
         if found is None and self.remote is not None:
-            found = self.remote.output(key, image.document, image.config_raw, facts_of)
+            to = output.made.parent, stack
+            found = self.remote.output(key, image.document, image.config_raw, facts_of, to)
         if found is None or not has_all(found.facts, self.options.tree_digest, self.options.verify_output):
             return None
         facts = facts_of(found.facts)
         self._refuse_missing(facts["config"])
         if self.options.strict:
             refuse_losses(self.plan.image, output.format.name, facts["losses"])
-        assert output.made is not None
         if not found.place(output.made, mode=0o600):
             return None
         return self._result(image, output, size=found.size, from_cache=True, from_remote=from_remote, **facts)

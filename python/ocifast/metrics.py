@@ -74,6 +74,14 @@ class Meter:
         with self._lock:
             self._spans[name].bytes += count
 
+    def note_fetched(self, count: int) -> None:
+        """Bytes came over the network, which count as fetching from the first to the last of them."""
+        span, now = self._spans["fetch"], time.monotonic()
+        with self._lock:
+            span.begun = now if span.begun is None else span.begun
+            span.ended = now
+            span.bytes += count
+
     def note_decoded(self, diff_id: str) -> None:
         """A layer was decompressed."""
         with self._lock:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from ocifast.cache import Cache
 from ocifast.cache.layers import keep_layers
 from ocifast.errors import UsageError
+from ocifast.metrics import Meter
 from ocifast.opening import Asking, asking
 from ocifast.options import CompileOptions
+from ocifast.refusals import processors
 from ocifast.sources.open import parse_location
 from ocifast.spec import Document
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["layers_to_keep", "push_all", "shared_cache"]
 
 
-def shared_cache(options: CompileOptions, cache: Cache | None) -> RemoteCache | None:
+def shared_cache(options: CompileOptions, cache: Cache | None, meter: Meter) -> RemoteCache | None:
     """The remote cache of a compilation; None where there is none, or where this machine's cache cannot be used.
 
     Raises:
@@ -47,6 +49,9 @@ def shared_cache(options: CompileOptions, cache: Cache | None) -> RemoteCache | 
         sign_key=options.sign_key,
         read_only=options.remote_read_only,
         options=options.registry,
+        threads=options.threads or processors(),
+        always_hash=options.verify_cache,
+        fetched=meter.note_fetched,
     )
 
 

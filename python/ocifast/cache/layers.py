@@ -210,24 +210,6 @@ class LayerStore:
             writer.copy(found)
         return True
 
-    def take(self, diff_id: str, table: NewFile, data: NewFile) -> None:
-        """Gives the two files of a layer, complete and compared, their names.
-
-        What is recorded of the data is of another file: it is hashed whenever it is used.
-
-        Raises:
-            OSError: they cannot be renamed.
-        """
-        seal(data.descriptor)
-        entries, image = self._places(diff_id)
-        for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        with self.lock():
-            data.path.rename(image)
-            publish_file(table.descriptor, table.path, entries)
-        flush_folder(entries.parent)
-        self._folder.grew((os.fstat(table.descriptor).st_blocks + os.fstat(data.descriptor).st_blocks) * 512)
-
     def items(self) -> Iterator[tuple[Path, int, float]]:
         """The table of every layer, the bytes on disk of both files, and when it was used last."""
         for path in self._folder.path.glob("layers/*/*/*.entries"):

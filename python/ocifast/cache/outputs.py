@@ -61,6 +61,7 @@ class CachedOutput:
         manifest: bytes of the image's manifest.
         config: bytes of the image's config.
         facts: what the caller gave to `OutputStore.put`.
+        copy: a file that was written at the same time, to be placed; None where there is none.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class CachedOutput:
     manifest: bytes
     config: bytes
     facts: Mapping[str, Any]
+    copy: NewFile | None = None
 
     @property
     def size(self) -> int:
@@ -87,6 +89,10 @@ class CachedOutput:
         Raises:
             FileError: it could not be written.
         """
+        if self.copy is not None:
+            self.copy.publish(destination)
+            flush_folder(destination.parent)
+            return True
         try:
             fd, now = open_kept(self.path, self.kept)
         except (OSError, ValueError) as error:

@@ -11,19 +11,20 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ocifast import _core
 from ocifast.cache import Cache, CachedOutput
 from ocifast.cache.layers import DecodedLayer
 from ocifast.errors import OcifastError, PolicyError, UsageError
 from ocifast.reference import Location
-from ocifast.remote import reading, writing
+from ocifast.remote import writing
 from ocifast.remote.form import layer_tag
 from ocifast.remote.place import RemotePlace
+from ocifast.remote.reading import Reader
 from ocifast.signatures import Verification, check
 from ocifast.sources.open import parse_location
 from ocifast.spec import Document
@@ -36,6 +37,11 @@ __all__ = ["RemoteCache"]
 
 _log = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
+
+_THREADS = 8
+"""Most threads that decompress a file: more bytes than they want come over no network."""
+
 
 class RemoteCache:
     """A remote cache, with what of it is kept here. Whatever fails is a warning: the work is done without it.
@@ -47,6 +53,9 @@ class RemoteCache:
         sign_key: file of the private key that what is pushed is signed with; None does not sign.
         read_only: whether nothing is pushed.
         options: how registries are spoken to.
+        threads: that decompress at a time, each file that comes.
+        always_hash: hashes what is used, also when it has just come.
+        fetched: gets the number of bytes of each piece that comes, from any thread.
 
     Raises:
         ImageReferenceError: `where` is no place.
@@ -66,6 +75,9 @@ class RemoteCache:
         sign_key: str | None = None,
         read_only: bool = False,
         options: RegistryOptions | None = None,
+        threads: int = 1,
+        always_hash: bool = False,
+        fetched: Callable[[int], None] = lambda _: None,
     ) -> None:
         location = parse_location(where)
         named = location.tag or location.digest or (location.reference and location.reference.tag)
@@ -81,11 +93,18 @@ class RemoteCache:
             self._key = read_private_key(sign_key)
         # What is kept of it is a cache of its own: the same rules, and no way from there to the other.
         self._cache = cache
-        self._kept = Cache(cache.folder / "remote" / _hash(location, keys), max_bytes=cache.max_bytes)
+        folder = cache.folder / "remote" / _hash(location, keys)
+        self._kept = Cache(folder, max_bytes=cache.max_bytes, always_hash=always_hash)
         self._missing: set[str] = set()
+        self._reader = Reader(self._place, self._kept, min(threads, _THREADS), fetched)
 
     def output(
-        self, key: str, manifest: Document, config: bytes, accept: Callable[[Mapping[str, Any]], object]
+        self,
+        key: str,
+        manifest: Document,
+        config: bytes,
+        accept: Callable[[Mapping[str, Any]], object],
+        beside: tuple[Path, ExitStack] | None = None,
     ) -> CachedOutput | None:
         """A compiled output, from what is kept or from afar; None where there is none that may be used.
 
@@ -94,11 +113,12 @@ class RemoteCache:
             manifest: of the image.
             config: of the image.
             accept: looks at what is said of the output; raises for what it does not understand.
+            beside: a folder where it will be placed, and what removes a copy there that is not; None for nowhere.
         """
         found = self._kept.outputs.get(key)
-        if found is None and self._attempt(f"output {key}", lambda: self._fetch_output(key, manifest, config, accept)):
-            found = self._kept.outputs.get(key)
-        return found
+        if found is not None:
+            return found
+        return self._attempt(f"output {key}", lambda: self._fetch_output(key, manifest, config, accept, beside))
 
     def get(self, diff_id: str) -> DecodedLayer | None:
         """A decoded layer, from what is kept or from afar; see `LayerStore.get`."""
@@ -141,20 +161,24 @@ class RemoteCache:
         self.close()
 
     def _fetch_output(
-        self, key: str, manifest: Document, config: bytes, accept: Callable[[Mapping[str, Any]], object]
-    ) -> bool:
+        self,
+        key: str,
+        manifest: Document,
+        config: bytes,
+        accept: Callable[[Mapping[str, Any]], object],
+        beside: tuple[Path, ExitStack] | None,
+    ) -> CachedOutput | None:
         for document in self._place.outputs(manifest.digest, key):
             self._check(document)
-            reading.take_output(self._place, document, key, manifest, config, self._kept, accept)
-            return True
-        return False
+            return self._reader.output(document, key, manifest, config, accept, beside)
+        return None
 
     def _fetch_layer(self, diff_id: str) -> bool:
         document = self._place.tagged(layer_tag(diff_id))
         if document is None:
             return False
         self._check(document)
-        reading.take_layer(self._place, document, diff_id, self._kept)
+        self._reader.layer(document, diff_id)
         return True
 
     def _push_layer(self, diff_id: str) -> bool:
@@ -178,15 +202,15 @@ class RemoteCache:
         if self._verify is not None:
             check(self._verify, self._place.location, self._place.source(), [document.digest])
 
-    def _attempt(self, what: str, work: Callable[[], bool]) -> bool:
-        """Whether it was done; a failure is told, and is no reason to fail."""
+    def _attempt(self, what: str, work: Callable[[], Found]) -> Found | None:
+        """What came of it; a failure is told, and is no reason to fail."""
         try:
             return work()
         except PolicyError as error:
             _log.warning("%s of the remote cache is not used: %s", what, error)
         except (OcifastError, OSError) as error:
             _log.warning("the remote cache %s: %s: %s", self._place.location, what, error)
-        return False
+        return None
 
 
 def _hash(location: Location, keys: tuple[str, ...]) -> str:

@@ -1,10 +1,15 @@
-"""What comes from a remote cache: fetched, compared with what its manifest says, and put where such things are kept."""
+"""What comes from a remote cache: written to its place while it is fetched, and kept once it is what its manifest says.
+
+A blob is compared with its digest on the way, and each frame with its checksum. So the file is the one that was pushed;
+what is said of its own digest is the same word, and is recorded without hashing it again.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,140 +17,140 @@ import msgspec
 
 from ocifast import _core
 from ocifast.atomic import NewFile
-from ocifast.cache import Cache
-from ocifast.cache.kept import file_digest
-from ocifast.errors import DigestMismatchError, DocumentError, LimitError
-from ocifast.file_data import write_all
-from ocifast.remote.form import DIFF_ID, LAYER, TAR, LayerFacts, Member, OutputFacts, members
+from ocifast.cache import Cache, CachedOutput
+from ocifast.errors import DocumentError, LimitError
+from ocifast.file_data import share_blocks
+from ocifast.remote.form import DIFF_ID, FACTS, FILE, LAYER, LayerFacts, OutputFacts
 from ocifast.remote.place import RemotePlace
-from ocifast.sources.verify import verified
-from ocifast.spec import Document, decode_manifest
+from ocifast.sources.verify import read_small, verified
+from ocifast.spec import Descriptor, Document, decode_manifest
 
-__all__ = ["take_layer", "take_output"]
+__all__ = ["Reader"]
 
-_CHUNK = 1 << 20
-_ZEROS = bytes(_CHUNK)
 _FACTS = 16 << 20
-"""Most bytes of `facts.json`."""
+"""Most bytes of what is said of files."""
 
 Facts = TypeVar("Facts", OutputFacts, LayerFacts)
 
 
-def take_output(
-    place: RemotePlace,
-    document: Document,
-    key: str,
-    image: Document,
-    config: bytes,
-    kept: Cache,
-    accept: Callable[[Mapping[str, Any]], object],
-) -> None:
-    """Keeps an output.
+@dataclass(frozen=True)
+class Reader:
+    """Takes outputs and layers from a place to where they are kept.
 
-    Args:
-        place: where it is.
-        document: its manifest.
-        key: of its bytes.
-        image: manifest of the image.
-        config: of the image.
-        kept: where it goes.
-        accept: looks at what is said of it.
-
-    Raises:
-        OcifastError: it could not be fetched, or is not what its manifest or its facts say.
-        OSError: it cannot be kept.
+    Attributes:
+        place: where they are.
+        kept: where they go.
+        threads: that decompress at a time.
+        fetched: gets the number of bytes of each piece that came.
     """
-    name = f"{place.location}: output {key}"
-    with ExitStack() as stack:
-        beside, fd, found = _fetched(stack, place, document, kept, name)
-        facts = _facts(fd, found, OutputFacts, name)
+
+    place: RemotePlace
+    kept: Cache
+    threads: int
+    fetched: Callable[[int], None]
+
+    def output(
+        self,
+        document: Document,
+        key: str,
+        image: Document,
+        config: bytes,
+        accept: Callable[[Mapping[str, Any]], object],
+        beside: tuple[Path, ExitStack] | None,
+    ) -> CachedOutput | None:
+        """Keeps an output.
+
+        Args:
+            document: its manifest.
+            key: of its bytes.
+            image: manifest of the image.
+            config: of the image.
+            accept: looks at what is said of it.
+            beside: a folder for a copy, which is written at the same time where the cache cannot share extents with it,
+                and what removes it if it is not placed; None for none.
+
+        Returns:
+            What is kept now; None where it could not be kept, which was told.
+
+        Raises:
+            OcifastError: it could not be fetched, or is not what its manifest or its facts say.
+            OSError: it cannot be kept.
+        """
+        name = f"{self.place.location}: output {key}"
+        with ExitStack() as stack:
+            facts, (file,) = self._described(document, OutputFacts, 1, name)
+            try:
+                accept(facts.facts)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise DocumentError(f"{name}: what it says of the output is not understood: {error!r}") from None
+            made = self._new(stack)
+            copy = None if beside is None else _copy(made, *beside)
+            self._take(file, facts.size, name, *[made] if copy is None else [made, copy])
+            self.kept.outputs.take(key, made, facts.digest, manifest=image.raw, config=config, facts=facts.facts)
+        found = self.kept.outputs.get(key)
+        return found if found is None or copy is None else replace(found, copy=copy)
+
+    def layer(self, document: Document, diff_id: str) -> None:
+        """Keeps a decoded layer.
+
+        Args:
+            document: its manifest.
+            diff_id: of the layer.
+
+        Raises:
+            OcifastError: it could not be fetched, or is not what its manifest says.
+            OSError: it cannot be kept.
+        """
+        name = f"{self.place.location}: layer {diff_id}"
+        manifest = decode_manifest(document, name=name)
+        if manifest.artifact_type != LAYER or (manifest.annotations or {}).get(DIFF_ID) != diff_id:
+            raise DocumentError(f"{name}: its manifest is that of something else")
+        with ExitStack() as stack:
+            facts, (entries, data) = self._described(document, LayerFacts, 2, name)
+            told, table, contents = self._new(stack), self._new(stack), self._new(stack)
+            self._take(entries, facts.entries, name, told)
+            read = _core.LayerTable(told.descriptor)
+            if read.diff_id != diff_id:
+                raise DocumentError(f"{name}: its table is that of another layer")
+            self._take(data, facts.size, name, contents)
+            complete = partial(read.copy, table.descriptor)
+            self.kept.decoded.publish(diff_id, table, contents, facts.size, facts.digest, complete)
+
+    def _described(
+        self, document: Document, kind: type[Facts], files: int, name: str
+    ) -> tuple[Facts, tuple[Descriptor, ...]]:
+        """What a manifest says of its files, and the files."""
+        manifest = decode_manifest(document, name=name)
+        if manifest.config.media_type != FACTS or [layer.media_type for layer in manifest.layers] != [FILE] * files:
+            raise DocumentError(f"{name}: it has not {files} {'file' if files == 1 else 'files'} of type {FILE}")
+        raw = read_small(self.place.blob(manifest.config), manifest.config, _FACTS, name=name)
         try:
-            accept(facts.facts)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DocumentError(f"{name}: what it says of the output is not understood: {error!r}") from None
-        made = stack.enter_context(NewFile(beside, mode=0o600))
-        _copy(fd, _member(found, "output", name), made.descriptor)
-        seen = file_digest(made.descriptor)
-        if (os.fstat(made.descriptor).st_size, seen) != (facts.size, facts.digest):
-            raise DigestMismatchError(f"{name}: its digest should be {facts.digest}, but is {seen}")
-        kept.outputs.take(key, made, seen, manifest=image.raw, config=config, facts=facts.facts)
+            facts = msgspec.json.decode(raw, type=kind)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise DocumentError(f"{name}: what is said of it is not understood: {error}") from None
+        self.kept.prepare()
+        return facts, manifest.layers
+
+    def _new(self, stack: ExitStack) -> NewFile:
+        return stack.enter_context(NewFile(self.kept.beside(), mode=0o600))
+
+    def _take(self, blob: Descriptor, size: int, name: str, *files: NewFile) -> None:
+        """Fetches a file of so many bytes and writes it to empty ones."""
+        most = self.kept.max_bytes
+        if most is not None and max(size, blob.size) > most:
+            raise LimitError(f"{name}: {max(size, blob.size)} bytes are more than the cache may become")
+        writer = _core.FrameWriter([file.descriptor for file in files], size, threads=self.threads)
+        with self.place.blob(blob) as chunks:
+            for chunk in verified(blob, chunks, name=name):
+                self.fetched(len(chunk))
+                writer.write(chunk)
+        writer.finish()
 
 
-def take_layer(place: RemotePlace, document: Document, diff_id: str, kept: Cache) -> None:
-    """Keeps a decoded layer.
-
-    Raises:
-        OcifastError: it could not be fetched, or is not what its manifest says.
-        OSError: it cannot be kept.
-    """
-    name = f"{place.location}: layer {diff_id}"
-    manifest = decode_manifest(document, name=name)
-    if manifest.artifact_type != LAYER or (manifest.annotations or {}).get(DIFF_ID) != diff_id:
-        raise DocumentError(f"{name}: its manifest is that of something else")
-    with ExitStack() as stack:
-        beside, fd, found = _fetched(stack, place, document, kept, name)
-        facts = _facts(fd, found, LayerFacts, name)
-        table = stack.enter_context(NewFile(beside, mode=0o600))
-        data = stack.enter_context(NewFile(beside, mode=0o600))
-        _copy(fd, _member(found, "layer.entries", name), table.descriptor)
-        _copy(fd, _member(found, "layer.erofs", name), data.descriptor)
-        seen = _core.layer_digest(data.descriptor)
-        if seen != facts.digest:
-            raise DigestMismatchError(f"{name}: its digest should be {facts.digest}, but is {seen}")
-        if _core.LayerTable(table.descriptor).diff_id != diff_id:
-            raise DocumentError(f"{name}: its table is that of another layer")
-        kept.decoded.take(diff_id, table, data)
-
-
-def _fetched(
-    stack: ExitStack, place: RemotePlace, document: Document, kept: Cache, name: str
-) -> tuple[Path, int, dict[str, Member]]:
-    """The blob of a manifest as a plain tar: a folder beside, the open file, and its members."""
-    layers = decode_manifest(document, name=name).layers
-    if len(layers) != 1 or layers[0].media_type != TAR:
-        raise DocumentError(f"{name}: it has not one blob of type {TAR}")
-    (layer,) = layers
-    if kept.max_bytes is not None and layer.size > kept.max_bytes:
-        raise LimitError(f"{name}: {layer.size} bytes are more than the cache may become")
-    kept.prepare()
-    beside = kept.beside()
-    blob = stack.enter_context(NewFile(beside, mode=0o600))
-    with place.blob(layer) as chunks:
-        at = 0
-        for chunk in verified(layer, chunks, name=name):
-            write_all(blob.descriptor, chunk, at)
-            at += len(chunk)
-    tar = stack.enter_context(NewFile(beside, mode=0o600))
-    os.lseek(blob.descriptor, 0, os.SEEK_SET)
-    # The core holds it to a ratio that no file of ours passes.
-    _core.decompress(blob.descriptor, tar.descriptor)
-    return beside, tar.descriptor, members(tar.descriptor, name=name)
-
-
-def _member(found: Mapping[str, Member], member: str, name: str) -> Member:
-    if member not in found:
-        raise DocumentError(f"{name}: it has no {member}")
-    return found[member]
-
-
-def _facts(fd: int, found: Mapping[str, Member], kind: type[Facts], name: str) -> Facts:
-    member = _member(found, "facts.json", name)
-    if member.size > _FACTS:
-        raise DocumentError(f"{name}: what is said of it is longer than {_FACTS >> 20} MiB")
-    try:
-        return msgspec.json.decode(os.pread(fd, member.size, member.offset), type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise DocumentError(f"{name}: what is said of it is not understood: {error}") from None
-
-
-def _copy(source: int, member: Member, destination: int) -> None:
-    """Copies a member to the beginning of a file; what is zero becomes a hole."""
-    done = 0
-    while done < member.size:
-        chunk = os.pread(source, min(_CHUNK, member.size - done), member.offset + done)
-        if not chunk:
-            break
-        if chunk != _ZEROS[: len(chunk)]:
-            write_all(destination, chunk, done)
-        done += len(chunk)
-    os.ftruncate(destination, member.size)
+def _copy(made: NewFile, folder: Path, stack: ExitStack) -> NewFile | None:
+    """A second file to write, unless the first can be made one later without copying."""
+    copy = stack.enter_context(NewFile(folder, mode=0o600))
+    if not share_blocks(made.descriptor, copy.descriptor):
+        return copy
+    copy.discard()
+    return None

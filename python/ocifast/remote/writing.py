@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 
 import msgspec
@@ -16,9 +15,9 @@ from ocifast import _core
 from ocifast.cache import CachedOutput
 from ocifast.cache.kept import KeptFile
 from ocifast.cache.layers import DecodedLayer
-from ocifast.remote.form import DIFF_ID, KEY, LAYER, OUTPUT, TAR, LayerFacts, OutputFacts, layer_tag
-from ocifast.signatures.making import EMPTY
-from ocifast.spec import OCI_EMPTY, OCI_MANIFEST, Descriptor, Document
+from ocifast.refusals import processors
+from ocifast.remote.form import DIFF_ID, FACTS, FILE, KEY, LAYER, OUTPUT, LayerFacts, OutputFacts, layer_tag
+from ocifast.spec import OCI_MANIFEST, Descriptor, Document
 
 __all__ = ["Artifact", "layer_artifact", "output_artifact"]
 
@@ -28,10 +27,11 @@ _CHUNK = 1 << 20
 
 
 class Artifact:
-    """A manifest and its blob, which stands in a file without a name until the block ends.
+    """A manifest and its blobs, which stand in files without a name until the block ends.
 
     Args:
-        files: the members of the tar, by name; a file by its path, or bytes.
+        facts: what is said of the files.
+        files: open ones.
         kind: artifact type.
         tag: that it gets; None for a referrer.
         subject: that it refers to.
@@ -44,7 +44,8 @@ class Artifact:
 
     def __init__(
         self,
-        files: Iterable[tuple[str, Path | bytes]],
+        facts: OutputFacts | LayerFacts,
+        files: Iterable[int],
         *,
         kind: str,
         tag: str | None,
@@ -53,21 +54,19 @@ class Artifact:
     ) -> None:
         self.tag = tag
         self._stack = ExitStack()
-        self._file = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+        self._facts = msgspec.json.encode(facts)
+        self._config = Descriptor(FACTS, _core.digest(self._facts), len(self._facts))
         try:
-            rows = [_row(name, content) for name, content in files]
-            digest, size, _ = _core.write_layer(rows, self._file.fileno(), 0, compression="zstd", level=_LEVEL)
+            self._layers = [self._compressed(file) for file in files]
         except BaseException:
             self._stack.close()
             raise
-        self._layer = Descriptor(TAR, digest, size)
-        self._empty = Descriptor(OCI_EMPTY, _core.digest(EMPTY), len(EMPTY))
         manifest = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "artifactType": kind,
-            "config": _named(self._empty),
-            "layers": [_named(self._layer)],
+            "config": _named(self._config),
+            "layers": [_named(descriptor) for descriptor, _ in self._layers],
             "annotations": annotations,
         }
         if subject is not None:
@@ -76,8 +75,15 @@ class Artifact:
 
     def blobs(self) -> Iterator[tuple[Descriptor, Iterable[bytes]]]:
         """What the manifest names."""
-        yield self._empty, (EMPTY,)
-        yield self._layer, _Chunks(self._file.fileno(), self._layer.size)
+        yield self._config, (self._facts,)
+        for descriptor, fd in self._layers:
+            yield descriptor, _Chunks(fd, descriptor.size)
+
+    def _compressed(self, file: int) -> tuple[Descriptor, int]:
+        """A file as frames, in an open file of its own."""
+        made = self._stack.enter_context(tempfile.TemporaryFile()).fileno()  # noqa: SIM115 - closed with the stack
+        digest, size = _core.compress_frames(file, made, level=_LEVEL, threads=processors())
+        return Descriptor(FILE, digest, size), made
 
     def __enter__(self) -> Artifact:
         return self
@@ -101,27 +107,18 @@ class _Chunks:
 
 
 def output_artifact(output: CachedOutput, key: str, image: Document) -> Artifact:
-    """An output as a referrer of the image that it was made of."""
+    """An output as a referrer of the image that it was made of. Raises OSError."""
     facts = OutputFacts(output.size, output.kept.digest, dict(output.facts))
-    files: list[tuple[str, Path | bytes]] = [("facts.json", msgspec.json.encode(facts)), ("output", output.path)]
-    return Artifact(files, kind=OUTPUT, tag=None, subject=image, annotations={KEY: key})
+    with output.path.open("rb", buffering=0) as file:
+        return Artifact(facts, [file.fileno()], kind=OUTPUT, tag=None, subject=image, annotations={KEY: key})
 
 
 def layer_artifact(layer: DecodedLayer, diff_id: str) -> Artifact:
-    """A decoded layer under its tag."""
+    """A decoded layer under its tag. Raises OSError."""
     kept = msgspec.json.decode(layer.table.note, type=KeptFile)
-    files: list[tuple[str, Path | bytes]] = [
-        ("facts.json", msgspec.json.encode(LayerFacts(kept.digest))),
-        ("layer.entries", Path(f"/proc/self/fd/{layer.entries}")),
-        ("layer.erofs", Path(f"/proc/self/fd/{layer.data}")),
-    ]
-    return Artifact(files, kind=LAYER, tag=layer_tag(diff_id), subject=None, annotations={DIFF_ID: diff_id})
-
-
-def _row(name: str, content: Path | bytes) -> tuple[bytes, int, str, bytes, int, int, int, int, int]:
-    if isinstance(content, bytes):
-        return name.encode(), 0o600, "bytes", content, len(content), 0, 0, 0, 0
-    return name.encode(), 0o600, "file", os.fsencode(content), content.stat().st_size, 0, 0, 0, 0
+    facts = LayerFacts(os.fstat(layer.entries).st_size, kept.size, kept.digest)
+    files, tag = [layer.entries, layer.data], layer_tag(diff_id)
+    return Artifact(facts, files, kind=LAYER, tag=tag, subject=None, annotations={DIFF_ID: diff_id})
 
 
 def _named(descriptor: Descriptor) -> dict[str, object]:

@@ -10,6 +10,7 @@ mod edit;
 mod error;
 mod fd;
 mod flatten;
+mod frames;
 mod layer;
 mod output;
 mod pages;
@@ -36,6 +37,8 @@ mod _core {
     use super::edit::Edit;
     #[pymodule_export]
     use super::flatten::{Flattener, Limits};
+    #[pymodule_export]
+    use super::frames::{FrameWriter, compress_frames};
     #[pymodule_export]
     use super::layer::{write_folder, write_layer};
     #[pymodule_export]
