@@ -25,7 +25,7 @@ from ocifast.reference import Reference
 from ocifast.sources.layout import FolderFiles, LayoutSource
 from ocifast.sources.layout_destination import LayoutDestination
 from ocifast.sources.open import open_source, parse_location
-from ocifast.spec import Descriptor, Document
+from ocifast.spec import OCI_MANIFEST, Descriptor, Document
 
 from tests.support.documents import listing, move
 from tests.support.images import Layer, build_image, build_index, digest_of, write_layout
@@ -403,6 +403,23 @@ def test_a_blob_that_was_there_and_vanished_stops_the_commit(tmp_path: Path) -> 
     with pytest.raises(FileError, match="was removed meanwhile"):
         destination.commit()
     assert (tmp_path / "index.json").read_bytes() == index
+
+
+def test_who_fails_takes_away_nothing_that_another_image_has(tmp_path: Path) -> None:
+    shared, own = Layer(TarBuilder().file("shared", b"s")), Layer(TarBuilder().file("own", b"o"))
+    image = build_image([shared])
+    failing = LayoutDestination(tmp_path / "out", name="out", tag="a")
+    for layer in (shared, own):
+        failing.put_blob(Descriptor("application/x", layer.digest, len(layer.blob)), [layer.blob])
+    other = LayoutDestination(tmp_path / "out", name="out", tag="b")
+    assert other.has_blob(Descriptor("application/x", shared.digest, len(shared.blob)))
+    config = image.manifest["config"]
+    other.put_blob(Descriptor(config["mediaType"], config["digest"], config["size"]), [image.blobs[config["digest"]]])
+    other.put_document(Document(OCI_MANIFEST, image.raw), root=True)
+    other.commit()
+    failing.abort()
+    left = {path.name for path in (tmp_path / "out/blobs/sha256").iterdir()}
+    assert left == {digest.partition(":")[2] for digest in (shared.digest, config["digest"], image.digest)}
 
 
 def test_two_writers_lose_nothing_of_each_other(tmp_path: Path) -> None:

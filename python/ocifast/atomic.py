@@ -30,6 +30,7 @@ class NewFile:
     Args:
         folder: where the file shall be, existing.
         mode: permissions before the umask.
+        sync: whether it is brought to the disk before it gets its name.
 
     Attributes:
         path: the private name, in its folder.
@@ -39,17 +40,21 @@ class NewFile:
         FileError: it could not be made.
     """
 
-    def __init__(self, folder: Path, *, mode: int = 0o666) -> None:
+    def __init__(self, folder: Path, *, mode: int = 0o666, sync: bool = True) -> None:
+        self._sync = sync
         with reported(folder):
             self.path, self.descriptor = self._make(folder, mode)
 
     def publish(self, place: Path) -> None:
-        """Flushes the file to the disk and gives it its name, in place of a file that had it.
+        """Flushes the file to the disk, unless it was made without, and gives it its name, in place of one that had it.
 
         The folder is not flushed: see `ocifast.refusals.flush_folder`.
         """
         with reported(place):
-            publish_file(self.descriptor, self.path, place)
+            if self._sync:
+                publish_file(self.descriptor, self.path, place)
+            else:
+                self.path.rename(place)
         self._close()
 
     def discard(self) -> None:

@@ -316,7 +316,7 @@ class Compilation:
         self._refuse_missing(facts["config"])
         if self.options.strict:
             refuse_losses(self.plan.image, output.format.name, facts["losses"])
-        if not found.place(output.made, mode=0o600):
+        if not found.place(output.made, mode=0o600, sync=False):
             return None
         return self._result(image, output, size=found.size, from_cache=True, from_remote=from_remote, **facts)
 

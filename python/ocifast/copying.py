@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from ocifast import platforms
@@ -40,6 +41,13 @@ _POLL = 0.1
 """Seconds between two questions whether the copy is cancelled."""
 _DOCUMENTS = 10_000
 """Most manifests and indexes of one copy; an index of 4 MiB can name more than anybody means."""
+
+
+Claim = Callable[[Descriptor, Callable[[], bool]], AbstractContextManager[None]]
+
+
+def _unclaimed(_descriptor: Descriptor, _stopped: Callable[[], bool]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ def copy(
     progress: Progress = silent,
     cancelled: Callable[[], bool] = lambda: False,
     accept: Callable[[Sequence[str]], None] = lambda digests: None,
+    claim: Claim = _unclaimed,
 ) -> CopyResult:
     """Copies an image, or an index with all that it leads to.
 
@@ -99,6 +108,8 @@ def copy(
 
         accept: gets the digests of what is copied, and of the index that it was chosen from, before any blob is read;
             raises for what must not be copied.
+        claim: held while a blob is looked for and moved, so that of several copies one moves it; gets its descriptor,
+            and what says whether it is not wanted any more.
 
     Raises:
         CancelledError: `cancelled` said yes.
@@ -106,7 +117,7 @@ def copy(
         SourceError, VerificationError, OutputError: as source and destination raise them.
     """
     try:
-        copying = _Copy(source, destination, progress, cancelled, accept)
+        copying = _Copy(source, destination, progress, cancelled, accept, claim)
         return copying.run(platform, all_platforms, referrers, parallel)
     except BaseException:
         destination.abort()
@@ -121,8 +132,10 @@ class _Copy:
         progress: Progress,
         cancelled: Callable[[], bool],
         accept: Callable[[Sequence[str]], None],
+        claim: Claim,
     ) -> None:
         self._accept = accept
+        self._claim = claim
         self._cancelled = cancelled
         self._source = source
         # What is only read through the cache can still be mounted, or asked for what refers to it.
@@ -289,6 +302,10 @@ class _Copy:
             raise CancelledError(f"the copy of {self._source.name} was cancelled")
 
     def _move(self, descriptor: Descriptor) -> LayerState | None:
+        with self._claim(descriptor, self._stop.is_set):
+            return self._move_claimed(descriptor)
+
+    def _move_claimed(self, descriptor: Descriptor) -> LayerState | None:
         if self._stop.is_set():
             raise CancelledError(f"the copy of {self._source.name} was stopped")
         if self._destination.has_blob(descriptor) or self._destination.mount_blob(descriptor, self._origin):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ocifast import platforms
 from ocifast.copying import CopyResult
 from ocifast.copying import copy as copy_image
-from ocifast.errors import CancelledError, ImageNotFoundError, OcifastError, RegistryError, UsageError
+from ocifast.errors import CancelledError, FileError, ImageNotFoundError, OcifastError, RegistryError, UsageError
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
 from ocifast.signatures import Verification, check
@@ -24,7 +28,12 @@ if TYPE_CHECKING:
     from ocifast.sources.registry.options import RegistryOptions
     from ocifast.spec import Descriptor, Document
 
-__all__ = ["MirrorEntry", "MirrorResult", "copy_many"]
+__all__ = ["IMAGES", "MirrorEntry", "MirrorResult", "copy_many"]
+
+IMAGES = 4
+"""Images at a time, unless somebody says another number."""
+_POLL = 0.1
+"""Seconds between two questions whether the copy is cancelled."""
 
 
 @dataclass(frozen=True)
@@ -94,42 +103,86 @@ def copy_many(
     *,
     all_platforms: bool | None = None,
     referrers: bool = False,
+    images: int = IMAGES,
     parallel: int | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    sync: bool = True,
     options: RegistryOptions | None = None,
     progress: Callable[[str], Progress] = lambda image: silent,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[MirrorResult]:
-    """Copies many images, one after the other, each with several blobs at a time.
+    """Copies many images, several at a time, each with several blobs at a time.
 
-    A blob that was put into one repository of a registry is mounted into the others there, and moved anew only where
-    the registry does not do that. An image whose digest the destination has under the same tag is left alone; of any
-    other, blobs that are there stay. So a copy that was interrupted goes on where it was.
+    What goes to one registry, and comes from one, has one limit (`RegistryOptions.parallel`). A blob that several
+    images have is moved by one of them, for which the others wait. One that was put into one repository of a registry
+    is mounted into the others there, and moved anew only where the registry does not do that. An image whose digest the
+    destination has under the same tag is left alone; of any other, blobs that are there stay. So a copy that was
+    interrupted goes on where it was.
 
     Args:
         entries: what to copy.
         all_platforms: as of `ocifast.copy`, as all that follow.
         referrers: as there.
+        images: most that are on their way at a time; with 1 they are copied one after the other.
         parallel: as there.
         follow_links: as there.
         verify: as there, of every image.
+        sync: as there.
         options: as there.
         progress: gives for each image what gets its events.
         cancelled: asked now and then.
 
     Returns:
-        An iterator of results, in the order of the entries and of the tags as the registry lists them.
+        An iterator of results as images are done with; with `images=1` in the order of the entries, and of the tags as
+        the registry lists them. When it is closed, what is on its way is taken back.
 
     Raises:
-        CancelledError: `cancelled` said so; the image that was on its way is taken back.
+        UsageError: `images` is less than 1.
+        CancelledError: `cancelled` said so; the images that were on their way are taken back.
     """
+    if images < 1:
+        raise UsageError(f"{images} images at a time are none; ask for 1 or more")
     if parallel is not None:
         from ocifast.sources.registry.options import RegistryOptions
 
         options = replace(options or RegistryOptions(), parallel=parallel)
-    run = _Mirroring(all_platforms, referrers, parallel or 4, follow_links, verify, options, progress, cancelled)
-    return run.run(entries)
+    run = _Mirroring(all_platforms, referrers, parallel or 4, follow_links, verify, sync, options, progress, cancelled)
+    return run.run(entries, images)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One image: from where to where."""
+
+    source: str
+    destination: str
+    platform: str | None
+
+
+class _Claims:
+    """Which blob is on its way to which place: who holds it moves it, and others wait."""
+
+    def __init__(self) -> None:
+        self._held: set[tuple[str, str]] = set()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, place: str, descriptor: Descriptor, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Holds a blob of a place. Raises CancelledError when it is not wanted any more."""
+        key = place, descriptor.digest
+        with self._changed:
+            while key in self._held:
+                if stopped():
+                    raise CancelledError("the copy was stopped")
+                self._changed.wait(_POLL)
+            self._held.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.discard(key)
+                self._changed.notify_all()
 
 
 @dataclass
@@ -139,6 +192,7 @@ class _Mirroring:
     parallel: int
     follow_links: bool
     verify: Verification | None
+    sync: bool
     options: RegistryOptions | None
     progress: Callable[[str], Progress]
     cancelled: Callable[[], bool]
@@ -146,8 +200,48 @@ class _Mirroring:
     def __post_init__(self) -> None:
         # Where each registry has a blob, by host and digest.
         self._places: dict[tuple[str, str], str] = {}
+        self._claims = _Claims()
+        self._stopped = threading.Event()
 
-    def run(self, entries: Iterable[MirrorEntry]) -> Iterator[MirrorResult]:
+    def run(self, entries: Iterable[MirrorEntry], images: int) -> Iterator[MirrorResult]:
+        pairs = self._pairs(entries)
+        running: dict[Future[MirrorResult], str] = {}
+        following: _Pair | MirrorResult | None = None
+        with ThreadPoolExecutor(images, thread_name_prefix="ocifast-mirror") as pool:
+            try:
+                while True:
+                    while len(running) < images:
+                        following = following or next(pairs, None)
+                        if isinstance(following, MirrorResult):
+                            yield following
+                            following = None
+                            continue
+                        # Two for one name come in their order: the later one is what the name means in the end.
+                        if following is None or following.destination in running.values():
+                            break
+                        running[pool.submit(self._result, following)] = following.destination
+                        following = None
+                    if not running:
+                        return
+                    done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
+                    self._raise_if_cancelled()
+                    for each in done:
+                        del running[each]
+                        yield each.result()
+                        self._raise_if_cancelled()
+            finally:
+                # Also when nobody wants the other results: those that run notice with their next chunk.
+                self._stopped.set()
+
+    def _raise_if_cancelled(self) -> None:
+        if self.cancelled():
+            raise CancelledError("the copy was cancelled")
+
+    def _is_stopped(self) -> bool:
+        return self._stopped.is_set() or self.cancelled()
+
+    def _pairs(self, entries: Iterable[MirrorEntry]) -> Iterator[_Pair | MirrorResult]:
+        """What is to be copied; a result for what cannot be."""
         for entry in entries:
             try:
                 pairs = self._expanded(entry)
@@ -157,14 +251,21 @@ class _Mirroring:
                 yield MirrorResult(entry.source, entry.destination, error=error)
                 continue
             for source, destination in pairs:
-                if self.cancelled():
-                    raise CancelledError("the copy was cancelled")
-                try:
-                    yield self._copied(source, destination, entry.platform)
-                except CancelledError:
+                yield _Pair(source, destination, entry.platform)
+
+    def _result(self, pair: _Pair) -> MirrorResult:
+        try:
+            try:
+                return self._copied(pair.source, pair.destination, pair.platform)
+            except FileError:
+                # An image that failed takes its blobs out of a layout, also those that another one has relied on.
+                if not pair.destination.startswith("oci:"):
                     raise
-                except OcifastError as error:
-                    yield MirrorResult(source, destination, error=error)
+                return self._copied(pair.source, pair.destination, pair.platform)
+        except CancelledError:
+            raise
+        except OcifastError as error:
+            return MirrorResult(pair.source, pair.destination, error=error)
 
     def _expanded(self, entry: MirrorEntry) -> list[tuple[str, str]]:
         """Source and destination of every image of an entry."""
@@ -194,6 +295,7 @@ class _Mirroring:
 
     def _copied(self, source: str, destination: str, platform: str | None) -> MirrorResult:
         origin, target = parse_location(source), parse_location(destination)
+        place = target.remote.host if target.remote is not None else os.path.realpath(target.path or target.text)
         with closing(open_source(origin, options=self.options, follow_links=self.follow_links)) as opened:
             there = self._digest_there(opened, target, platform)
             if there is not None:
@@ -206,7 +308,8 @@ class _Mirroring:
                 referrers=self.referrers,
                 parallel=self.parallel,
                 progress=self.progress(source),
-                cancelled=self.cancelled,
+                cancelled=self._is_stopped,
+                claim=partial(self._claims.hold, place),
                 accept=lambda digests: check(self.verify, origin, opened, digests),
             )
             return MirrorResult(source, destination, done, digest=done.digest)
@@ -227,7 +330,7 @@ class _Mirroring:
         return seen if seen == source.digest() else None
 
     def _destination(self, target: Location) -> Destination:
-        made = open_destination(target, options=self.options)
+        made = open_destination(target, options=self.options, sync=self.sync)
         if target.remote is None:
             return made
         from ocifast.sources.registry import RegistryDestination

@@ -87,12 +87,14 @@ class PlannedOutput:
                 raise UsageError(f"the seal {seal.name} needs a file, and standard output is none")
             check_seal(seal, form.name)
         self.is_verified = False
+        self.sync = True
         self.space: Workspace | LayerFolder | None = None
         self.written = Written(None)
         self._begins_to_publish = False
 
     def open(self, stack: ExitStack, *, sync: bool) -> None:
         """Looks at the place, and makes a private folder beside it; `sync` as of `Workspace`."""
+        self.sync = sync
         if self.format.has_layers:
             self.space = stack.enter_context(LayerFolder(self.shown, sync=sync))
         elif not self.streams:
@@ -166,7 +168,7 @@ class PlannedOutput:
             return
         for sidecar in self.sidecars:
             place = Path(f"{self.space.destination}{sidecar.suffix}")
-            with NewFile(place.parent, mode=0o600) as file, reported(place):
+            with NewFile(place.parent, mode=0o600, sync=self.sync) as file, reported(place):
                 write_all(file.descriptor, sidecar.make(dict(done.properties)))
                 file.publish(place)
         self._begins_to_publish = True

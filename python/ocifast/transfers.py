@@ -46,6 +46,7 @@ def copy(
     verify: Verification | None = None,
     layers: str | None = None,
     draft: bool = False,
+    sync: bool = True,
     cache: Cache | None = None,
     offline: bool | None = None,
     refresh: bool = False,
@@ -68,6 +69,7 @@ def copy(
         layers: "erofs" rewrites the layers of one image, which are archives, to erofs images: a new manifest and a new
             config, with a subject that names the original where the destination is a registry. None copies them.
         draft: must be True with `layers`: its media types are those of a draft, and may change.
+        sync: whether what is written on this machine is on the disk when this returns, whatever happens to the machine.
         cache: where what comes from a registry is kept, and looked for first; None does without.
         offline: no registry is asked: all is taken from `cache`, or else from the one that is used by default. None
             takes `OCIFAST_OFFLINE`.
@@ -110,7 +112,7 @@ def copy(
             wanted = None
         done = copy_image(
             moved,
-            open_destination(target, options=options),
+            open_destination(target, options=options, sync=sync),
             platform=wanted,
             all_platforms=all_platforms,
             referrers=referrers,
@@ -180,6 +182,7 @@ def pull(
     parallel: int | None = None,
     follow_links: bool = False,
     verify: Verification | None = None,
+    sync: bool = True,
     cache: Cache | None = None,
     offline: bool | None = None,
     refresh: bool = False,
@@ -204,6 +207,7 @@ def pull(
         parallel=parallel,
         follow_links=follow_links,
         verify=verify,
+        sync=sync,
         cache=cache,
         offline=offline,
         refresh=refresh,

@@ -76,12 +76,13 @@ class CachedOutput:
         """Its length in bytes."""
         return self.kept.size
 
-    def place(self, destination: Path, *, mode: int = 0o666) -> bool:
+    def place(self, destination: Path, *, mode: int = 0o666, sync: bool = True) -> bool:
         """Makes a copy at `destination`, whole or not at all, in place of a file that is there.
 
         Args:
             destination: its folder must exist.
             mode: permissions before the umask.
+            sync: whether it is on the disk when this returns.
 
         Returns:
             False, with a line in the log, when the cached file cannot be read any more or has changed: make it anew.
@@ -91,7 +92,8 @@ class CachedOutput:
         """
         if self.copy is not None:
             self.copy.publish(destination)
-            flush_folder(destination.parent)
+            if sync:
+                flush_folder(destination.parent)
             return True
         try:
             fd, now = open_kept(self.path, self.kept)
@@ -99,13 +101,14 @@ class CachedOutput:
             _log.warning("cached output %s is damaged: %s", self.path.parent, error)
             return False
         try:
-            with reported(destination), NewFile(destination.parent, mode=mode) as file:
+            with reported(destination), NewFile(destination.parent, mode=mode, sync=sync) as file:
                 clone_file(fd, file.descriptor)
                 if KeptFile.of(fd, now.digest) != now:
                     _log.warning("cached output %s changed while it was copied, and is made again", self.path.parent)
                     return False
                 file.publish(destination)
-                flush_folder(destination.parent)
+                if sync:
+                    flush_folder(destination.parent)
         finally:
             os.close(fd)
         return True

@@ -62,6 +62,7 @@ _NAMED = 3
 @options.keep_layers
 @options.jobs
 @options.tmp_dir
+@options.no_sync
 @options.quiet
 @options.progress
 @options.as_json
@@ -81,6 +82,7 @@ def command(
     keep_layers: bool | None,
     jobs: int | None,
     tmp_dir: Path | None,
+    sync: bool,
     quiet: bool,
     progress: str,
     as_json: bool,
@@ -116,6 +118,7 @@ def command(
             refresh=refresh,
             keep_layers=keep_layers,
             threads=jobs,
+            sync=sync,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),
         ),
     )

@@ -112,11 +112,7 @@ __all__ = ["command"]
     type=options.SIZE,
     help="Bytes of all paths, link targets and attributes that the image may have.  [default: 256M]",
 )
-@click.option(
-    "--no-sync",
-    is_flag=True,
-    help="Do not wait until OUTPUT is on the disk: a power failure may leave it damaged. The cache is always synced.",
-)
+@options.no_sync
 @seconds("--packer-timeout", 300, "Wait so long for a sign of life of a packer that is a program of others")
 @options.tmp_dir
 @options.quiet
@@ -160,7 +156,7 @@ def command(
     jobs: int | None,
     downloads: int,
     max_metadata: int | None,
-    no_sync: bool,
+    sync: bool,
     packer_timeout: float,
     tmp_dir: Path | None,
     quiet: bool,
@@ -215,7 +211,7 @@ def command(
             keep_layers=keep_layers,
             verify_cache=verify_cache,
             tmp_dir=None if tmp_dir is None else str(tmp_dir),
-            sync=not no_sync,
+            sync=sync,
             packer_timeout=packer_timeout,
             threads=jobs,
             downloads=downloads,

@@ -16,6 +16,7 @@ from ocifast.cli.options import (
     cache_for,
     cached,
     follow_links,
+    no_sync,
     platform,
     progress,
     quiet,
@@ -57,6 +58,12 @@ parallel = click.option(
     "--include", metavar="PATTERN", multiple=True, help="Of all tags, take these. May be given several times."
 )
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Of all tags, leave these out.")
+@click.option(
+    "--images",
+    metavar="N",
+    type=click.IntRange(min=1, max=64),
+    help="Of a list or all tags, copy so many images at a time (4 unless given).",
+)
 @platform
 @all_platforms
 @click.option("--referrers", is_flag=True, help="Copy signatures and the like that refer to the image, too.")
@@ -68,6 +75,7 @@ parallel = click.option(
 @follow_links
 @verify_options
 @cached
+@no_sync
 @registry_options
 @quiet
 @progress
@@ -80,6 +88,7 @@ def command(
     all_tags: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    images: int | None,
     referrers: bool,
     layers: str | None,
     draft: bool,
@@ -109,11 +118,13 @@ def command(
             raise click.UsageError("--all-tags needs SOURCE and DEST")
         else:
             entries = [MirrorEntry(source, destination, one, all_tags=True, include=include, exclude=exclude)]
-        return run_mirror(entries, referrers=referrers, **options)
+        return run_mirror(entries, images=images, referrers=referrers, **options)
     if source is None or destination is None:
         raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'DEST'}'.")
     if include or exclude:
         raise click.UsageError("--include and --exclude choose of --all-tags")
+    if images is not None:
+        raise click.UsageError("--images is for a list, or for --all-tags")
     from ocifast.transfers import copy
 
     run_copy(partial(copy, referrers=referrers, layers=layers, draft=draft), source, destination, **options)
@@ -136,6 +147,7 @@ def run_copy(
     quiet: bool,
     progress: str,
     as_json: bool,
+    sync: bool | None = None,
     **registry: Any,
 ) -> None:
     """Copies with a verb of `ocifast.transfers`, shows progress, and reports the digest."""
@@ -169,6 +181,7 @@ def run_copy(
             refresh=refresh,
             options=options,
             progress=show,
+            **({} if sync is None else {"sync": sync}),
         )
     data = {"source": source, "destination": destination, **asdict(result)}
     text = result.digest if quiet else f"{result.digest}  {_summary(result)}"

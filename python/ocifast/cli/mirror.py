@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ocifast.cli.batchfile import read_entries, read_file
 from ocifast.cli.display import encodable, format_size, printable, say, standard_output
-from ocifast.cli.progress import progress_display
+from ocifast.cli.progress import images_display
 from ocifast.cli.registry import make_options
 from ocifast.errors import ImageReferenceError, UsageError
-from ocifast.mirroring import MirrorEntry, MirrorResult, copy_many
+from ocifast.mirroring import IMAGES, MirrorEntry, MirrorResult, copy_many
 from ocifast.opening import Asking, asking
-from ocifast.progress import Progress
 from ocifast.sources.open import parse_location
 
 if TYPE_CHECKING:
@@ -66,6 +64,7 @@ def run_mirror(
     *,
     all_platforms: bool | None,
     referrers: bool,
+    images: int | None,
     parallel: int,
     follow_links: bool,
     verify: Verification | None,
@@ -75,6 +74,7 @@ def run_mirror(
     quiet: bool,
     progress: str,
     as_json: bool,
+    sync: bool,
     **registry: Any,
 ) -> int:
     """Copies, tells each image as it is done, and sums up; the exit status is 1 when one failed.
@@ -92,25 +92,21 @@ def run_mirror(
     options = make_options(*sorted(hosts), **registry)
     counts = {"copied": 0, "existing": 0, "failed": 0}
     moved = 0
-    with ExitStack() as stack:
-
-        def shown(image: str) -> Progress:
-            stack.close()
-            return stack.enter_context(
-                progress_display(image, mode=progress, quiet=quiet, finishes=True, unfinished=f"{image} is not copied")
-            )
-
+    unfinished = "not all images are copied; the same command goes on"
+    with images_display(mode=progress, quiet=quiet, unfinished=unfinished) as display:
         for result in copy_many(
             entries,
             all_platforms=all_platforms,
             referrers=referrers,
+            images=images or IMAGES,
             parallel=parallel,
             follow_links=follow_links,
             verify=verify,
+            sync=sync,
             options=options,
-            progress=shown,
+            progress=display.begin,
         ):
-            stack.close()
+            display.end(result.source)
             counts[result.to_json()["status"]] += 1
             moved += result.copied.bytes if result.copied is not None else 0
             _tell(result, as_json=as_json)

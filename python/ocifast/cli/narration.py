@@ -89,10 +89,12 @@ class JsonLines:
     Attributes:
         write: takes a line.
         clock: seconds that only grow.
+        image: which of many it is; None where there is one.
     """
 
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
+    image: str | None = None
     _told: dict[str | None, tuple[Phase, LayerState | None, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -121,4 +123,6 @@ class JsonLines:
             self._say({"retry": what, "seconds": seconds})
 
     def _say(self, data: dict[str, object]) -> None:
+        if self.image is not None:
+            data = {"image": self.image, **data}
         self.write(encodable(json.dumps(data, ensure_ascii=False)))

@@ -24,6 +24,7 @@ __all__ = [
     "image_argument",
     "jobs",
     "keep_layers",
+    "no_sync",
     "platform",
     "progress",
     "quiet",
@@ -114,6 +115,16 @@ keep_layers: Decorator[Any] = click.option(
     help="Keep layers in the cache once they are decoded. [default: OCIFAST_KEEP_LAYERS, or no]",
 )
 """Passes `keep_layers: bool | None`."""
+
+no_sync: Decorator[Any] = click.option(
+    "--no-sync",
+    "sync",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Do not wait until what is made is on the disk: a power failure may damage it. The cache is always synced.",
+)
+"""Passes `sync: bool`, False where it is given."""
 
 seed: Decorator[Any] = click.option(
     "--seed",

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import click
 
 from ocifast.cli import display
 from ocifast.progress import Event, Phase, Progress, silent
 
-__all__ = ["MODES", "progress_display"]
+__all__ = ["MODES", "ImagesDisplay", "images_display", "progress_display"]
 
 MODES = ("auto", "plain", "json", "none")
 """Values of `--progress`."""
@@ -40,12 +41,7 @@ def progress_display(
         unfinished: what an interrupted run says until the job is complete.
     """
     _say_when_interrupted(unfinished if makes else "")
-    chosen = "none" if quiet else mode
-    if chosen == "auto":
-        # The lines of `-v` and a picture that is drawn anew would tear each other apart.
-        session = _session() or {}
-        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not session.get("verbose")
-        chosen = "draw" if terminal else "plain" if makes else "none"
+    chosen = _chosen(mode, quiet=quiet, makes=makes)
     if chosen == "none":
         yield _watched(silent) if makes else silent
     elif chosen == "draw":
@@ -58,6 +54,52 @@ def progress_display(
         lines = JsonLines(display.say) if chosen == "json" else PlainLines(title, display.say)
         with _retries(lines.tell_retry):
             yield _watched(lines.take)
+
+
+@dataclass(frozen=True)
+class ImagesDisplay:
+    """Shows many images at a time.
+
+    Attributes:
+        begin: gives for the name of an image what gets its events.
+        end: an image is done with, or has failed.
+    """
+
+    begin: Callable[[str], Progress]
+    end: Callable[[str], None]
+
+
+@contextmanager
+def images_display(*, mode: str, quiet: bool, unfinished: str) -> Iterator[ImagesDisplay]:
+    """Shows on standard error how many images are copied while the block runs; as `progress_display` otherwise."""
+    _say_when_interrupted(unfinished)
+    chosen = _chosen(mode, quiet=quiet, makes=True)
+    if chosen == "none":
+        yield ImagesDisplay(lambda image: silent, lambda image: None)
+    elif chosen == "draw":
+        from ocifast.cli.images import drawing
+
+        with drawing() as (begin, end, tell_retry), _retries(tell_retry):
+            yield ImagesDisplay(begin, end)
+    else:
+        from ocifast.cli.narration import JsonLines, PlainLines
+
+        as_json, say = chosen == "json", display.say
+        with _retries(JsonLines(say).tell_retry if as_json else PlainLines("", say).tell_retry):
+            yield ImagesDisplay(
+                lambda image: JsonLines(say, image=image).take if as_json else PlainLines(image, say).take,
+                lambda image: None,
+            )
+
+
+def _chosen(mode: str, *, quiet: bool, makes: bool) -> str:
+    """`draw`, or one of `MODES` but `auto`."""
+    if quiet or mode != "auto":
+        return "none" if quiet else mode
+    # The lines of `-v` and a picture that is drawn anew would tear each other apart.
+    session = _session() or {}
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not session.get("verbose")
+    return "draw" if terminal else "plain" if makes else "none"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import click
 
 from ocifast.cli.copy import all_platforms, parallel, run_copy
 from ocifast.cli.help import Command
-from ocifast.cli.options import PLACE, as_json, cached, follow_links, platform, progress, quiet
+from ocifast.cli.options import PLACE, as_json, cached, follow_links, no_sync, platform, progress, quiet
 from ocifast.cli.registry import registry_options
 from ocifast.cli.verify import verify_options
 
@@ -24,6 +24,7 @@ __all__ = ["command"]
 @follow_links
 @verify_options
 @cached
+@no_sync
 @registry_options
 @quiet
 @progress

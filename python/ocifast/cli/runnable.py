@@ -17,6 +17,7 @@ from ocifast.cli.options import (
     cache_for,
     cached,
     follow_links,
+    no_sync,
     progress,
     quiet,
 )
@@ -92,6 +93,7 @@ def _all(options: Iterable[Callable[[Function], Function]]) -> Callable[[Functio
 @click.command(cls=Command)
 @click.argument("executables", metavar="EXECUTABLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_all(_OPTIONS)
+@no_sync
 @registry_options
 @quiet
 @progress
@@ -108,6 +110,7 @@ def command(
     quiet: bool,
     progress: str,
     as_json: bool,
+    sync: bool,
     **options: Any,
 ) -> None:
     """Turn a statically linked executable into an image.
@@ -143,7 +146,8 @@ def command(
         if push and reference is not None:
             built = runnable.push(reference, options=registries, progress=show, **reading)
         else:
-            built = runnable.write(output or "", reference=reference, options=registries, progress=show, **reading)
+            written: dict[str, Any] = {"sync": sync, "progress": show, **reading}
+            built = runnable.write(output or "", reference=reference, options=registries, **written)
     report(_told(built), as_json=as_json, text=built.digest, to_stderr=to_stdout)
 
 

@@ -149,7 +149,8 @@ class Reader:
 
 def _copy(made: NewFile, folder: Path, stack: ExitStack) -> NewFile | None:
     """A second file to write, unless the first can be made one later without copying."""
-    copy = stack.enter_context(NewFile(folder, mode=0o600))
+    # It is brought to the disk when it gets its name.
+    copy = stack.enter_context(NewFile(folder, mode=0o600, sync=False))
     if not share_blocks(made.descriptor, copy.descriptor):
         return copy
     copy.discard()

@@ -39,6 +39,7 @@ class Runnable(Options):
         cache: Cache | None = None,
         offline: bool | None = None,
         refresh: bool = False,
+        sync: bool = True,
         progress: Progress = silent,
     ) -> BuiltRunnable:
         """Builds the image into a file or folder.
@@ -51,6 +52,7 @@ class Runnable(Options):
             cache: as of `ocifast.open`, for a base image; so are the next two.
             offline: no registry is asked.
             refresh: the registry is asked again.
+            sync: whether the image is on the disk when this returns, whatever happens to the machine.
             progress: gets an event for each step.
 
         Returns:
@@ -75,7 +77,7 @@ class Runnable(Options):
 
         done = build(
             self,
-            open_destination(location, options=options),
+            open_destination(location, options=options, sync=sync),
             options=options,
             progress=progress,
             open_base=open_base,

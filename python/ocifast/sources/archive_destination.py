@@ -128,17 +128,18 @@ class ArchiveDestination:
         path: the archive; `-` is standard output, which gets nothing before all is written.
         name: how the user wrote the place.
         tag: the image's name in `index.json`, or None.
+        sync: whether the archive is brought to the disk before it has its name.
 
     Raises:
         ImageReferenceError: a name that image-spec, annotations.md, does not allow.
         UsageError: the path is not that of a file.
     """
 
-    def __init__(self, path: Path, *, name: str, tag: str | None = None) -> None:
+    def __init__(self, path: Path, *, name: str, tag: str | None = None, sync: bool = True) -> None:
         if tag is not None:
             check_ref_name(tag)
         self.name = name
-        self._goes_to = archive_place(path)
+        self._goes_to = archive_place(path, sync=sync)
         self._tag = tag
         self._lock = threading.Lock()
         self._tar: TarWriter | None = None

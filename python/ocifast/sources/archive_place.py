@@ -45,9 +45,10 @@ class ArchivePlace(Protocol):
 class FilePlace:
     """A file, made beside under a private name; one that is there is replaced."""
 
-    def __init__(self, path: Path) -> None:
-        """Args: `path` as `output_file` gives it."""
+    def __init__(self, path: Path, *, sync: bool = True) -> None:
+        """Args: `path` as `output_file` gives it; `sync` as of `NewFile`."""
         self._path = path
+        self._sync = sync
 
     def sweep(self) -> None:
         """See `ArchivePlace.sweep`."""
@@ -55,7 +56,7 @@ class FilePlace:
 
     def new_file(self, *, mode: int = 0o600) -> NewFile:
         """See `ArchivePlace.new_file`."""
-        return NewFile(self._path.parent, mode=mode)
+        return NewFile(self._path.parent, mode=mode, sync=self._sync)
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """See `ArchivePlace.writing`."""
@@ -65,7 +66,8 @@ class FilePlace:
         """Renames the file."""
         with self.writing():
             file.publish(self._path)
-            flush_folder(self._path.parent)
+            if self._sync:
+                flush_folder(self._path.parent)
 
 
 class StdoutPlace:
@@ -116,7 +118,7 @@ class StdoutPlace:
         file.discard()
 
 
-def archive_place(path: Path) -> ArchivePlace:
+def archive_place(path: Path, *, sync: bool = True) -> ArchivePlace:
     """The place that a path means: the file that is to be made or replaced, links followed, or standard output.
 
     Raises:
@@ -130,4 +132,4 @@ def archive_place(path: Path) -> ArchivePlace:
             raise UsageError(f"{path} is not a file, so no archive can be written there")
         if not real.parent.is_dir():
             raise UsageError(f"there is no folder {real.parent} to write {real.name} in")
-    return FilePlace(real)
+    return FilePlace(real, sync=sync)

@@ -42,6 +42,7 @@ class DockerArchiveDestination:
         path: the archive; `-` is standard output, which gets nothing before all is written.
         name: how the user wrote the place.
         reference: what the image is called after loading; None leaves it without a name.
+        sync: whether the archive is brought to the disk before it has its name.
 
     Raises:
         UsageError: the path is not that of a file.
@@ -49,11 +50,11 @@ class DockerArchiveDestination:
 
     holds_indexes = False
 
-    def __init__(self, path: Path, *, name: str, reference: Reference | None = None) -> None:
+    def __init__(self, path: Path, *, name: str, reference: Reference | None = None, sync: bool = True) -> None:
         if reference is not None and reference.digest is not None:
             raise ImageReferenceError(f"{name}: a Docker archive cannot hold a digest; write NAME:TAG")
         self.name = name
-        self._place = archive_place(path)
+        self._place = archive_place(path, sync=sync)
         self._reference = reference
         self._lock = threading.Lock()
         self._layers: dict[str, tuple[NewFile, str, int]] = {}

@@ -27,7 +27,7 @@ from ocifast.sources import FileSlice, Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
 from ocifast.sources.verify import verified
-from ocifast.spec import OCI_INDEX, Descriptor, Document, decode_manifest
+from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, decode_manifest
 
 __all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_entry", "new_index"]
 
@@ -48,18 +48,20 @@ class LayoutDestination:
         folder: the layout's folder: missing, empty, or a layout.
         name: how the user wrote the place.
         tag: the name that the image gets in `index.json`, instead of the entry that had it; None adds it unnamed.
+        sync: whether files are brought to the disk before they have their names, and their folders after.
 
     Raises:
         ImageReferenceError: a name that image-spec, annotations.md, does not allow.
         UsageError: the folder holds something else.
     """
 
-    def __init__(self, folder: Path, *, name: str, tag: str | None = None) -> None:
+    def __init__(self, folder: Path, *, name: str, tag: str | None = None, sync: bool = True) -> None:
         if tag is not None:
             check_ref_name(tag)
         self.name = name
         self._folder = folder
         self._tag = tag
+        self._sync = sync
         self._lock = threading.Lock()
         self._made: list[Path] = []
         self._written: set[str] = set()
@@ -124,7 +126,7 @@ class LayoutDestination:
     def open_slot(self) -> _LayoutSlot:
         """Room for a blob (see `DirectDestination.open_slot`)."""
         self._prepare("blobs", "sha256")
-        return _LayoutSlot(self, NewFile(self._folder))
+        return _LayoutSlot(self, self._new_file())
 
     def adopt(self, descriptor: Descriptor, file: NewFile) -> None:
         """Takes a file of the layout's folder for a blob, whose bytes are not read again."""
@@ -152,20 +154,22 @@ class LayoutDestination:
                     raise FileError(f"{self.name}: blob {descriptor.digest} was removed meanwhile; run this again")
             listing = self._listing()
             _enter(listing, _described(self._root), self._tag)
-            for folder in {self._folder / "blobs" / digest.partition(":")[0] for digest in self._written}:
-                flush_folder(folder)
+            if self._sync:
+                for folder in {self._folder / "blobs" / digest.partition(":")[0] for digest in self._written}:
+                    flush_folder(folder)
             self._replace("index.json", msgspec.json.encode(listing))
-            flush_folder(self._folder)
+            if self._sync:
+                flush_folder(self._folder)
         self._written.clear()
         self._made.clear()
 
     def abort(self) -> None:
-        """Removes the blobs and folders that this object has made."""
+        """Removes the blobs and folders that this object has made, but not what another image has relied on since."""
         if not self._folder.is_dir():
             return
         with contextlib.suppress(OSError), self._locked():
             # A signal may have come after the image was entered, and before `commit` took note of that.
-            for digest in () if self._is_entered() else self._written:
+            for digest in set() if self._is_entered() else self._written - self._named():
                 self._folder.joinpath(*blob_parts(digest)).unlink(missing_ok=True)
             if self._made and not (self._folder / "index.json").exists():
                 (self._folder / "oci-layout").unlink(missing_ok=True)
@@ -182,6 +186,32 @@ class LayoutDestination:
             return False
         return self._root is not None and any(entry.get("digest") == self._root.digest for entry in entries)
 
+    def _named(self) -> set[str]:
+        """Digests of all that the images in `index.json` are made of, as far as they can be read."""
+        try:
+            waiting = self._listing()["manifests"]
+        except OcifastError:
+            return set()
+        found: set[str] = set()
+        while waiting:
+            entry = waiting.pop()
+            digest = entry.get("digest") if isinstance(entry, dict) else None
+            if not isinstance(digest, str) or digest in found:
+                continue
+            found.add(digest)
+            with contextlib.suppress(OSError, OcifastError, ValueError, RecursionError):
+                opened = open_beneath(self._folder, *blob_parts(digest), name=self.name)
+                if os.fstat(opened).st_size > MANIFEST_LIMIT:
+                    # A layer, which names nothing.
+                    os.close(opened)
+                    continue
+                raw = read_all(opened, MANIFEST_LIMIT, name=self.name, what=digest)
+                if not raw.lstrip().startswith(b"{"):
+                    continue
+                read = msgspec.json.decode(raw, type=dict[str, Any])
+                waiting += [read.get("config"), *(read.get("layers") or ()), *(read.get("manifests") or ())]
+        return found
+
     def _write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         with self._new_blob(descriptor) as file:
             for chunk in verified(descriptor, chunks, name=self.name):
@@ -192,7 +222,7 @@ class LayoutDestination:
         """A file that is the blob when the block ends without an error."""
         parts = blob_parts(descriptor.digest)
         self._prepare(*parts[:2])
-        with reported(self._folder), NewFile(self._folder) as file:
+        with reported(self._folder), self._new_file() as file:
             yield file
             file.publish(self._folder.joinpath(*parts))
             with self._lock:
@@ -255,8 +285,11 @@ class LayoutDestination:
             raise DocumentError(f"{self.name}: index.json has no list of manifests", reference=self.name)
         return {**listing, "manifests": entries or []}
 
+    def _new_file(self) -> NewFile:
+        return NewFile(self._folder, sync=self._sync)
+
     def _replace(self, part: str, data: bytes) -> None:
-        with NewFile(self._folder) as file:
+        with self._new_file() as file:
             write_all(file.descriptor, data)
             file.publish(self._folder / part)
 

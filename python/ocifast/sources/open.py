@@ -94,8 +94,13 @@ def open_source(
     return TRANSPORTS[location.transport].source(location, access)
 
 
-def open_destination(location: Location, *, options: RegistryOptions | None = None) -> Destination:
+def open_destination(location: Location, *, options: RegistryOptions | None = None, sync: bool = True) -> Destination:
     """Opens a place to write an image to. Nothing is written yet.
+
+    Args:
+        location: the place.
+        options: how registries are spoken to; None for the defaults.
+        sync: whether what is written on this machine is brought to the disk before it has its name.
 
     Raises:
         ImageReferenceError: the location names a digest, or a name that the place cannot hold.
@@ -106,7 +111,7 @@ def open_destination(location: Location, *, options: RegistryOptions | None = No
     opens = TRANSPORTS[location.transport].destination
     if opens is None:
         raise UsageError(f"{location}: images are read from {location.transport}: and not written to it")
-    return opens(location, Access(options))
+    return opens(location, Access(options, sync=sync))
 
 
 def _refuse_bare_path(text: str) -> None:

@@ -39,7 +39,7 @@ def _destination(location: Location, access: Access) -> Destination:
     if location.position is not None:
         raise UsageError(f"{location}: an archive is written with one image; leave the number out")
     path = path_of(location)
-    return DockerArchiveDestination(path, name=location.text, reference=location.reference)
+    return DockerArchiveDestination(path, name=location.text, reference=location.reference, sync=access.sync)
 
 
 TRANSPORT = Transport(

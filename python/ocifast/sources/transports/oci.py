@@ -41,7 +41,7 @@ def _source(location: Location, access: Access) -> Source:
 def _destination(location: Location, access: Access) -> Destination:
     from ocifast.sources.layout_destination import LayoutDestination
 
-    return LayoutDestination(path_of(location), name=location.text, tag=location.tag)
+    return LayoutDestination(path_of(location), name=location.text, tag=location.tag, sync=access.sync)
 
 
 TRANSPORT = Transport(

@@ -20,7 +20,7 @@ def _source(location: Location, access: Access) -> Source:
 def _destination(location: Location, access: Access) -> Destination:
     from ocifast.sources.archive_destination import ArchiveDestination
 
-    return ArchiveDestination(path_of(location), name=location.text, tag=location.tag)
+    return ArchiveDestination(path_of(location), name=location.text, tag=location.tag, sync=access.sync)
 
 
 TRANSPORT = Transport(

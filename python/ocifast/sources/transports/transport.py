@@ -30,12 +30,14 @@ class Access:
         seeds: folders with image layouts, looked at before a registry; other places have no use for them.
         follow_links: whether symbolic links out of a layout are followed; those within it are in any case.
         ask: what stands in the place of a registry; None for the registry itself.
+        sync: whether what is written on this machine is brought to the disk before it has its name.
     """
 
     options: RegistryOptions | None = None
     seeds: tuple[Path, ...] = ()
     follow_links: bool = False
     ask: Callable[[], Source] | None = None
+    sync: bool = True
 
 
 @dataclass(frozen=True)
