@@ -51,6 +51,8 @@ class Machine:
         self.folder, self.image, self.runs = folder, image, runs
         self.out, self.cache = folder / "out.erofs", folder / "cache"
         self.rows: dict[str, tuple[float, float]] = {}
+        # Commands write their bytecode even where the caller's environment says no.
+        self.env = {"OCIFAST_CACHE_DIR": str(self.cache), "OCIFAST_CACHE_SIZE": "none", "PYTHONDONTWRITEBYTECODE": ""}
 
     def forget(self) -> None:
         """An empty cache, and no output."""
@@ -69,12 +71,10 @@ class Machine:
 
     def time(self, name: str, command: Command, prepare: Callable[[], object]) -> None:
         """Medians of wall and CPU seconds; `prepare` comes before each run and does not count."""
-        # Commands write their bytecode even where the caller's environment says no.
-        env = {"OCIFAST_CACHE_DIR": str(self.cache), "OCIFAST_CACHE_SIZE": "none", "PYTHONDONTWRITEBYTECODE": ""}
         samples = []
         for _ in range(self.runs):
             prepare()
-            samples.append(measure([command], self.folder / "log", env))
+            samples.append(measure([command], self.folder / "log", self.env))
         self.rows[name] = (
             statistics.median(sample.seconds for sample in samples),
             statistics.median(sample.cpu for sample in samples),
@@ -123,7 +123,7 @@ def one_image(machine: Machine, layers: Sequence[Path], remote: str, storage: Pa
     machine.time("again, the kept output", machine.compile(), machine.clean)
     machine.forget()
     before = blob_sizes(storage)
-    run(*machine.compile("--remote-cache", remote), env={"OCIFAST_CACHE_DIR": str(machine.cache)})
+    run(*machine.compile("--remote-cache", remote), env=machine.env)
     pushed = [size for path, size in blob_sizes(storage).items() if path not in before]
     offer_blob(remote, run(OCIFAST, "digest", "--platform", "linux/amd64", machine.image).decode().split()[0])
     pull = [OCIFAST, "pull", "-q", "--no-cache", f"{remote}:fetch", f"oci:{machine.folder}/layout:app"]
