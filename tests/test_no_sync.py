@@ -31,6 +31,8 @@ WAYS = {
     "copy of a list": "copy --from-file {list} oci:{out}/layout",
     "runnable": "runnable {program} -o {out}/app.tar",
     "batch": "batch {batch}",
+    "export": "cache export --containerd {out}/layers {layout}",
+    "report": "report {layout} -o {out}/report.html",
 }
 
 
@@ -39,7 +41,7 @@ WAYS = {
 def test_what_is_waited_for(
     way: str, waits: bool, server: FaultyRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = build_image([TarBuilder().file("etc/text", b"text")])
+    image = build_image([TarBuilder().directory("etc/").file("etc/text", b"text")])
     name = server.put(image, "app:1")
     out = tmp_path / "out"
     out.mkdir()

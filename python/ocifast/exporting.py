@@ -82,6 +82,7 @@ def export_layers(
     folder: str | os.PathLike[str],
     *,
     verity: bool = False,
+    sync: bool = True,
     platform: Platform | str | None = None,
     options: RegistryOptions | None = None,
     cache: Cache | None = None,
@@ -101,6 +102,7 @@ def export_layers(
         images: where they are, as `ocifast.open` takes it, or images, which are left open.
         folder: the layer content cache; made where it is missing. Files are the caller's, mode 0444.
         verity: appends the hash tree of dm-verity, as containerd makes it, and writes the sidecar.
+        sync: whether files are brought to the disk before they have their names.
         platform: which image of an index, for images that are named.
         options: how registries are spoken to, for images that are named.
         cache: of blobs and decoded layers; None keeps nothing, and decodes all that the folder has not.
@@ -134,7 +136,7 @@ def export_layers(
                 raise UsageError("a platform and options are for images that are named, not for one that is open")
             refuse_unfit(image)
             opened.append(image)
-        place = _Place(folder, stack, verity=verity)
+        place = _Place(folder, stack, verity=verity, sync=sync)
         wanted = list(dict.fromkeys(diff_id for image in opened for diff_id in image.diff_ids))
         missing = {diff_id for diff_id in wanted if not place.has(diff_id)}
         # Held until the end, so that nobody removes one in between.
@@ -168,14 +170,16 @@ class _Place:
         folder: where it is; made where it is missing.
         stack: closes what is opened.
         verity: whether layers have sidecars.
+        sync: whether files are brought to the disk before they have their names.
 
     Raises:
         FileError: others could change what is in it, or it cannot be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], stack: ExitStack, *, verity: bool) -> None:
+    def __init__(self, folder: str | os.PathLike[str], stack: ExitStack, *, verity: bool, sync: bool) -> None:
         self._folder = Path(os.path.realpath(folder))
         self._verity = verity
+        self._sync = sync
         self._private: Path | None = None
         with reported(self._folder):
             with contextlib.suppress(FileExistsError):
@@ -225,7 +229,8 @@ class _Place:
             # A run that was killed may have left the sidecar: only an image with that tree may stand beside it.
             said = self._seal(diff_id, file, threads, stopped) if self._verity or sidecar.exists() else None
             os.fchmod(file.descriptor, 0o444)
-            flush(file.descriptor)
+            if self._sync:
+                flush(file.descriptor)
             with self._locked():
                 if image.exists():
                     self.has(diff_id)
@@ -236,10 +241,12 @@ class _Place:
                     with NewFile(self._folder, mode=0o600) as told:
                         os.write(told.descriptor, msgspec.json.encode(said))
                         os.fchmod(told.descriptor, 0o444)
-                        flush(told.descriptor)
+                        if self._sync:
+                            flush(told.descriptor)
                         told.path.rename(sidecar)
                 file.path.rename(image)
-            flush_folder(image.parent)
+            if self._sync:
+                flush_folder(image.parent)
         return replace(self._found(diff_id), existed=False)
 
     def _seal(self, diff_id: str, file: NewFile, threads: int, stopped: Callable[[], bool]) -> _Sidecar:

@@ -29,9 +29,12 @@ __all__ = ["command"]
     help="The folder that containerd has in layer_content_caches; made where it is missing.",
 )
 @click.option("--verity", is_flag=True, help="Append dm-verity's hash tree, and write containerd's sidecars.")
+@options.no_sync
 @options.as_json
 @looking_options
-def command(images: tuple[str, ...], *, folder: Path, verity: bool, as_json: bool, looking: Looking) -> None:
+def command(
+    images: tuple[str, ...], *, folder: Path, verity: bool, sync: bool, as_json: bool, looking: Looking
+) -> None:
     """Fill a layer content cache of containerd with the layers of IMAGEs, as erofs images.
 
     IMAGE is {anywhere}. What is in DIR is never changed. Layers that are decoded for it are kept in the cache.
@@ -40,7 +43,7 @@ def command(images: tuple[str, ...], *, folder: Path, verity: bool, as_json: boo
         found = [stack.enter_context(looking.opened(image)) for image in images]
         cache = None if looking.no_cache else Cache.usable()
         with looking.display(images[0]) as show:
-            layers = export_layers(found, folder, verity=verity, cache=cache, progress=show)
+            layers = export_layers(found, folder, verity=verity, sync=sync, cache=cache, progress=show)
     report(
         {"layers": [{**vars(layer), "path": os.fsdecode(layer.path)} for layer in layers]},
         as_json=as_json,

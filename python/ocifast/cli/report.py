@@ -29,8 +29,9 @@ __all__ = ["command"]
     type=click.Path(dir_okay=False, allow_dash=True),
     help="Where to write it; - is standard output.",
 )
+@options.no_sync
 @looking_options
-def command(image: str, *, output: str, looking: Looking) -> None:
+def command(image: str, *, output: str, sync: bool, looking: Looking) -> None:
     """Make a page about IMAGE: one HTML file that loads nothing, for a browser with or without network.
 
     It shows the layers, a treemap of folders and files, what is wasted or there twice, the largest files with a search,
@@ -46,7 +47,7 @@ def command(image: str, *, output: str, looking: Looking) -> None:
             sys.stdout.buffer.flush()
         return
     # Made before the work begins, so that a wrong path costs nothing.
-    with Workspace(Path(output), is_directory=False) as space:
+    with Workspace(Path(output), is_directory=False, sync=sync) as space:
         page = _made(image, looking)
         made = space.path / "report.html"
         made.write_bytes(page)
