@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench compare wheel wheels clean
+.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench compare compare-check growth wheel wheels clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,7 +46,7 @@ endef
 
 define HELP
 make demo      makes a virtual environment, builds, and compiles a real image to a root filesystem
-make picture   draws docs/progress.svg from a real run (wants tmux), and docs/chart.svg from docs/performance.md
+make picture   draws docs/progress.svg from a real run (wants tmux), and docs/chart.svg from benches/results.json
 make manuals   writes the manual pages and completion files of ocifast.data anew
 make test      makes a virtual environment, builds, and runs the tests that need neither root nor packages
 make test-all  all tests, as root, with the packages that they need
@@ -56,7 +56,9 @@ make develop   builds the package into $(VENV)
 make packages  installs the Debian packages that the tests run (as root)
 make fuzz      fuzzes each target for FUZZ_SECONDS (60): docs/fuzzing.md
 make bench     benchmarks; CORPUS=oci:DIR:TAG names the image that is compared
-make compare   what each kind of output of CORPUS takes, beside what other tools take
+make compare   what each piece of work takes us and other tools, on CORPUS and made-up images; writes docs/performance.md
+make compare-check   fails when a ratio of two of these images fell by more than 15% against benches/results.json
+make growth    what 1 to 10 GiB and 0.1 to 2 million entries take; draws docs/growth.svg
 make docs      builds the site of the documents into site/, strictly
 make wheel     builds a release wheel into dist/
 make wheels    builds a wheel for older systems, and the source package; checks, installs and tries both
@@ -107,7 +109,7 @@ demo: develop
 
 picture: develop
 	$(BIN)/python tools/picture.py
-	$(BIN)/python tools/chart.py
+	$(BIN)/python -m tools.chart
 
 manuals: develop
 	$(BIN)/python tools/manuals.py
@@ -132,11 +134,22 @@ fuzz:
 bench: $(VENV)/.installed
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m pytest benches/bench_*.py --benchmark-only --benchmark-columns=min,median,rounds
-	$(BIN)/python -m benches.compare $(CORPUS)
+	$(BIN)/python -m benches.compare $(CORPUS) --workloads corpus
 
 compare: packages $(VENV)/.installed
+	@test -n "$(CORPUS)" || { echo "say which image: make compare CORPUS=oci:DIR:TAG"; exit 2; }
 	$(BIN)/maturin develop --quiet --release
-	$(BIN)/python -m benches.compare $(CORPUS)
+	$(BIN)/python -m benches.compare $(CORPUS) --write
+
+# Bounded: two images that are made in half a minute, the work that varies least, and the two tools that are everywhere.
+compare-check: packages $(VENV)/.installed
+	$(BIN)/maturin develop --quiet --release
+	$(BIN)/python -m benches.compare --workloads sixty,files --groups tar,dir,erofs,layout-dir,layout-erofs,layout-ext4 \
+		--peers igzip,tar --runs 5 --baseline benches/results.json
+
+growth: $(VENV)/.installed
+	$(BIN)/maturin develop --quiet --release
+	$(BIN)/python -m benches.growth --write
 
 docs: develop $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet

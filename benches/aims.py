@@ -1,75 +1,81 @@
 """What the comparison is meant to show, as data, and the check of one run against an earlier one.
 
 A ratio is a contestant's median wall time divided by that of another of its group in the same run: it says more than
-seconds on a machine that others use, too. Whoever is compared is named as in the comparison's table. Aims against tools
-that the comparison does not run are not here.
+seconds on a machine that others use, too. Whoever is compared is named as in `benches.peers`. Aims against tools that
+the comparison does not run are not here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from benches.measure import Contestant
+from benches.peers import GNU_TAR, GROUPS, INFLATE, UMOCI
+from benches.results import Medians
 
-INFLATE = "igzip -dc of all layers to /dev/null"
-UMOCI = "skopeo copy + umoci unpack"
 TOLERANCE = 0.15
-
-Medians = Mapping[str, Mapping[str, float]]
-"""Median wall time in seconds, by group and by contestant's name."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """Our median wall time in one group is at most `most` times that of `than`."""
+    """Our median wall time in one group is at most `most` times that of `than`, or at most `most` µs an entry more.
+
+    Attributes:
+        group: `WORKLOAD/GROUP`.
+        ours: our contestant.
+        than: the other one.
+        most: the ratio, or with `by_entry` microseconds for each name of the tree beyond the other's time.
+        by_entry: see `most`.
+    """
 
     group: str
     ours: str
     than: str
     most: float
+    by_entry: bool = False
 
 
-def compiled(form: str, than: str, most: float) -> Aim:
+def compiled(workload: str, form: str, than: str, most: float, *, source: str = "", by_entry: bool = False) -> Aim:
     """An aim of compiling to one format."""
-    return Aim(form, f"ocifast compile -f {form}", than, most)
+    return Aim(f"{workload}/{source}{form}", f"ocifast compile -f {form}", than, most, by_entry)
 
 
 AIMS = (
-    compiled("erofs", INFLATE, 1.3),
-    compiled("erofs", "mkfs.erofs --oci=f", 1 / 3),
-    compiled("dir", INFLATE, 1.4),
-    compiled("dir", UMOCI, 1 / 4),
-    compiled("tar", INFLATE, 1.45),
-    compiled("cpio", INFLATE, 1.45),
-    compiled("ext4", INFLATE, 1.45),
-    compiled("squashfs", INFLATE, 2.8),
-    Aim("pull", "ocifast pull", "skopeo copy", 1 / 1.3),
+    compiled("corpus", "erofs", INFLATE, 1.3),
+    compiled("corpus", "erofs", "mkfs.erofs --oci=f", 1 / 3),
+    compiled("corpus", "dir", INFLATE, 1.4),
+    compiled("corpus", "dir", UMOCI, 1 / 4),
+    compiled("corpus", "tar", INFLATE, 1.45),
+    compiled("corpus", "cpio", INFLATE, 1.45),
+    compiled("corpus", "ext4", INFLATE, 1.45),
+    compiled("corpus", "squashfs", INFLATE, 2.8),
+    Aim("corpus/pull", "ocifast pull", "skopeo copy", 1 / 1.3),
+    compiled("big", "dir", "ocifast compile -f dir, of four equal layers", 1.1),
+    compiled("big", "erofs", "ocifast compile -f erofs, of four equal layers", 1.1),
+    compiled("files", "dir", GNU_TAR, 1 / 1.8, source="layout-"),
+    compiled("files", "erofs", INFLATE, 3, source="layout-", by_entry=True),
+    compiled("files", "ext4", INFLATE, 3, source="layout-", by_entry=True),
 )
 
 
-def medians(contestants: Sequence[Contestant]) -> dict[str, dict[str, float]]:
-    """The medians of what was measured; contestants without a sample are left out."""
-    found: dict[str, dict[str, float]] = {}
-    for one in contestants:
-        if one.samples:
-            found.setdefault(one.group, {})[one.name] = one.seconds
-    return found
+def verdicts(measured: Medians, entries: Mapping[str, int]) -> str:
+    """A table in Markdown of all aims: met, not met, or not measured; none is left out.
 
-
-def verdicts(measured: Medians) -> str:
-    """A table in Markdown of all aims: met, not met, or not measured; none is left out."""
-    lines = ["| work | measured against | at most | measured | |", "|---|---|--:|--:|---|"]
+    Args:
+        measured: the medians.
+        entries: names in the tree of each workload.
+    """
+    lines = ["| image | work | measured against | at most | measured | |", "|---|---|---|--:|--:|---|"]
     for aim in AIMS:
-        group = measured.get(aim.group, {})
-        if aim.ours in group and aim.than in group:
-            ratio = group[aim.ours] / group[aim.than]
-            shown, verdict = f"{ratio:.2f}", "met" if ratio <= aim.most else "**not met**"
-        else:
-            shown, verdict = "", "not measured"
-        lines.append(f"| {aim.group} | {aim.than} | {aim.most:.2f} | {shown} | {verdict} |")
+        workload, _, work = aim.group.partition("/")
+        group, names = measured.get(aim.group, {}), entries.get(workload, 0)
+        shown, verdict, unit = "", "not measured", " µs an entry more" if aim.by_entry else ""
+        if aim.ours in group and aim.than in group and (names or not aim.by_entry):
+            ours, than = group[aim.ours], group[aim.than]
+            value = (ours - than) / names * 1e6 if aim.by_entry else ours / than
+            shown, verdict = f"{value:.2f}{unit}", "met" if value <= aim.most else "**not met**"
+        cells = [workload, GROUPS[work], aim.than, f"{aim.most:.2f}{unit}", shown, verdict]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -85,14 +91,15 @@ def ratios(measured: Medians) -> dict[tuple[str, str, str], float]:
     }
 
 
-def losses(measured: Medians, baseline: Medians) -> list[str]:
+def losses(measured: Medians, baseline: Medians, absent: Collection[tuple[str, str]] = ()) -> list[str]:
     """One line for each ratio that is more than 15% worse than in the baseline, or that was not measured again.
 
-    Groups that were not run are left out, so that a part can be checked alone.
+    Groups that were not run are left out, so that a part can be checked alone, and so are contestants that could not
+    run here: `absent` has them by group and name.
     """
     now, lines = ratios(measured), []
     for (group, ours, than), before in ratios(baseline).items():
-        if group not in measured:
+        if group not in measured or (group, than) in absent:
             continue
         ratio = now.get((group, ours, than))
         if ratio is None:
@@ -100,14 +107,3 @@ def losses(measured: Medians, baseline: Medians) -> list[str]:
         elif ratio > before * (1 + TOLERANCE):
             lines.append(f"{group}: {ours} takes {ratio:.2f} times as long as {than}, and took {before:.2f} times")
     return lines
-
-
-def write_baseline(path: Path, measured: Medians) -> None:
-    """Writes medians as JSON."""
-    path.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n")
-
-
-def read_baseline(path: Path) -> dict[str, dict[str, float]]:
-    """Reads what `write_baseline` wrote."""
-    found: dict[str, dict[str, float]] = json.loads(path.read_text())
-    return found

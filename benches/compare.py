@@ -1,204 +1,226 @@
-"""The same work by us and by other tools, in one run, in alternation, on one image.
+"""The same work by us and by other tools, in one run, in alternation, on the same images.
 
-    python -m benches.compare oci:DIR:TAG [--runs 5] [--folder /dev/shm] [--only tar,erofs,...]
-        [--write-baseline FILE] [--baseline FILE]
+    python -m benches.compare [oci:DIR:TAG] [--workloads corpus,big,...] [--groups dir,erofs,...]
+        [--peers igzip,tar,...] [--runs 3] [--folder /dev/shm] [--layouts DIR]
+        [--results FILE] [--note TEXT] [--write] [--baseline FILE]
 
-The image is pushed into Debian's docker-registry on loopback; every result is written below `--folder`, a tmpfs, so
-that no disk is measured. No tool finds anything in a cache but the page cache. The registry's own time is in all wall
-times alike, its memory in none. Prints tables in Markdown, of what was measured and of the aims; needs root, as umoci
-does. With `--baseline` it ends with status 1 when one of our ratios is more than 15% worse than in that file.
+Each workload of `benches.workloads` is built, pushed into Debian's docker-registry on loopback, and worked on by all of
+`benches.peers` that are installed; every result is written below `--folder`, a tmpfs, so that no disk is measured, and
+the trees of all results are compared. No tool finds anything in a cache but the page cache, where the work is not just
+that. The registry's own time is in all wall times alike, its memory in none. Tables in Markdown are printed: what was
+measured, and the aims. It needs root, as umoci does.
+
+`--results` keeps what was measured, next to what is in that file already; `--write` puts the tables of it into the
+documents, also alone. With `--baseline` the program ends with status 1 when one of our ratios is more than 15% worse
+than in that file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benches.aims import INFLATE, UMOCI, losses, medians, read_baseline, verdicts, write_baseline
-from benches.measure import Command, Contestant, measure, table
-from tests.support.registry import Registry, serve_registry
-from tests.support.run import Argument, attempt, tool
+from benches.aims import losses, verdicts
+from benches.document import table, write_documents
+from benches.measure import Command, CommandError, Contestant, try_measure
+from benches.peers import GROUPS, PEERS, Peer
+from benches.place import Place
+from benches.results import RESULTS, Results, medians, merged, part, read, write
+from benches.trees import Trees
+from benches.workloads import WORKLOADS, Source, Workload
+from tests.support.run import PATH
 
-OCIFAST = Path(sys.executable).with_name("ocifast")
-GROUPS = ("tar", "dir", "cpio", "ext4", "erofs", "squashfs", "pull", "push", "runnable")
-EXECUTABLE_BYTES = 200_000_000
 
+class Comparison:
+    """One workload and all that work on it."""
 
-class Bench:
-    """One image in one registry, and the ways to work on it."""
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        self.trees: dict[str, Trees] = {}
+        self.runs = 0
 
-    def __init__(self, layout: Path, tag: str, folder: Path, stack: ExitStack) -> None:
-        self.layout, self.tag, self.folder, self.stack = layout, tag, folder, stack
-        self.registry = self.fresh_registry("registry")
-        self.reference = self.registry.push(f"oci:{layout}:{tag}", "app:1")
-        self.pushed = 0
+    def contestants(self, workload: str, groups: Collection[str], peers: Collection[str]) -> Iterator[Contestant]:
+        """Those of some groups, also those that cannot run here; of tools other than ours those that are asked for."""
+        for peer in PEERS:
+            mine = peer.workload in ("", workload)
+            asked = not peers or peer.name.startswith("ocifast ") or set(peer.needs) <= set(peers)
+            if peer.group in groups and mine and asked:
+                yield self._contestant(peer)
 
-    def fresh_registry(self, name: str) -> Registry:
-        """A registry with nothing in it, on a port that no tool has met before."""
-        return self.stack.enter_context(serve_registry(self.folder / name))
-
-    def layers(self) -> list[Path]:
-        """The blobs of the image's layers, bottom layer first."""
-        found = json.loads(
-            subprocess.check_output([tool("skopeo"), "inspect", "--raw", f"oci:{self.layout}:{self.tag}"])
+    def _contestant(self, peer: Peer) -> Contestant:
+        missing = [name for name in peer.needs if shutil.which(name, path=PATH) is None]
+        problem = f"not installed: {', '.join(missing)}" if missing else peer.lacks() if peer.lacks else ""
+        return Contestant(
+            peer.group,
+            peer.name,
+            partial(peer.commands, self.place),
+            peer.result,
+            partial(peer.prepare, self.place) if peer.prepare else None,
+            clean=peer.clean,
+            daemons=peer.daemons,
+            kind=peer.kind,
+            family="layout" if peer.kind == "layout" else peer.tag,
+            problem=problem,
         )
-        return [self.layout / "blobs" / layer["digest"].replace(":", "/") for layer in found["layers"]]
 
-    def inflate(self, _: Path) -> Sequence[Command]:
-        """`igzip -dc` of all layers to nowhere: what no reader of gzip layers can do without."""
-        words = " && ".join(f"igzip -dc {shlex.quote(str(path))}" for path in self.layers())
-        return [["sh", "-c", f"({words}) >/dev/null"]]
-
-    def copy_and_unpack(self, at: Path) -> Sequence[Command]:
-        """The tools of the distributions: skopeo to a layout, umoci to a directory."""
-        unpack: Command = ["umoci", "unpack", "--image", f"{at}/layout:app", at / "bundle"]
-        return [*self.copy(at), unpack]
-
-    def copy(self, at: Path) -> Sequence[Command]:
-        """Registry to layout by skopeo."""
-        words = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false"]
-        return [[*words, f"docker://{self.reference}", f"oci:{at}/layout:app"]]
-
-    def compile(self, form: str, at: Path) -> Sequence[Command]:
-        """Registry to one format by us."""
-        return [[OCIFAST, "compile", "--quiet", "--no-cache", "-f", form, self.reference, at / "result"]]
-
-    def mkfs_erofs(self, at: Path) -> Sequence[Command]:
-        """erofs-utils' own reader of OCI images."""
-        host, _, name = self.reference.partition("/")
-        return [["mkfs.erofs", "--quiet", "--oci=f,platform=linux/amd64,insecure", at / "result", f"{host}/{name}"]]
-
-    def pull(self, at: Path) -> Sequence[Command]:
-        """Registry to layout by us."""
-        return [[OCIFAST, "pull", "--quiet", "--no-cache", self.reference, f"oci:{at}/layout:app"]]
-
-    def push(self, ours: bool, at: Path) -> Sequence[Command]:
-        """Layout to an empty registry."""
-        host = (at / "host").read_text()
-        source = f"oci:{self.layout}:{self.tag}"
-        if ours:
-            return [[OCIFAST, "push", "--quiet", source, f"{host}/app:1"]]
-        words = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
-        return [[*words, source, f"docker://{host}/app:1"]]
-
-    def prepare_push(self, at: Path) -> None:
-        """An empty registry for one run; skopeo remembers where it has seen a blob, so a new port each time."""
-        self.pushed += 1
-        (at / "host").write_text(self.fresh_registry(f"push-{self.pushed}").host)
-
-    def executable(self) -> Path:
-        """A static executable of 200 MB: busybox and what a linker would have put after it."""
-        path = self.folder / "executable"
-        if not path.exists():
-            shutil.copy(tool("busybox"), path)
-            with path.open("ab") as file, Path("/dev/urandom").open("rb") as noise:
-                while file.tell() < EXECUTABLE_BYTES:
-                    file.write(noise.read(1 << 20))
-        return path
-
-    def tar_and_hash(self, _: Path) -> Sequence[Command]:
-        """`tar c FILE | sha256sum`: a layer's bytes and their digest, and nothing else."""
-        return [["sh", "-c", f"tar c -C {self.folder} executable | sha256sum"]]
-
-    def runnable(self, at: Path) -> Sequence[Command]:
-        """The same executable as an OCI archive by us."""
-        return [[OCIFAST, "runnable", "--quiet", self.executable(), "-o", at / "result"]]
-
-    def contestants(self) -> Iterator[Contestant]:
-        """All groups; the first of each is what the others are measured against."""
-        peers = partial(Contestant, name=UMOCI, commands=self.copy_and_unpack)
-        inflate = partial(Contestant, name=INFLATE, commands=self.inflate)
-        for form in ("tar", "dir", "cpio", "ext4", "erofs", "squashfs"):
-            yield inflate(form)
-            yield Contestant(form, f"ocifast compile -f {form}", partial(self.compile, form), "result")
-            if form in ("tar", "dir"):
-                yield peers(form)
-            if form == "erofs" and b"--oci" in attempt("mkfs.erofs", "--help").stdout:
-                yield Contestant(form, "mkfs.erofs --oci=f", self.mkfs_erofs, "result")
-        yield Contestant("pull", "skopeo copy", self.copy)
-        yield Contestant("pull", "ocifast pull", self.pull)
-        yield Contestant("push", "skopeo copy", partial(self.push, False), prepare=self.prepare_push)
-        yield Contestant("push", "ocifast push", partial(self.push, True), prepare=self.prepare_push)
-        self.executable()
-        yield Contestant("runnable", "tar c FILE \\| sha256sum", self.tar_and_hash)
-        yield Contestant("runnable", "ocifast runnable -o FILE", self.runnable, "result")
-
-    def run(self, contestant: Contestant, number: int) -> None:
-        """Measures one run in an empty folder, and removes the folder."""
-        at = self.folder / f"run-{number}"
+    def run(self, one: Contestant) -> None:
+        """Measures one run in an empty folder, reads its result if it is the first, and removes the folder."""
+        if one.problem:
+            return
+        self.runs += 1
+        at = self.folder / f"run-{self.runs}"
         at.mkdir()
-        if contestant.prepare:
-            contestant.prepare(at)
-        sample = measure(
-            contestant.commands(at), at / "log", {"OCIFAST_CACHE_DIR": str(at / "cache"), "TMPDIR": str(at)}
-        )
-        result = at / contestant.result if contestant.result else at
-        size = result.stat().st_blocks * 512 if result.is_file() else 0
-        contestant.samples.append(replace(sample, size=size))
-        shutil.rmtree(at)
-        print(f"{contestant.group:9} {contestant.name:40} {sample.seconds:7.2f} s", file=sys.stderr, flush=True)
+        try:
+            if one.prepare:
+                one.prepare(at)
+            sample = try_measure(
+                one.commands(at), at / "log", self.place.environment(at), one.daemons(at) if one.daemons else ()
+            )
+            result = at / one.result
+            size = result.stat().st_blocks * 512 if one.kind != "mounted" and result.is_file() else 0
+            if one.kind and not one.samples:
+                self._read(one, result)
+            one.samples.append(replace(sample, size=size))
+        except (CommandError, TimeoutError) as error:
+            one.problem = f"failed: {error.line if isinstance(error, CommandError) else error}"
+            one.samples.clear()
+        finally:
+            if one.clean:
+                one.clean(at)
+            shutil.rmtree(at)
+        told = one.problem or f"{sample.seconds:7.2f} s"
+        print(f"{one.group:14} {one.name:50} {told}", file=sys.stderr, flush=True)
+
+    def _read(self, one: Contestant, result: Path) -> None:
+        trees = self.trees.setdefault(one.family, Trees(self.folder / f"trees-{one.family}"))
+        try:
+            trees.add(f"{one.group} {one.name}", one.kind, result)
+        except ValueError as error:
+            one.tree = f"**not readable: {error}**"
+
+    def judge(self, contestants: Sequence[Contestant]) -> None:
+        """Gives each its word on its tree."""
+        words = {who: word for trees in self.trees.values() for who, word in trees.verdicts()}
+        for one in contestants:
+            one.tree = words.get(f"{one.group} {one.name}", one.tree)
 
 
-def versions() -> str:
-    """What was compared, on what machine."""
-    questions: list[list[Argument]] = [
-        [OCIFAST, "--version"],
-        ["skopeo", "--version"],
-        ["umoci", "--version"],
-        ["igzip", "--version"],
-    ]
-    questions += [["mkfs.erofs", "-V"], ["docker-registry", "--version"]]
-    lines = []
-    for question in questions:
-        answer = attempt(*question)
-        lines.append(f"- {(answer.stdout + answer.stderr).decode().splitlines()[0]}")
-    model = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    lines.append(f"- {os.cpu_count()} cores, {model[0] if model else platform.machine()}, Linux {platform.release()}")
-    return "\n".join(lines)
+def compare(workload: Workload, layout: Path, folder: Path, asked: argparse.Namespace) -> tuple[list[Contestant], int]:
+    """Measures one workload; returns its contestants, and how many names its tree has."""
+    with ExitStack() as stack:
+        (folder / "place").mkdir()
+        comparison = Comparison(Place(layout, folder / "place", stack, workload.slow), folder)
+        groups = [group for group in workload.groups if group in asked.groups] if asked.groups else workload.groups
+        contestants = list(comparison.contestants(workload.name, groups, asked.peers))
+        for _ in range(asked.runs):
+            for one in contestants:
+                comparison.run(one)
+        comparison.judge(contestants)
+        trees = comparison.trees.get("app")
+        return contestants, trees.entries if trees else 0
 
 
-def main() -> None:
-    """Compares and prints."""
-    parser = argparse.ArgumentParser(description="The same work by ocifast and by other tools.")
-    parser.add_argument("image", help="oci:DIR:TAG")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each contestant (default 5)")
+def built(workload: Workload, source: Source, layouts: Path) -> Path:
+    """Builds a workload in a process of its own: a contestant's peak memory counts from what this one holds."""
+    words: Command = [sys.executable, "-m", "benches.workloads", workload.name, layouts, "--scale", str(source.scale)]
+    corpus = ["--corpus", f"oci:{source.corpus}:{source.tag}"] if source.corpus else []
+    return Path(subprocess.run([*words, *corpus], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def names(known: Collection[str], text: str) -> list[str]:
+    """A list of known names, separated by commas."""
+    found = text.split(",")
+    if wrong := [name for name in found if name not in known]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]} is none of {','.join(known)}")
+    return found
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    known = [workload.name for workload in WORKLOADS]
+    parser = argparse.ArgumentParser(prog="python -m benches.compare", description="The same work by us and others.")
+    parser.add_argument("image", nargs="?", help="the corpus, oci:DIR:TAG; workloads made of it need it")
+    parser.add_argument("--workloads", type=partial(names, known), help=f"of {','.join(known)} (default all)")
+    parser.add_argument("--groups", "--only", type=partial(names, GROUPS), help=f"work, of {','.join(GROUPS)}")
+    parser.add_argument(
+        "--peers", type=lambda text: text.split(","), help="other tools to run (default all)", default=[]
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of each contestant (default 3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of made-up workloads, for a quick look (default 1)")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all is written (default /dev/shm)")
-    parser.add_argument("--only", default=",".join(GROUPS), help=f"groups to run, of {','.join(GROUPS)}")
-    parser.add_argument("--baseline", type=Path, help="medians of an earlier run to check against")
-    parser.add_argument("--write-baseline", type=Path, help="where to write this run's medians")
-    options = parser.parse_args()
-    baseline = read_baseline(options.baseline) if options.baseline else {}
-    kind, layout, tag = options.image.split(":")
-    if kind != "oci" or not set(options.only.split(",")) <= set(GROUPS):
-        parser.error("the image must be oci:DIR:TAG, and the groups known ones")
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="ocifast-bench-") as folder, ExitStack() as stack:
-        bench = Bench(Path(layout).resolve(), tag, Path(folder), stack)
-        contestants = [one for one in bench.contestants() if one.group in options.only.split(",")]
-        for number in range(options.runs):
-            for index, contestant in enumerate(contestants):
-                bench.run(contestant, number * len(contestants) + index)
-    print(f"Medians of {options.runs} runs in alternation, image {options.image}:\n")
-    measured = medians(contestants)
-    print(f"{table(contestants)}\n\n{verdicts(measured)}\n\n{versions()}")
-    if options.write_baseline:
-        write_baseline(options.write_baseline, measured)
-    if lost := losses(measured, baseline):
+    parser.add_argument("--layouts", type=Path, help="where workloads are built and stay (default: removed at the end)")
+    parser.add_argument("--results", type=Path, help="where what is measured is kept, as JSON")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the documents from --results (default {RESULTS.name})"
+    )
+    parser.add_argument("--note", default="", help="a sentence on the circumstances, kept and shown with the results")
+    parser.add_argument("--baseline", type=Path, help="results of an earlier run to check against")
+    return parser
+
+
+def source_of(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Source:
+    """What the workloads are built of; ends the program when one lacks its corpus."""
+    needy = [workload.name for workload in WORKLOADS if workload.of_corpus and workload.name in asked.workloads]
+    if asked.image is None:
+        if needy:
+            parser.error(f"{needy[0]} is made of a corpus: name an image, oci:DIR:TAG")
+        return Source(scale=asked.scale)
+    kind, _, place = asked.image.partition(":")
+    layout, _, tag = place.rpartition(":")
+    if kind != "oci" or not layout or not Path(layout, "index.json").exists():
+        parser.error(f"{asked.image} is no oci:DIR:TAG with a layout in DIR")
+    return Source(Path(layout).resolve(), tag, asked.scale)
+
+
+def command_line(asked: argparse.Namespace, workload: Workload) -> str:
+    """The command that measures one workload as it was measured, without this machine's paths."""
+    words = [*(["oci:DIR:TAG"] if workload.of_corpus else []), "--workloads", workload.name, "--runs", str(asked.runs)]
+    words += ["--groups", ",".join(asked.groups)] if asked.groups else []
+    words += ["--peers", ",".join(asked.peers)] if asked.peers else []
+    words += ["--scale", f"{asked.scale:g}"] if asked.scale != 1 else []
+    return f"python -m benches.compare {shlex.join(words)}"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Compares, prints, keeps."""
+    parser = arguments()
+    asked = parser.parse_args(words)
+    if asked.workloads is None:
+        only_write = asked.write and asked.image is None
+        asked.workloads = [] if only_write else [workload.name for workload in WORKLOADS]
+    kept = asked.results or (RESULTS if asked.write else None)
+    source = source_of(parser, asked)
+    results, now = read(kept) if kept else {}, Results()
+    absent = set[tuple[str, str]]()
+    for workload in (one for one in WORKLOADS if one.name in asked.workloads):
+        with tempfile.TemporaryDirectory(dir=asked.folder, prefix="ocifast-bench-") as name:
+            folder = Path(name)
+            layouts = asked.layouts or folder / "layouts"
+            print(f"{workload.name}: {workload.about}", file=sys.stderr, flush=True)
+            contestants, entries = compare(workload, built(workload, source, layouts), folder, asked)
+        if not contestants:
+            continue
+        found = part(contestants, command_line(asked, workload), entries, asked.note)
+        now = merged(now, workload.name, found)
+        absent |= {(f"{workload.name}/{one.group}", one.name) for one in contestants if one.cannot}
+        print(f"\n{workload.title}\n\n{table(found)}\n", flush=True)
+        if kept:
+            results = merged(results, workload.name, found)
+            write(kept, results)
+    if now:
+        print(verdicts(medians(now), {name: one["entries"] for name, one in now.items()}))
+    if asked.write:
+        write_documents(results)
+    if asked.baseline and (lost := losses(medians(now), medians(read(asked.baseline)), absent)):
         sys.exit("\n".join(lost))
 
 

@@ -25,8 +25,12 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benches.compare import OCIFAST, Bench, versions
+from benches.compare import Comparison
 from benches.measure import Command, Contestant, measure, table
+from benches.peers import INFLATE, inflate, umoci
+from benches.place import OCIFAST, Place
+from benches.results import machine, versions
+from benches.workloads import Source, corpus
 from tests.support.oracle import mounted
 from tests.support.run import attempt
 
@@ -82,20 +86,22 @@ def by_gensquashfs(source: Path, level: Sequence[str], at: Path) -> Sequence[Com
     return [["gensquashfs", "-q", "-j", str(os.cpu_count()), "--pack-dir", source, *words, at / "result"]]
 
 
-def one_after_the_other(bench: Bench, at: Path) -> Sequence[Command]:
+def one_after_the_other(place: Place, at: Path) -> Sequence[Command]:
     """Skopeo to a layout, umoci to a folder, mksquashfs to an image."""
-    return [*bench.copy_and_unpack(at), *by_mksquashfs(at / "bundle/rootfs", LEVELS["zstd 3"], at)]
+    return [*umoci(place, at), *by_mksquashfs(at / "bundle/rootfs", LEVELS["zstd 3"], at)]
 
 
-def from_registry(bench: Bench) -> Iterator[Contestant]:
+def from_registry(place: Place) -> Iterator[Contestant]:
     """All ways from a registry to an image."""
-    yield Contestant("registry", "igzip -dc of all layers to /dev/null", bench.inflate)
+    yield Contestant("registry", INFLATE, partial(inflate, place))
     for name in ("zstd 3", "zstd 1"):
-        yield Contestant("registry", f"ocifast, {name}", partial(by_us, bench.reference, LEVELS[name], None), "result")
+        yield Contestant(
+            "registry", f"ocifast, {name}", partial(by_us, place.reference(), LEVELS[name], None), "result"
+        )
     for backend in ("sqfstar", "tar2sqfs"):
-        ours = partial(by_us, bench.reference, LEVELS["zstd 3"], backend)
+        ours = partial(by_us, place.reference(), LEVELS["zstd 3"], backend)
         yield Contestant("registry", f"ocifast --backend {backend}, zstd 3", ours, "result")
-    peers = partial(one_after_the_other, bench)
+    peers = partial(one_after_the_other, place)
     yield Contestant("registry", "skopeo copy + umoci unpack + mksquashfs, zstd 3", peers, "result")
 
 
@@ -163,13 +169,9 @@ def reading(layout: str, folder: Path, unpacked: Path, runs: int) -> None:
         print(f"| {name} | {sorted(each)[len(each) // 2]:.2f} |")
 
 
-def tool_versions() -> str:
-    """What packed."""
-    lines = []
-    for question in (["mksquashfs", "-version"], ["tar2sqfs", "--version"], ["gensquashfs", "--version"]):
-        answer = attempt(*question)
-        lines.append(f"- {(answer.stdout + answer.stderr).decode().strip().splitlines()[0]}")
-    return "\n".join(lines)
+def gensquashfs_version() -> list[str]:
+    """The first line of what gensquashfs says of its version: the comparison does not run it."""
+    return attempt("gensquashfs", "--version").stdout.decode().splitlines()[:1]
 
 
 def main() -> None:
@@ -188,11 +190,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="ocifast-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         if "registry" in only:
-            bench = Bench(Path(match[1]).resolve(), match[2], folder, stack)
-            contestants = list(from_registry(bench))
-            for number in range(options.runs):
-                for index, contestant in enumerate(contestants):
-                    bench.run(contestant, number * len(contestants) + index)
+            corpus(folder / "layout", Source(Path(match[1]).resolve(), match[2]))
+            (folder / "place").mkdir()
+            place = Place(folder / "layout", folder / "place", stack)
+            comparison, contestants = Comparison(place, folder), list(from_registry(place))
+            for _ in range(options.runs):
+                for contestant in contestants:
+                    comparison.run(contestant)
+            if failed := [one for one in contestants if one.problem]:
+                sys.exit(f"{failed[0].name} {failed[0].problem}")
             print(f"{table(contestants)}\n")
         if {"levels", "read"} & set(only):
             unpacked = folder / "unpacked"
@@ -205,8 +211,7 @@ def main() -> None:
             if "read" in only:
                 reading(options.image, folder, unpacked, options.runs)
                 print()
-        print(versions())
-        print(tool_versions())
+        print(*(f"- {line}" for line in [*versions(), *gensquashfs_version(), machine()]), sep="\n")
 
 
 if __name__ == "__main__":

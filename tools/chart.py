@@ -1,31 +1,34 @@
-"""Draws `docs/chart.svg` from the tables of `docs/performance.md`: seconds from a registry to a root filesystem.
+"""Draws `docs/chart.svg` from what was measured: seconds from a registry to a root filesystem, by us and by others.
 
-`make picture` runs it. The figures stand in the document alone; a test draws the chart again and compares.
+    python -m tools.chart
+
+`python -m benches.compare --write` does it too. The figures stand in `benches/results.json` alone; a test draws the
+chart again and compares. It has the colours for light and dark pages.
 """
 
 from __future__ import annotations
 
 import html
-import re
+import json
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT, CHART = ROOT / "docs/performance.md", ROOT / "docs/chart.svg"
+RESULTS, CHART = ROOT / "benches/results.json", ROOT / "docs/chart.svg"
 WIDTH, LEFT, ROW, BAR = 920, 330, 34, 20
+WORKLOAD = "corpus"
 
 BARS = (
-    ("erofs", "ocifast", "registry to erofs", "ocifast compile -f erofs"),
-    ("directory", "ocifast", "registry to directory", "ocifast compile -f dir"),
-    ("directory", "skopeo, umoci", "registry to directory", "skopeo copy, then umoci unpack"),
-    ("squashfs", "ocifast", "", "ocifast compile -f squashfs"),
-    (
-        "squashfs",
-        "skopeo, umoci, mksquashfs",
-        "",
-        "skopeo copy, umoci unpack, mksquashfs",
-    ),
+    ("erofs", "ocifast", "erofs", "ocifast compile -f erofs"),
+    ("directory", "ocifast", "dir", "ocifast compile -f dir"),
+    ("directory", "buildah", "dir", "buildah from + mount"),
+    ("directory", "skopeo, umoci", "dir", "skopeo copy + umoci unpack"),
+    ("squashfs", "ocifast", "squashfs", "ocifast compile -f squashfs"),
+    ("squashfs", "skopeo, umoci, mksquashfs", "squashfs", "skopeo copy + umoci unpack + mksquashfs -comp zstd"),
 )
-"""What is shown: the output, by what, and the cells that name its row, the last by how it begins."""
+"""What is shown: the output, by what, and group and name of its row in the results."""
 
 STYLE = """
 text { fill: #1f2328; }
@@ -40,28 +43,32 @@ text { fill: #e6edf3; }
 }
 """
 
+Results = Mapping[str, Mapping[str, Any]]
 
-def seconds(document: str, work: str, by: str) -> float:
-    """The figure of one row, found by its words.
+
+def seconds(results: Results, group: str, name: str) -> float:
+    """The median of one row.
 
     Raises:
-        LookupError: there is no such row, or more than one.
+        LookupError: there is no such row, or it has no measurement.
     """
-    found = []
-    for line in document.splitlines():
-        cells = [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
-        if line.startswith("|") and (cells[:2] == [work, by] or (not work and cells[0].startswith(by))):
-            found.append(float(cells[2 if work else 1]))
-    if len(found) != 1:
-        raise LookupError(f"{len(found)} rows of docs/performance.md are of {work or by}, {by}")
-    return found[0]
+    rows = [row for row in results.get(WORKLOAD, {}).get("rows", []) if (row["group"], row["name"]) == (group, name)]
+    if len(rows) != 1 or not rows[0].get("seconds"):
+        raise LookupError(f"the chart's row {group}, {name} of the image {WORKLOAD} is not measured")
+    median: float = statistics.median(rows[0]["seconds"])
+    return median
 
 
-def draw(document: str) -> str:
-    """The chart of a document, as SVG."""
-    figures = [seconds(document, work, by) for _, _, work, by in BARS]
+def describe(results: Results) -> str:
+    """The chart in words."""
+    told = [f"{output} by {by} {seconds(results, group, name):.2f} s" for output, by, group, name in BARS]
+    return f"Bars, from a registry to a root filesystem: {'; '.join(told)}."
+
+
+def draw(results: Results) -> str:
+    """The chart of results, as SVG."""
+    figures = [seconds(results, group, name) for _, _, group, name in BARS]
     scale = (WIDTH - LEFT - 90) / max(figures)
-    (day,) = set(re.findall(r"Versions: ocifast .* on (\d{4}-\d\d-\d\d)", document))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {len(BARS) * ROW + 50}" role="img"'
         ' font-family="system-ui, sans-serif" font-size="15">',
@@ -76,10 +83,11 @@ def draw(document: str) -> str:
             f'<rect class="{kind}" x="{LEFT}" y="{top}" width="{figure * scale:.0f}" height="{BAR}" rx="3"/>',
             f'<text x="{LEFT + figure * scale + 8:.0f}" y="{top + 15}">{figure:.2f} s</text>',
         ]
-    says = f"291 MB in four layers, from a registry on loopback to a tmpfs, two cores; {day}, squashfs 2026-11-27"
-    parts += [f'<text class="small" x="12" y="{len(BARS) * ROW + 32}">{says}</text>', "</svg>", ""]
+    part = results[WORKLOAD]
+    says = f"Four layers, from a registry on loopback to a tmpfs; {part['machine']}; {part['date']}"
+    parts += [f'<text class="small" x="12" y="{len(BARS) * ROW + 32}">{html.escape(says)}</text>', "</svg>", ""]
     return "\n".join(parts)
 
 
 if __name__ == "__main__":
-    CHART.write_text(draw(DOCUMENT.read_text()))
+    CHART.write_text(draw(json.loads(RESULTS.read_text())))
