@@ -29,9 +29,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benches.aims import losses, verdicts
+from benches.aims import losses, ratios, verdicts
 from benches.document import table, write_documents
-from benches.measure import Command, CommandError, Contestant, try_measure
+from benches.measure import Command, CommandError, Contestant, end_tidily, try_measure
 from benches.peers import GROUPS, PEERS, Peer
 from benches.place import Place
 from benches.results import RESULTS, Results, medians, merged, part, read, write
@@ -220,9 +220,12 @@ def main(words: Sequence[str] | None = None) -> None:
         print(verdicts(medians(now), {name: one["entries"] for name, one in now.items()}))
     if asked.write:
         write_documents(results)
+    if asked.baseline and not ratios(medians(now)).keys() & ratios(medians(read(asked.baseline))).keys():
+        sys.exit(f"{asked.baseline} has nothing of what was measured: there is nothing to compare with")
     if asked.baseline and (lost := losses(medians(now), medians(read(asked.baseline)), absent)):
         sys.exit("\n".join(lost))
 
 
 if __name__ == "__main__":
+    end_tidily()
     main()

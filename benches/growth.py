@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benches.measure import Command, Sample, measure
+from benches.measure import Command, Sample, end_tidily, measure
 from benches.place import OCIFAST
 from benches.results import machine, today
 from benches.workloads.blobs import PIECE, Deflated, Gzip
@@ -155,14 +155,17 @@ def _figure(row: Mapping[str, Any], what: str) -> float:
     return figure / 2**20 if what == "peak" else figure
 
 
-def filled(document: str, results: Results) -> str:
-    """The document with what is between its marks written anew."""
+def filled(document: str, results: Results | None) -> str:
+    """The document with what is between its marks written anew; None when nothing was measured."""
     before, _, rest = document.partition(BEGIN)
     _, found, after = rest.partition(END)
     assert found, f"the document has no {BEGIN.strip()}"
+    if not results:
+        return f"{before}{BEGIN}\nNot measured yet.\n\n{END}{after}"
     note = f" {results['note']}." if results.get("note") else ""
-    words = f"{results['date']}; {results['machine']}; {results['runs']} runs of each.{note}\n\n"
-    return f"{before}{BEGIN}{table(results)}\n\n{words}{END}{after}"
+    picture = "![Time and peak memory as images grow, in bytes and in entries: lines from 0.](growth.svg)"
+    words = f"{results['date']}; {results['machine']}; {results['runs']} runs of each.{note}"
+    return f"{before}{BEGIN}\n{picture}\n\n{table(results)}\n\n{words}\n\n{END}{after}"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -201,4 +204,5 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_tidily()
     main()

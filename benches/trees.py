@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.support.oracle import dump_cpio, dump_directory, dump_mounted, dump_tar
+from tests.support.run import attempt
 
 FIELDS = ("type", "mode", "owner", "group", "time", "hard link", "target", "attributes", "content")
 TIME = FIELDS.index("time")
@@ -118,8 +119,13 @@ class Trees:
         Raises:
             ValueError: the result cannot be read; the text is one line.
         """
-        place = self.folder / str(len(self.digests))
-        digest, count = _apart("read", kind, result, self.folder / "work", place).split()
+        place, work = self.folder / str(len(self.digests)), self.folder / "work"
+        try:
+            digest, count = _apart("read", kind, result, work, place).split()
+        finally:
+            # Who was ended in the middle left an image mounted.
+            if work.is_mount():
+                attempt("umount", work)
         self.digests[who], self.counts[who] = digest, int(count)
 
     @property

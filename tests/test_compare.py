@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -233,6 +234,25 @@ def test_a_command_that_fails_says_its_last_line(tmp_path: Path) -> None:
     assert caught.value.line.startswith("status 127: ")
 
 
+def test_who_is_told_to_end_takes_along_what_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    program = (
+        "from pathlib import Path; from benches.measure import end_tidily, try_measure\n"
+        "end_tidily()\n"
+        f"try_measure([['sh', '-c', 'sleep 100 & echo $! >{note}; wait']], Path('{tmp_path}/log'), {{}})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while not (note.exists() and note.read_text()):
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(30) == 143
+    orphan = Path("/proc") / note.read_text().strip()
+    deadline = time.monotonic() + 10
+    while orphan.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not orphan.exists()
+
+
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = bytes(int(self.path[1:]))
@@ -320,19 +340,22 @@ def test_a_small_comparison(
     assert "more, first `/etc/.wh.two`" in rows["skopeo copy + tar -x of each layer"]["tree"]
     assert not list(folder.iterdir())
     assert "| corpus | registry to erofs |" in capsys.readouterr().out
+    # Nothing in common is no success.
+    sized = [*words, "--peers", "igzip", "--groups", "erofs", "--baseline"]
+    with pytest.raises(SystemExit, match="nothing to compare with"):
+        compare.main([*sized, str(tmp_path / "empty.json")])
     # A check against figures that no machine reaches names what fell behind.
     for row in results["corpus"]["rows"]:
         if row["name"].startswith("ocifast ") and "seconds" in row:
             row["seconds"] = [row["seconds"][0] / 1000]
     write(kept, results)
     with pytest.raises(SystemExit, match=r"corpus/erofs: ocifast compile -f erofs takes .* times as long as igzip"):
-        compare.main(
-            [*words[:-2], "--folder", str(folder), "--peers", "igzip", "--groups", "erofs", "--baseline", str(kept)]
-        )
+        compare.main([*sized, str(kept)])
 
 
 @pytest.mark.root
 @pytest.mark.tools
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", [one.name for one in WORKLOADS])
 def test_every_workload_and_every_peer_that_is_there(tmp_path: Path, folder: Path, corpus: str, workload: str) -> None:
     kept = tmp_path / "results.json"

@@ -11,6 +11,17 @@ from benches import growth
 from tools.plot import Line, Panel, plot, ticks
 
 
+def test_the_document_shows_what_is_kept_and_nothing_else(tmp_path: Path) -> None:
+    document = growth.DOCUMENT.read_text()
+    if growth.RESULTS.exists():
+        results = json.loads(growth.RESULTS.read_text())
+        assert growth.filled(document, results) == document
+        assert growth.draw(results) == growth.PLOT.read_text()
+    else:
+        assert growth.filled(document, None) == document
+        assert not growth.PLOT.exists()
+
+
 def test_a_small_run_has_a_row_for_each_size_and_form(tmp_path: Path) -> None:
     kept = tmp_path / "growth.json"
     words = ["--most", "0.001", "--runs", "1", "--folder", str(tmp_path), "--results", str(kept), "--forms", "erofs"]
@@ -22,6 +33,11 @@ def test_a_small_run_has_a_row_for_each_size_and_form(tmp_path: Path) -> None:
     ]
     assert all(row["peak"] > 0 and row["seconds"][0] > 0 for row in rows)
     assert list(tmp_path.iterdir()) == [kept]
+    results = json.loads(kept.read_text())
+    shown = growth.filled(f"before\n{growth.BEGIN}{growth.END}\nafter", results)
+    assert shown.startswith(f"before\n{growth.BEGIN}\n![")
+    assert shown.endswith(f"1 runs of each.\n\n{growth.END}\nafter")
+    assert growth.draw(results).count('class="line l0"') == 6
     # One part is measured anew, the other stays.
     growth.main([*words, "--parts", "entries", "--forms", "dir"])
     again = json.loads(kept.read_text())["rows"]
