@@ -284,9 +284,10 @@ def test_the_relay_is_as_slow_as_it_says(answering: str) -> None:
 
     with throttled(answering) as far:
         # A round trip for the connection, one for the request; 10 MB at 50 MB/s are 0.2 s more.
-        assert seconds(far, 1) >= 0.039
+        # The quickest of some, so that a busy machine does not make up for a relay that is too quick.
+        assert min(seconds(far, 1) for _ in range(10)) >= 0.039
         assert seconds(far, 10_000_000) >= 0.2
-    assert seconds(answering, 1) < 0.039
+    assert min(seconds(answering, 1) for _ in range(10)) < 0.039
 
 
 @pytest.fixture
