@@ -282,6 +282,7 @@ def test_compile_writes_what_a_machine_needs_to_boot(layout: str, tmp_path: Path
         "working_directory": "/",
         "stop_signal": None,
         "verity": None,
+        "kernel_command_line": None,
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boot.json", "layout", "out.tar"]
 

@@ -95,6 +95,7 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
             "working_directory": "/srv",
             "stop_signal": "SIGINT",
             "verity": None,
+            "kernel_command_line": None,
         },
         "size": (tmp_path / "out.tar").stat().st_size,
         "data_size": (tmp_path / "out.tar").stat().st_size,

@@ -33,7 +33,7 @@ PYTHON: Mapping[int, Steps] = {
         ("process", "streams", "workspace", "interrupt"),
         ("sources",),
         ("cache",),
-        ("layer_folder", "opening"),
+        ("kernel_folder", "layer_folder", "opening"),
     ),
     2: (
         ("artifacts", "decoded", "history", "layered", "layers", "signatures"),

@@ -76,6 +76,12 @@ OTHERS: dict[tuple[type, str], Any] = {
     (PackOptions, "root_format"): "ext4",
     (PackOptions, "data_size"): 16 << 20,
     (PackOptions, "align"): 1 << 21,
+    (PackOptions, "esp"): True,
+    (PackOptions, "esp_size"): 64 << 20,
+    (PackOptions, "kernel"): "image",
+    (PackOptions, "initrd"): "none",
+    (PackOptions, "boot_loader"): "none",
+    (PackOptions, "cmdline"): "quiet",
 }
 """Another value than the default for each field that changes bytes."""
 WITH: dict[str, tuple[str, PackOptions]] = {
@@ -95,6 +101,12 @@ WITH: dict[str, tuple[str, PackOptions]] = {
     "root_format": ("disk", PackOptions()),
     "data_size": ("disk", PackOptions()),
     "align": ("erofs", PackOptions()),
+    "esp": ("disk", PackOptions()),
+    "esp_size": ("disk", PackOptions()),
+    "kernel": ("disk", PackOptions()),
+    "initrd": ("disk", PackOptions()),
+    "boot_loader": ("disk", PackOptions()),
+    "cmdline": ("disk", PackOptions()),
 }
 """A format that has the option, and what must be chosen besides."""
 MANIFEST = "sha256:" + "0" * 64

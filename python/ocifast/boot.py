@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ocifast.errors import DocumentError, PathNotFoundError
@@ -67,6 +67,8 @@ class BootConfig:
         working_directory: absolute path.
         stop_signal: name or number of the signal that asks it to end; None when the config has none.
         verity: what opens the output that this was written beside; None where it is not sealed.
+        kernel_command_line: the words by which a kernel finds its root on the disk that this was written beside; None
+            where it is none.
     """
 
     entrypoint: tuple[str, ...]
@@ -76,11 +78,16 @@ class BootConfig:
     working_directory: str
     stop_signal: str | None
     verity: Verity | None = None
+    kernel_command_line: str | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """The process' arguments: entrypoint and command."""
         return self.entrypoint + self.command
+
+    def beside(self, properties: Mapping[str, str]) -> BootConfig:
+        """The same for an output, of whose properties it takes what is needed to boot."""
+        return replace(self, verity=Verity.of(properties), kernel_command_line=properties.get("cmdline"))
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON-able data, for `--config` and `--json`."""
@@ -98,6 +105,7 @@ class BootConfig:
             "working_directory": self.working_directory,
             "stop_signal": self.stop_signal,
             "verity": None if self.verity is None else self.verity.to_json(),
+            "kernel_command_line": self.kernel_command_line,
         }
 
     @classmethod
@@ -112,6 +120,7 @@ class BootConfig:
             data["working_directory"],
             data["stop_signal"],
             None if data.get("verity") is None else Verity.from_json(data["verity"]),
+            data.get("kernel_command_line"),
         )
 
 

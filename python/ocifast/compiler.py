@@ -40,7 +40,6 @@ from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
 from ocifast.seals import load_seals
-from ocifast.seals.verity import Verity
 from ocifast.sharing import layers_to_keep, push_all, shared_cache
 from ocifast.sources.open import parse_location
 from ocifast.spec import total_size
@@ -174,8 +173,8 @@ class Compilation:
         self.fetched: dict[str, int] = {}
         self.found: dict[str, int] = {}
         self.cancelled = cancelled
-        seals = load_seals(self.options.seals), sidecars_of(self.options)
-        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, *seals)
+        beside = load_seals(self.options.seals), sidecars_of(self.options), self.options.extract_kernel
+        self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, *beside)
         for output in self.outputs if self.options.verify_output else ():
             output.verify()
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
@@ -225,7 +224,8 @@ class Compilation:
                     told = outputs.listener(key, layers, self.told)
                     held.append(stack.enter_context(outputs.lock(key, stopped=self.cancelled, waiting=told)))
                 self.teller = Teller([fd for fd in held if fd is not None])
-            done = {output: self._from_cache(image, output, key, stack) for output, key in keys.items()}
+            # A kernel comes out of the tree.
+            done = {each: self._from_cache(image, each, keys[each], stack) for each in keys if each.extracts is None}
             made = {output: found for output, found in done.items() if found is not None}
             missing = [output for output in self.outputs if output not in made]
             if missing:
@@ -354,7 +354,7 @@ class Compilation:
                 done[output] = self._result(
                     image,
                     output,
-                    config=replace(config, verity=Verity.of(output.written.properties)),
+                    config=config.beside(output.written.properties),
                     size=None if made is None or directory else made.stat().st_size,
                     losses=output.written.losses,
                     properties=tuple(sorted(output.written.properties.items())),

@@ -32,6 +32,9 @@ class CompileOptions:
             made.
         sign_verity: paths of a private key and of its X.509 certificate, both PEM: the root hash that the seal "verity"
             made is signed, and OUTPUT.verity.p7s holds the signature (see `ocifast.seals.signing`).
+        extract_kernel: a folder that gets what boots the first disk among the outputs: `vmlinuz`, `initrd` and
+            `uki.efi`, as far as there are, and `cmdline`, the words by which the kernel finds its root. The disk has
+            an EFI system partition then only if that is chosen. It is made anew, even where the cache has it.
         registry: how registries are spoken to; None for the defaults.
         seeds: folders with image layouts that are looked at before a registry.
         follow_links: whether symbolic links that lead out of an image layout are followed.
@@ -77,6 +80,7 @@ class CompileOptions:
     seals: tuple[str, ...] = changes_bytes((), told_by="seals")
     verity_file: bool = keeps_bytes(default=False)
     sign_verity: tuple[str, str] | None = keeps_bytes(default=None)
+    extract_kernel: str | None = keeps_bytes(default=None)
     registry: RegistryOptions | None = keeps_bytes(default=None)
     seeds: tuple[str, ...] = keeps_bytes(default=())
     follow_links: bool = keeps_bytes(default=False)

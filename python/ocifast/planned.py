@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,9 +14,10 @@ from ocifast import _core
 from ocifast.atomic import NewFile, reported
 from ocifast.cache import output_key
 from ocifast.compiled import CompiledImage
-from ocifast.errors import OutputMismatchError, UsageError
+from ocifast.errors import FileError, OutputMismatchError, UsageError
 from ocifast.file_data import clone_file, write_all
 from ocifast.interrupt import interruptible, nothing
+from ocifast.kernel_folder import KernelFolder
 from ocifast.layer_folder import LayerFolder
 from ocifast.layered import Store
 from ocifast.marks import byte_values
@@ -56,6 +57,9 @@ class PlannedOutput:
         sidecars: what is written beside it.
         is_verified: whether it is read back before it is published; see `verify`.
         streams: whether it goes to standard output.
+        file_digests: of files that its options name, once `key` was called.
+        extracts: where what boots it is put as well; None for nowhere.
+        kernel_folder: where that stands until it is published, once `open` was called.
         space: where it is made, once `open` was called; None for standard output.
         written: what came of it.
     """
@@ -88,6 +92,9 @@ class PlannedOutput:
             check_seal(seal, form.name)
         self.is_verified = False
         self.sync = True
+        self.file_digests: Mapping[str, str] = {}
+        self.extracts: KernelFolder | None = None
+        self.kernel_folder: Path | None = None
         self.space: Workspace | LayerFolder | None = None
         self.written = Written(None)
         self._begins_to_publish = False
@@ -100,6 +107,8 @@ class PlannedOutput:
         elif not self.streams:
             space = Workspace(self.shown, is_directory=self.format.is_directory, sync=sync)
             self.space = stack.enter_context(space)
+            if self.extracts is not None:
+                self.kernel_folder = self.space.subfolder("kernel")
 
     @property
     def made(self) -> Path | None:
@@ -171,6 +180,8 @@ class PlannedOutput:
             with NewFile(place.parent, mode=0o600, sync=self.sync) as file, reported(place):
                 write_all(file.descriptor, sidecar.make(dict(done.properties)))
                 file.publish(place)
+        if self.extracts is not None and self.kernel_folder is not None:
+            self.extracts.publish(self.kernel_folder, sync=self.sync)
         self._begins_to_publish = True
         if isinstance(self.space, LayerFolder):
             facts = ("reference", "digest", "platform", "config", "tree_digest", "properties")
@@ -202,7 +213,11 @@ class PlannedOutput:
             options: of the compilation; see `ocifast.marks`.
             clamp_mtime: as it is used, wherever it was said.
             edits: their digest.
+
+        Raises:
+            FileError: a file that the options name cannot be read.
         """
+        self.file_digests = {name: _digest_of(path) for name, path in self.options.files().items()}
         return output_key(
             manifest=manifest,
             format=self.format.name,
@@ -210,6 +225,7 @@ class PlannedOutput:
             packer=f"ocifast {_core.__version__}, merge {_core.MERGE_VERSION}, {self._version}",
             options={
                 **byte_values(self.options),
+                **self.file_digests,
                 **byte_values(options),
                 "clamp_mtime": clamp_mtime,
                 "edits": edits,
@@ -237,6 +253,7 @@ def plan_outputs(
     pack: PackOptions,
     seals: Sequence[Seal] = (),
     sidecars: Sequence[Sidecar] = (),
+    extract_kernel: str | None = None,
 ) -> list[PlannedOutput]:
     """The outputs in the order in which they are named.
 
@@ -246,6 +263,7 @@ def plan_outputs(
         pack: options; each goes to all outputs whose format has it.
         seals: of all outputs.
         sidecars: of all outputs.
+        extract_kernel: a folder for what boots the first disk; see `CompileOptions`.
 
     Raises:
         UsageError: what was asked for makes no sense.
@@ -256,6 +274,26 @@ def plan_outputs(
     formats = [load_format(form or ("tar" if output == STDOUT else format_of(output)[0])) for output in outputs]
     if len(outputs) > 1 and any(form.has_layers for form in formats):
         raise UsageError("an image of layers is written alone; write the other outputs in a run of their own")
+    if extract_kernel is not None:
+        if all(form.name != "disk" for form in formats):
+            raise UsageError("a kernel is extracted beside a disk, which its command line names; choose -f disk")
+        # What is beside the disk need not be in it.
+        pack = replace(pack, esp=bool(pack.esp))
+    planned = _plan_all(outputs, formats, pack, seals, sidecars)
+    if extract_kernel is not None:
+        next(output for output in planned if output.format.name == "disk").extracts = KernelFolder(extract_kernel)
+    elif pack.esp is False and pack.names_boot:
+        raise UsageError("nothing takes a kernel without an EFI system partition; choose one, or --extract-kernel")
+    return planned
+
+
+def _plan_all(
+    outputs: Sequence[str],
+    formats: Sequence[Format],
+    pack: PackOptions,
+    seals: Sequence[Seal],
+    sidecars: Sequence[Sidecar],
+) -> list[PlannedOutput]:
     if len(outputs) == 1:
         return [PlannedOutput(outputs[0], formats[0], pack, seals, sidecars)]
     _refuse_common_places(outputs, formats)
@@ -268,6 +306,21 @@ def plan_outputs(
             # One format's refusal stands for that of all.
             options_of(formats[0].options, PackOptions(**{each.name: chosen}))
     return [PlannedOutput(*each, seals, sidecars) for each in zip(outputs, formats, shared, strict=True)]
+
+
+def _digest_of(path: str) -> str:
+    hasher = _core.Hasher()
+    try:
+        if not Path(path).is_file() and os.path.lexists(path):
+            raise FileError(f"{path} is no regular file", path=path)
+        with Path(path).open("rb") as file:
+            while piece := file.read(1 << 20):
+                hasher.update(piece)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}", path=path) from error
+    return hasher.digest()
 
 
 def _own(pack: PackOptions, form: Format) -> PackOptions:

@@ -82,6 +82,8 @@ def write_output(
             layers=layers,
             leaves_out=leaves_out,
             platform=platform,
+            files=output.file_digests,
+            kernel_folder=output.kernel_folder,
             progress=progress,
             cancelled=lambda: stop.is_set() or cancelled(),
             stall=stall,

@@ -87,6 +87,29 @@ def boot(kernel: Kernel, initrd: Path, words: str, *, disk: Path | None = None, 
     return run(*command, timeout=timeout).decode(errors="replace").replace("\r", "")
 
 
+def boot_firmware(disk: Path, *, timeout: float = 400) -> str:
+    """Boots a disk as a PC with UEFI does, and returns what the console showed, without what moves a cursor."""
+    command: list[Argument] = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nographic", "-no-reboot"]
+    command += ["-nic", "none", "-bios", "/usr/share/ovmf/OVMF.fd"]
+    command += ["-drive", f"file={disk},format=raw,if=virtio"]
+    console = run(*command, timeout=timeout).decode(errors="replace").replace("\r", "")
+    return re.sub(r"\x1b\[[0-9;=?]*[A-Za-z]", "", console)
+
+
+def unified_kernel(kernel: Path, initrd: Path, words: str, to: Path) -> Path:
+    """A UKI, as systemd's stub reads it (systemd-stub(7)): the parts are sections behind those of the stub."""
+    sections = {".cmdline": words.encode() + b"\0", ".linux": kernel.read_bytes(), ".initrd": initrd.read_bytes()}
+    command: list[Argument] = ["objcopy"]
+    at = 0x30000
+    for name, data in sections.items():
+        part = to.with_name(f"{to.name}{name}")
+        part.write_bytes(data)
+        command += ["--add-section", f"{name}={part}", "--change-section-vma", f"{name}={at:#x}"]
+        at += -(-len(data) // 0x1000) * 0x1000
+    run(*command, "/usr/lib/systemd/boot/efi/linuxx64.efi.stub", to)
+    return to
+
+
 def shell_image(script: str) -> TarBuilder:
     """A small image: dash, what it is linked with, and a script at `/hello` for it, all of this machine's."""
     tar = TarBuilder().directory(".", mode=0o755).directory("dev").directory("bin")
@@ -114,7 +137,8 @@ def disk_initramfs(
         verity: where the hash tree of the file system is, and more for `veritysetup open`: the root hash is
             `roothash=` of the kernel's command line, and what it opens is mounted in the place of `device`.
     """
-    modules = kernel.with_dependencies(["virtio_pci", "virtio_blk", kind, *(["dm_verity"] if verity else [])])
+    besides = ["dm_verity"] if verity else ["nls_cp437", "nls_ascii"] if kind == "vfat" else []
+    modules = kernel.with_dependencies(["virtio_pci", "virtio_blk", kind, *besides])
     tar = TarBuilder().directory("dev").directory("proc").directory("root").directory("bin")
     tar.file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
     for name in modules:

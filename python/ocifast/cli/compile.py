@@ -12,6 +12,7 @@ from ocifast.cli import options
 from ocifast.cli.display import check_stdout, format_size, report, streaming, warn
 from ocifast.cli.edits import edit_options, make_edits
 from ocifast.cli.help import Command
+from ocifast.cli.kernels import chosen_kernel, kernel_options
 from ocifast.cli.looking import options_for
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
@@ -73,6 +74,7 @@ __all__ = ["command"]
 @click.option(
     "--align", metavar="SIZE", type=options.SIZE, help="What partitions, or an erofs image, are multiples of, as 2M."
 )
+@kernel_options
 @click.option("--owners/--no-owners", default=None, help="Set owners in a directory.  [default: when run as root]")
 @click.option(
     "--ownership",
@@ -175,6 +177,7 @@ def command(
     shared = remote_choices(others)
     edits = make_edits(**{name: others.pop(name) for name in inspect.signature(make_edits).parameters})
     seals = chosen_seals(others)
+    boots, extract = chosen_kernel(others)
     plan = CompilePlan(
         image,
         outputs,
@@ -198,8 +201,10 @@ def command(
                 root_format=root_format,
                 data_size=data_size,
                 align=align,
+                **boots,
             ),
             **seals,
+            extract_kernel=extract,
             registry=options_for(image, others),
             seeds=tuple(str(seed) for seed in seeds),
             follow_links=follow_links,

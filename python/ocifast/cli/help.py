@@ -14,6 +14,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "compile": (
         "ocifast compile python:3.13-slim rootfs.erofs",
         "ocifast compile oci:layout:app rootfs",
+        "ocifast compile oci:layout:app root.disk --esp",
         "ocifast compile alpine - | tar t",
     ),
     "pull": ("ocifast pull alpine oci:layout:alpine", "ocifast pull --all alpine:3.22 oci-archive:alpine.tar"),

@@ -11,11 +11,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LINUX_DATA", "READ_ONLY", "ROOT_TYPES", "SECTOR", "Partition", "Types", "tables"]
+__all__ = ["EFI_SYSTEM", "LINUX_DATA", "READ_ONLY", "ROOT_TYPES", "SECTOR", "Partition", "Types", "tables"]
 
 SECTOR = 512
 READ_ONLY = 1 << 60
 """Attribute of a partition that is not written to."""
+EFI_SYSTEM = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 LINUX_DATA = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 
 _ENTRIES = 128

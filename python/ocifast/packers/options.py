@@ -101,6 +101,10 @@ class FormatOptions:
     format: ClassVar[str] = ""
     """Key of `RANGES`."""
 
+    def files(self) -> dict[str, str]:
+        """The options that name files of this machine, which are in the output: their paths by their names."""
+        return {}
+
 
 @dataclass(frozen=True)
 class CompressedOptions(FormatOptions):
@@ -306,6 +310,13 @@ class DiskOptions(FormatOptions):
         data_size: bytes of an empty ext4 in a partition of its own; None for no such partition.
         align: bytes of which the beginning of each partition and the size of the disk are multiples, a power of two; at
             least 1 MiB, whatever is chosen.
+        esp: whether there is an EFI system partition; None for one exactly when an option of it is chosen.
+        esp_size: bytes of it; None for room for twice what it holds, and 64 MiB at least.
+        kernel: what boots: a kernel or a UKI. "image" (the default) for the newest of the image, `image:PATH` for a
+            path in the image, else a file of this machine.
+        initrd: of a kernel; the same, or "none". None for the image's own where the kernel is the image's.
+        boot_loader: what starts a kernel with an initrd; the same. None for the image's systemd-boot, if it has one.
+        cmdline: words of the kernel's command line; see `ocifast.packers.esp.command_line`.
     """
 
     format: ClassVar[str] = "disk"
@@ -316,6 +327,12 @@ class DiskOptions(FormatOptions):
     free_space: int | None = changes_bytes(None)
     data_size: int | None = changes_bytes(None)
     align: int | None = changes_bytes(None)
+    esp: bool | None = changes_bytes(None)
+    esp_size: int | None = changes_bytes(None)
+    kernel: str | None = changes_bytes(None)
+    initrd: str | None = changes_bytes(None)
+    boot_loader: str | None = changes_bytes(None)
+    cmdline: str | None = changes_bytes(None)
 
     def __post_init__(self) -> None:
         if self.root not in ("erofs", "squashfs", "ext4"):
@@ -329,7 +346,35 @@ class DiskOptions(FormatOptions):
                 f"a data partition has {_DATA_MIN} bytes at least, in blocks of 4096, not {self.data_size}"
             )
         _check_alignment(self.align)
+        self._check_boot()
         self.make_root()
+
+    def _check_boot(self) -> None:
+        size = self.esp_size
+        if size is not None and (not _ESP_MIN <= size <= _ESP_MAX or size % 4096):
+            raise UsageError(
+                f"an EFI system partition has {_ESP_MIN} to {_ESP_MAX} bytes, in blocks of 4096, not {size}"
+            )
+        if self.cmdline is not None and not self.cmdline.isprintable():
+            raise UsageError("a kernel's command line is one line without control characters")
+        if "" in (self.kernel, self.initrd, self.boot_loader):
+            raise UsageError("a kernel, an initrd or a boot loader is image, image:PATH or a file, not nothing")
+        if self.kernel == "none":
+            raise UsageError("a disk that boots has a kernel; leave --esp out for one that does not, or name ./none")
+
+    @property
+    def has_esp(self) -> bool:
+        """Whether there is an EFI system partition."""
+        return _names_boot(self) if self.esp is None else self.esp
+
+    def files(self) -> dict[str, str]:
+        """Kernel, initrd and boot loader, where they are files of this machine."""
+        named = {"kernel": self.kernel, "initrd": self.initrd, "boot_loader": self.boot_loader}
+        return {
+            name: where
+            for name, where in named.items()
+            if where not in (None, "image", "none") and not where.startswith("image:")
+        }
 
     @property
     def root(self) -> str:
@@ -347,6 +392,8 @@ class DiskOptions(FormatOptions):
         return (ErofsOptions if self.root == "erofs" else SquashfsOptions)(**self.of_root())
 
 
+_ESP_MIN, _ESP_MAX = 34 << 20, 1 << 40
+"""Bytes of an EFI system partition: FAT32 has 65525 clusters at least, and 32 bits to count sectors."""
 _DATA_MIN = 16 << 20
 """Bytes of a data partition at least: a journal has 4 MiB."""
 
@@ -377,6 +424,12 @@ class PackOptions:
         root_format: of a disk.
         data_size: of a disk.
         align: of erofs and of a disk.
+        esp: of a disk.
+        esp_size: of a disk.
+        kernel: of a disk.
+        initrd: of a disk.
+        boot_loader: of a disk.
+        cmdline: of a disk.
     """
 
     backend: str | None = changes_bytes(None, told_by="backend")
@@ -395,6 +448,22 @@ class PackOptions:
     root_format: str | None = changes_bytes(None)
     data_size: int | None = changes_bytes(None)
     align: int | None = changes_bytes(None)
+    esp: bool | None = changes_bytes(None)
+    esp_size: int | None = changes_bytes(None)
+    kernel: str | None = changes_bytes(None)
+    initrd: str | None = changes_bytes(None)
+    boot_loader: str | None = changes_bytes(None)
+    cmdline: str | None = changes_bytes(None)
+
+    @property
+    def names_boot(self) -> bool:
+        """Whether an option is chosen that only something that boots has."""
+        return _names_boot(self)
+
+
+def _names_boot(options: DiskOptions | PackOptions) -> bool:
+    chosen = (options.esp_size, options.kernel, options.initrd, options.boot_loader)
+    return any(each is not None for each in chosen)
 
 
 _OPTION_NAMES = {"free_space": "free"}

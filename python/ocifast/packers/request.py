@@ -51,6 +51,9 @@ class WriteRequest(Generic[Options]):
         layers: diff IDs of the tree's layers, where each has a file of its own; else none.
         platform: that the image is for, as `os/architecture/variant`, if it is known.
         leaves_out: whether edits have left something out, so that layers may hold what the output must not.
+        files: digests of files of this machine that options name, by the names of the options, where they are known:
+            others than these are not taken.
+        kernel_folder: an empty folder for kernel, initrd and command line, where they are wanted beside a disk.
         progress: told bytes done, and bytes to do when known.
         cancelled: whether to stop; asked now and then.
         stall: seconds without a sign of life after which a tool counts as hung.
@@ -67,6 +70,8 @@ class WriteRequest(Generic[Options]):
     layers: tuple[str, ...] = ()
     leaves_out: bool = False
     platform: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    kernel_folder: Path | None = None
     progress: Callable[[int, int | None], None] = lambda done, total: None
     cancelled: Callable[[], bool] = lambda: False
     stall: float = STALL
