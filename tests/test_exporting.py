@@ -57,6 +57,22 @@ def expected_names(image: BuiltImage, *, verity: bool) -> list[str]:
     return sorted(names + [f"{name}.dmverity" for name in names if verity])
 
 
+def begin(location: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Starts an export to `out` in a folder, with a cache of its own there."""
+    words: list[Argument] = [
+        COMMAND,
+        "cache",
+        "export",
+        "--containerd",
+        folder / "out",
+        "--verity",
+        location,
+        "--quiet",
+    ]
+    environment = os.environ | {"OCIFAST_CACHE_DIR": str(folder / "cache")}
+    return subprocess.Popen([str(word) for word in words], env=environment)
+
+
 @pytest.mark.parametrize("verity", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
 def test_files_are_where_containerd_looks(
@@ -196,18 +212,7 @@ def test_a_folder_of_others_is_refused(location: str, tmp_path: Path) -> None:
 
 def test_four_at_once_make_what_one_makes(location: str, tmp_path: Path) -> None:
     export_layers([location], tmp_path / "alone", verity=True)
-    environment = os.environ | {"OCIFAST_CACHE_DIR": str(tmp_path / "cache")}
-    words: list[Argument] = [
-        COMMAND,
-        "cache",
-        "export",
-        "--containerd",
-        tmp_path / "out",
-        "--verity",
-        location,
-        "--quiet",
-    ]
-    runs = [subprocess.Popen([str(word) for word in words], env=environment) for _ in range(4)]
+    runs = [begin(location, tmp_path) for _ in range(4)]
     assert [each.wait(60) for each in runs] == [0] * 4
     assert content(tmp_path / "out") == content(tmp_path / "alone")
 
@@ -215,26 +220,15 @@ def test_four_at_once_make_what_one_makes(location: str, tmp_path: Path) -> None
 def test_a_killed_run_leaves_whole_files_and_the_next_completes_them(location: str, tmp_path: Path) -> None:
     export_layers([location], tmp_path / "alone", verity=True)
     whole = content(tmp_path / "alone")
-    environment = os.environ | {"OCIFAST_CACHE_DIR": str(tmp_path / "cache")}
-    words: list[Argument] = [
-        COMMAND,
-        "cache",
-        "export",
-        "--containerd",
-        tmp_path / "out",
-        "--verity",
-        location,
-        "--quiet",
-    ]
     for delay in (0.15, 0.25, 0.3, 0.35, 0.4):
-        killed = subprocess.Popen([str(word) for word in words], env=environment)
+        killed = begin(location, tmp_path)
         time.sleep(delay)
         killed.send_signal(signal.SIGKILL)
         killed.wait(10)
         if (tmp_path / "out").exists():
             seen = {name: data for name, data in content(tmp_path / "out").items() if ".ocifast" not in name}
             assert all(whole[name] == data for name, data in seen.items())
-    run(*words, env=environment)
+    assert begin(location, tmp_path).wait(60) == 0
     assert content(tmp_path / "out") == whole
     assert [path for path in (tmp_path / "out").iterdir() if path.name != "sha256"] == []
 

@@ -32,6 +32,7 @@ from ocifast.packers import (
     options_of,
 )
 from ocifast.seals import Seal, SealRequest, Sidecar, apply_seals, check_seal
+from ocifast.sources.made import digest_of
 from ocifast.workspace import Workspace
 
 __all__ = ["READABLE", "STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
@@ -309,18 +310,15 @@ def _plan_all(
 
 
 def _digest_of(path: str) -> str:
-    hasher = _core.Hasher()
     try:
         if not Path(path).is_file() and os.path.lexists(path):
             raise FileError(f"{path} is no regular file", path=path)
         with Path(path).open("rb") as file:
-            while piece := file.read(1 << 20):
-                hasher.update(piece)
+            return digest_of(file)[0]
     except FileError:
         raise
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}", path=path) from error
-    return hasher.digest()
 
 
 def _own(pack: PackOptions, form: Format) -> PackOptions:

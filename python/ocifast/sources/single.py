@@ -10,14 +10,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import msgspec
 
 from ocifast import _core
-from ocifast.errors import BlobNotFoundError, CompressionError, FileError, LimitError
-from ocifast.sources import CHUNK, FileSlice
-from ocifast.sources.blobs import BytesBlob, FileBlob
+from ocifast.errors import CompressionError, FileError, LimitError
+from ocifast.sources import FileSlice
+from ocifast.sources.made import Closing, MadeSource, digest_of
 from ocifast.sources.stdin import STDIN
 from ocifast.sources.unpacked import Unpacked
 from ocifast.spec import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Document
@@ -27,15 +27,7 @@ __all__ = ["SingleLayerSource", "open_tar"]
 _TYPES = ((b"\x1f\x8b", OCI_LAYER_GZIP), (b"\x28\xb5\x2f\xfd", OCI_LAYER_ZSTD))
 
 
-class Closing(Protocol):
-    """What lasts as long as a source."""
-
-    def close(self) -> None:
-        """Ends it."""
-        ...
-
-
-class SingleLayerSource:
+class SingleLayerSource(MadeSource):
     """An image of one layer.
 
     Args:
@@ -47,48 +39,24 @@ class SingleLayerSource:
     """
 
     def __init__(self, path: Path, descriptor: Descriptor, diff_id: str, *, name: str, held: Closing) -> None:
-        self.name = name
-        self._held = held
-        self._layer = (descriptor, FileSlice(path, 0, descriptor.size))
-        config = {
-            "architecture": "",
-            "os": "linux",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        }
-        self._config = Document(OCI_CONFIG, msgspec.json.encode(config))
+        config_raw = msgspec.json.encode(
+            {
+                "architecture": "",
+                "os": "linux",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+            }
+        )
+        config = Document(OCI_CONFIG, config_raw)
         manifest = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "config": self._config.descriptor(),
+            "config": config.descriptor(),
             "layers": [descriptor],
         }
-        self._manifest = Document(OCI_MANIFEST, msgspec.json.encode(manifest))
-
-    def root(self) -> Document:
-        """The manifest that was made (see `Source.root`)."""
-        return self._manifest
-
-    def document(self, descriptor: Descriptor) -> Document:
-        """There are no others (see `Source.document`)."""
-        if descriptor.digest != self._manifest.digest:
-            raise BlobNotFoundError(f"{self.name}: there is no manifest {descriptor.digest}", reference=self.name)
-        return self._manifest
-
-    def holds(self, descriptor: Descriptor) -> bool:
-        """Whether it is the manifest (see `Source.holds`)."""
-        return descriptor.digest == self._manifest.digest
-
-    def blob(self, descriptor: Descriptor, *, offset: int = 0) -> FileBlob | BytesBlob:
-        """The layer or the config (see `Source.blob`)."""
-        if descriptor.digest == self._config.digest:
-            return BytesBlob(self._config.raw[offset:])
-        layer, found = self._layer
-        return FileBlob.of(found if descriptor.digest == layer.digest else None, descriptor, offset, name=self.name)
-
-    def close(self) -> None:
-        """Removes what was made for it."""
-        self._held.close()
+        document = Document(OCI_MANIFEST, msgspec.json.encode(manifest))
+        layers = {descriptor.digest: FileSlice(path, 0, descriptor.size)}
+        super().__init__(document, config, layers, name=name, held=held)
 
 
 def open_tar(path: Path, *, name: str) -> SingleLayerSource:
@@ -106,20 +74,12 @@ def open_tar(path: Path, *, name: str) -> SingleLayerSource:
             magic = file.read(4)
             kind = next((kind for known, kind in _TYPES if magic.startswith(known)), OCI_LAYER)
             file.seek(0)
-            digest, size = _digest(file)
+            digest, size = digest_of(file)
             diff_id = digest if kind == OCI_LAYER else _diff_id(file, name)
         return SingleLayerSource(tar.path, Descriptor(kind, digest, size), diff_id, name=name, held=tar)
     except BaseException:
         tar.close()
         raise
-
-
-def _digest(file: IO[bytes]) -> tuple[str, int]:
-    hasher, size = _core.Hasher(), 0
-    while chunk := file.read(CHUNK):
-        hasher.update(chunk)
-        size += len(chunk)
-    return hasher.digest(), size
 
 
 def _diff_id(file: IO[bytes], name: str) -> str:
