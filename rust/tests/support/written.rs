@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::items::{Item, merged};
 
 /// A way of writing a format.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     pub format: Format,
     /// Compression, and bytes of a block.
@@ -39,6 +39,15 @@ pub const FORMS: [Form; 13] = [
     Form { format: Format::Tar, how: ("none", 0) },
 ];
 
+/// Compressed archives.
+#[allow(dead_code, reason = "not all tests need them")]
+pub const PACKED: [Form; 4] = [
+    Form { format: Format::Tar, how: ("gzip", 0) },
+    Form { format: Format::Tar, how: ("zstd", 0) },
+    Form { format: Format::Cpio, how: ("gzip", 0) },
+    Form { format: Format::Cpio, how: ("zstd", 0) },
+];
+
 /// An output and what it was made of.
 pub struct Made {
     pub form: Form,
@@ -52,7 +61,15 @@ pub struct Made {
 impl Made {
     /// Whether it is a compressed archive, which has to be unpacked before it is read.
     pub fn is_packed(&self) -> bool {
-        self.form.format == Format::Tar && self.form.how.0 != "none"
+        matches!(self.form.format, Format::Tar | Format::Cpio) && self.form.how.0 != "none"
+    }
+}
+
+fn compression(name: &str) -> Compression {
+    match name {
+        "gzip" => Compression::Gzip { level: 6 },
+        "zstd" => Compression::Zstd { level: 3 },
+        _ => Compression::None,
     }
 }
 
@@ -100,13 +117,14 @@ pub fn write(layers: &[Vec<Item>], form: Form) -> Option<Made> {
         }
         Format::Cpio => {
             let tree = merged(layers, &order, &spool).ok()?;
-            let (_, losses) = write_cpio(&tree, &*spool, create(), None).expect("an archive");
+            let out = Compressor::new(create(), compression(name)).expect("a compressor");
+            let (out, losses) = write_cpio(&tree, &*spool, out, None).expect("an archive");
+            out.finish().expect("written");
             (tree, spool, losses)
         }
         Format::Tar => {
             let tree = merged(layers, &order, &spool).ok()?;
-            let compression = if name == "none" { Compression::None } else { Compression::Zstd { level: 3 } };
-            let out = Compressor::new(create(), compression).expect("a compressor");
+            let out = Compressor::new(create(), compression(name)).expect("a compressor");
             let out = write_tar(&tree, &*spool, out, None).expect("an archive");
             out.finish().expect("written");
             (tree, spool, Vec::new())
