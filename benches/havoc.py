@@ -11,10 +11,11 @@ import importlib
 import os
 import pkgutil
 import random
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,13 +204,20 @@ class Havoc:
         words = [word.format(out=out) for word in job.words]
         return Run([*words, *options], said, self.environment)
 
-    def right(self, job: Job, image: str, make: Callable[[Job, Path], None]) -> str:
+    def finish(self, job: Job, out: Path, *options: str) -> None:
+        """Runs a command to its end, which must be a good one."""
+        run = self.start(job, out, self.folder / "said", *options)
+        assert run.wait(LONGEST), f"{job.name} hung"
+        assert run.status == 0, f"{job.name}: {run.status}: {run.said.read_text()[-2000:]}"
+
+    def right(self, job: Job, image: str) -> str:
         """What the output of a job must be: made once, without the cache."""
         key = (job.name.partition(" --")[0], image)
         if key not in self._right:
-            place = self.folder / f"right-{len(self._right)}"
-            make(job, place)
+            place = self.folder / "right"
+            self.finish(job, place, "--no-cache")
             self._right[key] = content(place)
+            remove(place)
         return self._right[key]
 
 
@@ -222,6 +230,14 @@ def content(path: Path) -> str:
             return f"layout {hashlib.sha256((path / 'index.json').read_bytes()).hexdigest()}"
         return hashlib.sha256(dump_directory(path).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def layout_is_whole(path: Path) -> bool:

@@ -25,19 +25,13 @@ from benches.havoc import (
     leftovers,
     load_everything,
     random_image,
+    remove,
     served,
 )
 
 PRECIOUS = b"precious"
 EVERY = 20
 """Kills between two looks at all of the cache."""
-
-
-def finish(havoc: Havoc, job: Job, out: Path, *options: str) -> None:
-    """Runs a job to its end."""
-    run = havoc.start(job, out, havoc.folder / "said", *options)
-    assert run.wait(LONGEST), f"{job.name} hung"
-    assert run.status == 0, f"{job.name}: {run.status}: {run.said.read_text()[-2000:]}"
 
 
 def kills(count: int, seed: int, folder: Path, *, told: bool = False) -> collections.Counter[str]:
@@ -53,10 +47,10 @@ def kills(count: int, seed: int, folder: Path, *, told: bool = False) -> collect
             job = chance.choice(havoc.jobs(image))
             right = ""
             if job.makes:
-                right = havoc.right(job, image, lambda job, place: finish(havoc, job, place, "--no-cache"))
+                right = havoc.right(job, image)
             if job.name not in lasts:
                 begun = time.monotonic()
-                finish(havoc, job, folder / "timed")
+                havoc.finish(job, folder / "timed")
                 lasts[job.name] = max(0.02, time.monotonic() - begun)
                 remove(folder / "timed")
             place = folder / f"out-{number}"
@@ -85,14 +79,14 @@ def kills(count: int, seed: int, folder: Path, *, told: bool = False) -> collect
             if job.makes and chance.random() < 0.3:
                 if job.name.startswith("compile dir") and out.exists():
                     remove(out)
-                finish(havoc, job, out)
+                havoc.finish(job, out)
                 assert content(out) == right, job.name
                 assert [path.name for path in place.iterdir()] == ["out"], job.name
             remove(place)
         for job in havoc.jobs(next(iter(references))):
-            finish(havoc, job, folder / "last")
+            havoc.finish(job, folder / "last")
             remove(folder / "last")
-        finish(havoc, Job("prune", ("cache", "prune"), makes=False), folder)
+        havoc.finish(Job("prune", ("cache", "prune"), makes=False), folder)
         assert all(whole for _, whole in havoc.cache.verify())
         assert leftovers(folder) == []
         assert not list(havoc.cache.folder.glob("locks/layer-*"))
@@ -110,13 +104,6 @@ def check(job: Job, out: Path, before: str, right: str, *, finished: bool) -> No
         return
     now = content(out)
     assert now == right if finished else now in (before, right), f"{job.name}: {now}, before it was {before}"
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -17,9 +17,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benches.measure import Command, Contestant, measure, table
+from benches.rounds import alternate
 from tests.support.images import Layer, as_json, digest_of
 from tests.support.layers import TarBuilder
 
@@ -79,42 +81,88 @@ def derived(source: Path, tag: str, target: Path, *, alone: bool) -> Path:
     return target
 
 
-def contestants(layout: Path, tag: str, folder: Path, only: Sequence[str]) -> list[Contestant]:
+@dataclass(frozen=True)
+class Scene:
+    """An image, others made of it, and a cache, all in one folder.
+
+    Attributes:
+        folder: where all is.
+        image: its location.
+        second: an image that shares all layers but the top one with it.
+        alone: an image of that layer alone.
+        blobs: the layers of the image.
+    """
+
+    folder: Path
+    image: str
+    second: str
+    alone: str
+    blobs: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, source: Path, tag: str, folder: Path) -> Scene:
+        """With a copy of a layout."""
+        layout = folder / "layout"
+        shutil.copytree(source, layout)
+        second, alone = (derived(layout, tag, folder / name, alone=name == "alone") for name in ("second", "alone"))
+        manifest, _ = documents(layout, tag)
+        blobs = [layout / "blobs" / layer["digest"].replace(":", "/") for layer in manifest["layers"]]  # type: ignore[attr-defined]
+        return cls(folder, f"oci:{layout}:{tag}", f"oci:{second}:app", f"oci:{alone}:app", tuple(blobs))
+
+    @property
+    def cache(self) -> Path:
+        """The cache of all runs."""
+        return self.folder / "cache"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of all runs."""
+        return {"OCIFAST_CACHE_DIR": str(self.cache)}
+
+    def run(self, *words: str | Path) -> None:
+        """Runs ocifast, not timed."""
+        measure([[OCIFAST, *words]], self.folder / "log", self.environment)
+
+    def keep(self) -> None:
+        """Sees to it that the cache has all layers of the image, decoded."""
+        if len(list(self.cache.glob("layers/*/*/*.entries"))) == len(self.blobs):
+            return
+        shutil.rmtree(self.cache, ignore_errors=True)
+        self.run("compile", "-q", "--keep-layers", "-f", "tar", self.image, self.folder / "warm")
+
+    def inflate(self) -> Contestant:
+        """What the others are told against."""
+        words = " && ".join(f"igzip -dc '{path}'" for path in self.blobs)
+        return Contestant("F", "`igzip -dc`", lambda _: [["sh", "-c", f"({words}) >/dev/null"]])
+
+
+def contestants(scene: Scene, only: Sequence[str]) -> list[Contestant]:
     """All that is measured, each in the group of `igzip`."""
-    image, cache = f"oci:{layout}:{tag}", folder / "cache"
-    second = derived(layout, tag, folder / "second", alone=False)
-    alone = derived(layout, tag, folder / "alone", alone=True)
-    manifest, _ = documents(layout, tag)
-    paths = [layout / "blobs" / layer["digest"].replace(":", "/") for layer in manifest["layers"]]  # type: ignore[attr-defined]
-    words = " && ".join(f"igzip -dc '{path}'" for path in paths)
 
     def forget(_: Path) -> None:
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(scene.cache, ignore_errors=True)
 
     def warm(_: Path) -> None:
         """All layers of the image are kept, and nothing else."""
-        shutil.rmtree(cache / "outputs", ignore_errors=True)
-        kept = len(list(cache.glob("layers/*/*/*.entries")))
-        if kept != len(paths):
-            forget(cache)
-            run: Command = [OCIFAST, "compile", "-q", "--keep-layers", "-f", "tar", image, folder / "warm"]
-            measure([run], folder / "log", {"OCIFAST_CACHE_DIR": str(cache)})
-            warm(cache)
+        scene.keep()
+        shutil.rmtree(scene.cache / "outputs", ignore_errors=True)
 
     def compiled(source: str, form: str, *more: str) -> Callable[[Path], Sequence[Command]]:
         return lambda at: [[OCIFAST, "compile", "-q", "-f", form, *more, source, at / "result"]]
 
-    found = [Contestant("F", "`igzip -dc`", lambda _: [["sh", "-c", f"({words}) >/dev/null"]])]
+    found = [scene.inflate()]
     if "cold" in only:
         for form in ("erofs", "tar"):
             for name, more in (("no cache", ["--no-cache"]), ("no layers", ["--no-keep-layers"]), ("layers", [])):
-                found.append(Contestant("F", f"cold {form}, {name}", compiled(image, form, *more), prepare=forget))
+                found.append(
+                    Contestant("F", f"cold {form}, {name}", compiled(scene.image, form, *more), prepare=forget)
+                )
     if "again" in only:
-        found.extend(Contestant("F", f"again, {form}", compiled(image, form), prepare=warm) for form in FORMATS)
+        found.extend(Contestant("F", f"again, {form}", compiled(scene.image, form), prepare=warm) for form in FORMATS)
     if "second" in only:
-        found.append(Contestant("F", "new layer, cold", compiled(f"oci:{alone}:app", "erofs", "--no-cache")))
+        found.append(Contestant("F", "new layer, cold", compiled(scene.alone, "erofs", "--no-cache")))
         keep = "--no-keep-layers"
-        found.append(Contestant("F", "second image", compiled(f"oci:{second}:app", "erofs", keep), prepare=warm))
+        found.append(Contestant("F", "second image", compiled(scene.second, "erofs", keep), prepare=warm))
     return found
 
 
@@ -129,16 +177,9 @@ def main() -> None:
     _, place, tag = asked.image.split(":")
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = Path(name)
-        shutil.copytree(place, folder / "layout")
-        all_of_them = contestants(folder / "layout", tag, folder, asked.only.split(","))
-        for _ in range(asked.runs):
-            for one in all_of_them:
-                at = Path(tempfile.mkdtemp(dir=folder))
-                if one.prepare is not None:
-                    one.prepare(at)
-                env = {"OCIFAST_CACHE_DIR": str(folder / "cache")}
-                one.samples.append(measure(one.commands(at), folder / "log", env))
-                shutil.rmtree(at)
+        scene = Scene.of(Path(place), tag, folder)
+        all_of_them = contestants(scene, asked.only.split(","))
+        alternate(all_of_them, asked.runs, folder, scene.environment)
         print(table(all_of_them))
 
 

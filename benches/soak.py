@@ -38,10 +38,9 @@ IMAGES = [number * 10 + inner for number in range(3) for inner in range(4)]
 class Worker:
     """One process that starts runs until the time is over, and counts what comes of them."""
 
-    def __init__(self, havoc: Havoc, places: Path, right: dict[str, str], seed: int) -> None:
+    def __init__(self, havoc: Havoc, places: Path, seed: int) -> None:
         self._havoc = havoc
         self._places = places
-        self._right = right
         self._chance = random.Random(seed)
         self._seed = seed
         self.seen: collections.Counter[str] = collections.Counter()
@@ -102,7 +101,7 @@ class Worker:
             self._fault(f"{job.name}: status {run.status}: {said[-1500:]}")
 
     def _is_right(self, job: Job, image: str, out: Path) -> bool:
-        return content(out) == self._right[f"{job.name.partition(' --')[0]} {image}"]
+        return content(out) == self._havoc.right(job, image)
 
     def _damage(self) -> None:
         """Changes a byte of something in the cache, as a bad disk would, or cuts it, or removes it."""
@@ -149,18 +148,21 @@ def soak(seconds: float, processes: int, seed: int, folder: Path, *, size: str) 
     disks = [folder / "cache-disk", folder / "out-disk"]
     with served(images) as references:
         havoc = Havoc(folder, references, disks[0] / "cache", {"OCIFAST_CACHE_SIZE": "none"})
-        right = {f"{job.name} {image}": made for image in references for job, made in rights(havoc, image)}
+        # Before the disks are there, which are too small.
+        for image in references:
+            for job in havoc.jobs(image):
+                if job.makes:
+                    havoc.right(job, image)
         try:
             for disk in disks:
                 disk.mkdir()
                 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
-            pids = [start(havoc, disks[1], right, seed * 1000 + number, seconds) for number in range(processes)]
+            pids = [start(havoc, disks[1], seed * 1000 + number, seconds) for number in range(processes)]
             for pid in pids:
                 os.waitpid(pid, 0)
             seen, wrong = gathered(folder)
             # One more run, which sweeps; nothing of all the others may be left.
-            run = havoc.start(Job("prune", ("cache", "prune"), makes=False), folder, folder / "said")
-            run.wait(LONGEST)
+            havoc.finish(Job("prune", ("cache", "prune"), makes=False), folder)
             verified = list(havoc.cache.verify())
             seen["cache entries at the end"] = len(verified)
             wrong += [f"left: {path}" for path in leftovers(*disks)]
@@ -170,29 +172,12 @@ def soak(seconds: float, processes: int, seed: int, folder: Path, *, size: str) 
     return seen, wrong
 
 
-def rights(havoc: Havoc, image: str) -> list[tuple[Job, str]]:
-    """The jobs that make something, each with what they must make."""
-    found = []
-    for job in havoc.jobs(image):
-        if job.makes and " --" not in job.name:
-            place = havoc.folder / "right"
-            run = havoc.start(job, place, havoc.folder / "said", "--no-cache")
-            assert run.wait(LONGEST)
-            assert run.status == 0, run.said.read_text()
-            found.append((job, content(place)))
-            if place.is_dir():
-                shutil.rmtree(place)
-            else:
-                place.unlink()
-    return found
-
-
-def start(havoc: Havoc, places: Path, right: dict[str, str], seed: int, seconds: float) -> int:
+def start(havoc: Havoc, places: Path, seed: int, seconds: float) -> int:
     """A process that works for so long."""
     pid = os.fork()
     if pid:
         return pid
-    worker = Worker(havoc, places, right, seed)
+    worker = Worker(havoc, places, seed)
     try:
         worker.work(time.monotonic() + seconds)
     except BaseException as error:
