@@ -244,8 +244,16 @@ def test_images_beside_each_other_in_one_layout(servers: tuple[FaultyRegistry, F
 def test_of_two_images_for_one_name_the_later_one_stays(servers: tuple[FaultyRegistry, FaultyRegistry]) -> None:
     origin, mirror = servers
     names = [origin.put(app(number), f"org/app{number}:1") for number in range(4)]
+
+    def script(request: Request) -> Answer | None:
+        # The earlier an image stands in the list, the longer it takes.
+        if request.method == "GET" and "/manifests/" in request.path:
+            time.sleep(0.2 * next(3 - number for number in range(4) if f"/app{number}/" in request.path))
+        return None
+
+    origin.script = script
     results = mirrored(*(MirrorEntry(name, f"{mirror.host}/copy/app:1") for name in names), images=4)
-    assert [result.source for result in results] == names
+    assert [(result.source, result.error) for result in results] == [(name, None) for name in names]
     assert mirror.manifests["copy/app"]["1"][1] == app(3).raw
 
 
