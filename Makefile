@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench compare compare-check growth wheel wheels clean
+.PHONY: help fuzz demo picture manuals test test-rest test-all check docs develop packages bench compare compare-check growth wheel wheels deb clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,6 +25,7 @@ $(BIN)/python -m pytest -q tests/test_floors.py
 $(BIN)/zizmor --offline --quiet --no-progress .
 $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 $(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/fault.yml .github/ISSUE_TEMPLATE/wish.yml
+$(BIN)/python -m tools.recipe
 endef
 
 # What a machine lacks on which nobody is root and none of Debian's packages are there, and what takes long.
@@ -62,6 +63,7 @@ make growth    what 1 to 10 GiB and 0.1 to 2 million entries take; draws docs/gr
 make docs      builds the site of the documents into site/, strictly
 make wheel     builds a release wheel into dist/
 make wheels    builds a wheel for older systems, and the source package; checks, installs and tries both
+make deb       makes a Debian package into dist/, for the version of Python that Debian has here
 make clean     removes all that was made here
 
 CI runs .ci/run, which is make packages, make check, make docs, make test and make test-rest.
@@ -164,6 +166,11 @@ wheels: $(VENV)/.release
 	$(BIN)/maturin sdist --out dist
 	$(BIN)/python -m tools.wheels check dist/*.whl
 	$(BIN)/python -m tools.wheels try dist/*.whl dist/*.tar.gz
+
+deb: $(VENV)/.installed
+	rm -rf dist/debian
+	$(BIN)/maturin build --release --locked --out dist/debian
+	$(BIN)/python -m tools.deb dist/debian/*.whl dist
 
 clean:
 	rm -rf $(VENV) target dist site .bench .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
