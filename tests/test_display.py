@@ -84,7 +84,7 @@ def busy() -> Tally:
 def test_a_frame_with_room_for_all(busy: Tally) -> None:
     assert frame(busy, 120) == [
         "app:1",
-        "  000000000001  ━━━━━━━───────────────────────     2.5 / 10.0 MB  downloading",
+        "  000000000001  ━━━━━━━───────────────────────     2.5 / 10.0 MB  downloading    1.2 MB/s  0:06 left",
         "  000000000003  ━━━━━━━━━━━━━━━━━━━━━━────────     7.5 / 10.0 MB  extracting",
         "  000000000002  ━━━───────────────────────────     1.0 / 10.0 MB  waiting for lower layers",
         "  1 of 7 done, 3 to come",
@@ -108,6 +108,29 @@ def test_a_narrow_terminal_loses_whole_columns(busy: Tally) -> None:
         "  000000000002  10%  waiting",
         "  1 of 7 done, 3 to come",
         "  total         30%",
+    ]
+
+
+def test_rates_of_what_is_read_here() -> None:
+    """An image on this disk has a rate as well; a layer that waited begins anew."""
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.take(layer(1, LayerState.EXTRACTING, 0, 10 * MB))
+    tally.take(layer(2, LayerState.WAITING, 0, 10 * MB))
+    clock.now += 4
+    tally.take(layer(1, LayerState.EXTRACTING, 4 * MB, 10 * MB))
+    tally.take(layer(2, LayerState.EXTRACTING, 0, 10 * MB))
+    clock.now += 1
+    tally.take(layer(2, LayerState.EXTRACTING, 2 * MB, 10 * MB))
+    assert [line[46:] for line in frame(tally, 100)[1:3]] == [
+        "     4.0 / 10.0 MB  extracting  800.0 kB/s  0:08 left",
+        "     2.0 / 10.0 MB  extracting    2.0 MB/s  0:04 left",
+    ]
+    assert frame(tally, 100)[-1].endswith("6.0 / 20.0 MB    1.2 MB/s  0:12 left")
+    # The time left gives way first, then the rate.
+    assert [line[35:] for line in frame(tally, 80)[1:3]] == [
+        "     4.0 / 10.0 MB  extracting  800.0 kB/s",
+        "     2.0 / 10.0 MB  extracting    2.0 MB/s",
     ]
 
 

@@ -7,7 +7,7 @@ one unit, compressed bytes; what a narrow terminal has no room for is left out w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ocifast.cli.display import format_size, printable
 from ocifast.cli.tally import LayerStand, Snapshot
@@ -139,9 +139,10 @@ def _layer_line(layer: LayerStand, bar: int, width: int, style: Style) -> str:
     taken = 2 + _LABEL + (2 + bar if bar else 0) + 2 + _PAIR
     word = long if taken + 2 + len(long) < width else short
     label = layer.digest.partition(":")[2][:_LABEL]
-    return _line(
-        _row(label, layer.done, layer.total, bar, width, style), (_Cell(word, 1, style.paint(_DIM, word)),), width
-    )
+    told = _Cell(word, 3, style.paint(_DIM, word))
+    speed, time = _speed(layer.rate, layer.left)
+    more = (told, replace(speed, gives_way=2), replace(time, gives_way=1))
+    return _line(_row(label, layer.done, layer.total, bar, width, style), more, width)
 
 
 def _total_line(now: Snapshot, bar: int, width: int, style: Style) -> str:
@@ -158,9 +159,9 @@ def _speed(rate: float | None, left: float | None) -> tuple[_Cell, _Cell]:
 
 def _row(label: str, done: int, total: int | None, bar: int, width: int, style: Style) -> list[_Cell]:
     """What all lines begin with: a name, a bar, bytes."""
-    drawn = [_Cell("x" * bar, 3, style.bar(done, total, bar))] if bar else []
+    drawn = [_Cell("x" * bar, 4, style.bar(done, total, bar))] if bar else []
     pair = _pair(done, total) if width > 2 + _LABEL + 2 + _PAIR else _share(done, total)
-    return [_Cell(label.ljust(_LABEL), 0, label.ljust(_LABEL)), *drawn, _Cell(pair, 4, pair)]
+    return [_Cell(label.ljust(_LABEL), 0, label.ljust(_LABEL)), *drawn, _Cell(pair, 5, pair)]
 
 
 def _folded(now: Snapshot, done: Sequence[LayerStand], more: int, waiting: int) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ocifast.progress import Event, LayerState, Phase
 
@@ -29,6 +29,8 @@ class LayerStand:
         done: compressed bytes that are there.
         total: compressed bytes of all of it; None while nobody has said.
         cached: it was not fetched but taken from where it was.
+        rate: bytes per second over the last seconds; None while none come.
+        left: seconds until the bytes are there at that rate.
     """
 
     digest: str
@@ -36,6 +38,8 @@ class LayerStand:
     done: int = 0
     total: int | None = None
     cached: bool = False
+    rate: float | None = None
+    left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Snapshot:
         layers: in the order that they were named in.
         done: compressed bytes of all layers that are there.
         total: compressed bytes of all layers, as far as they are known.
-        rate: bytes per second over the last seconds; None when none came over the network.
+        rate: bytes per second over the last seconds, of those that come over the network if any did, else of those that
+            are read; None while none come.
         left: seconds until the bytes are there at that rate.
         packed: bytes packed and bytes to pack; None outside of packing.
         packing_rate: bytes per second that were packed over the last seconds; None while that is not known.
@@ -106,6 +111,9 @@ class Tally:
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
     _packed: tuple[int, int | None] | None = None
     _packing: _Rate = field(default_factory=_Rate)
+    _read: int = 0
+    _reading: _Rate = field(default_factory=_Rate)
+    _rates: dict[str, _Rate] = field(default_factory=dict)
     _retry: tuple[float, str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -127,17 +135,20 @@ class Tally:
     def snapshot(self) -> Snapshot:
         """How all of it stands now."""
         with self._lock:
-            layers = tuple(LayerStand(**vars(layer)) for layer in self._layers.values())
             moved, packed, now = self._moved, self._packed, self.clock()
+            layers = tuple(self._stand(layer, now) for layer in self._layers.values())
             retry = self._retry[1] if self._retry is not None and self._retry[0] > now else None
             while len(self._samples) > 1 and self._samples[0][0] < now - _WINDOW:
                 self._samples.popleft()
             begun, before = self._samples[0] if self._samples else (now, 0)
             phase = self._phase
             packing = None if packed is None else self._packing.over(now, packed[0])
+            reading = self._reading.over(now, self._read)
         done = sum(layer.done for layer in layers)
         total = sum(layer.total if layer.total is not None else layer.done for layer in layers)
-        rate = (moved - before) / (now - begun) if moved and now - begun >= 0.5 else None
+        rate = reading
+        if moved:
+            rate = (moved - before) / (now - begun) if now - begun >= 0.5 else None
         left = (total - done) / rate if rate and total > done else None
         rest = None if packed is None or packed[1] is None else packed[1] - packed[0]
         packing_left = rest / packing if rest and packing else None
@@ -164,8 +175,19 @@ class Tally:
             layer.done = done or 0
         elif done is not None and state is not LayerState.EXISTS:
             # Those that were fetched are there; those that were not are read now.
+            self._read += max(0, done - layer.done)
+            self._reading.count(self.clock(), self._read)
             layer.done = max(layer.done, done)
+        if layer.state is not state or digest not in self._rates:
+            self._rates[digest] = _Rate()
+        self._rates[digest].count(self.clock(), layer.done)
         layer.state = state
+
+    def _stand(self, layer: LayerStand, now: float) -> LayerStand:
+        """A layer as it stands, with its rate while bytes of it come."""
+        rate = self._rates[layer.digest].over(now, layer.done)
+        rest = 0 if layer.total is None else layer.total - layer.done
+        return replace(layer, rate=rate if rest else None, left=rest / rate if rate and rest else None)
 
     def _count(self, moved: int) -> None:
         now = self.clock()
