@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom, openat, openat2, seek};
+use rustix::fs::{Mode, OFlags, SeekFrom, openat, seek};
+#[cfg(target_os = "linux")]
+use rustix::fs::{ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::entry::Metadata;
@@ -28,12 +30,16 @@ impl Below {
     fn open(&self) -> std::result::Result<File, Errno> {
         // A pipe or a device that took the file's place must not make us wait.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match openat2(&self.folder, &self.path, flags, Mode::empty(), inside) {
-            // Kernels before 5.6, and filters of system calls, do not have it.
-            Err(Errno::NOSYS | Errno::PERM) => self.open_stepwise(flags),
-            opened => Ok(opened?.into()),
+        // Kernels before 5.6, filters of system calls, and other systems do not have it.
+        #[cfg(target_os = "linux")]
+        {
+            let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let opened = openat2(&self.folder, &self.path, flags, Mode::empty(), inside);
+            if !matches!(opened, Err(Errno::NOSYS | Errno::PERM)) {
+                return Ok(opened?.into());
+            }
         }
+        self.open_stepwise(flags)
     }
 
     fn open_stepwise(&self, flags: OFlags) -> std::result::Result<File, Errno> {

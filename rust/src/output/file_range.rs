@@ -4,15 +4,26 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+#[cfg(target_os = "linux")]
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
+#[cfg(target_os = "linux")]
 use rustix::io::Errno;
 
 /// Copies `length` bytes. Source and destination may be the same `File`, and overlap when the destination is lower.
 pub fn copy_range(source: &File, from: u64, destination: &File, to: u64, length: u64) -> io::Result<()> {
-    let (mut from, mut to, mut left) = (from, to, length);
-    if std::ptr::eq(source, destination) && from < to + length && to < from + length {
+    let overlap = std::ptr::eq(source, destination) && from < to + length && to < from + length;
+    if overlap {
         return copy_by_hand(source, from, destination, to, length);
     }
+    copy_in_kernel(source, from, destination, to, length)
+}
+
+/// Other systems have no such call.
+#[cfg(not(target_os = "linux"))]
+use copy_by_hand as copy_in_kernel;
+
+#[cfg(target_os = "linux")]
+fn copy_in_kernel(source: &File, mut from: u64, destination: &File, mut to: u64, mut left: u64) -> io::Result<()> {
     while left > 0 {
         let part = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
         match copy_file_range(source, Some(&mut from), destination, Some(&mut to), part) {
@@ -40,6 +51,7 @@ fn copy_by_hand(source: &File, mut from: u64, destination: &File, mut to: u64, m
 
 /// Makes `length` bytes read as zeros, without space on the disk where the file system can.
 pub fn clear_range(file: &File, from: u64, length: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
     if fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length).is_ok() {
         return Ok(());
     }

@@ -5,7 +5,9 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+#[cfg(target_os = "linux")]
+use rustix::fs::OFlags;
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::failure::failed;
@@ -56,13 +58,7 @@ impl Place<'_> {
             Place::Open(fd) => return fs::fchmod(fd, mode),
             Place::Named(at, name) => (at, *name),
         };
-        // A device or pipe, never what a link in its place leads to (`fchmodat` has no such flag).
-        let node = fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        match fs::chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), mode) {
-            // There is no /proc here.
-            Err(Errno::NOENT) => fs::chmodat(at, name, mode, AtFlags::empty()),
-            changed => changed,
-        }
+        change_mode_of(at, name, mode)
     }
 
     fn set_time(&self, mtime: Mtime) -> Result<(), Errno> {
@@ -73,6 +69,23 @@ impl Place<'_> {
             Place::Named(at, name) => fs::utimensat(at, *name, &times, AtFlags::SYMLINK_NOFOLLOW),
         }
     }
+}
+
+/// Changes a device or pipe, never what a link in its place leads to: `fchmodat` of Linux has no such flag.
+#[cfg(target_os = "linux")]
+fn change_mode_of(at: &OwnedFd, name: &[u8], mode: Mode) -> Result<(), Errno> {
+    let node = fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    match fs::chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), mode) {
+        // There is no /proc here.
+        Err(Errno::NOENT) => fs::chmodat(at, name, mode, AtFlags::empty()),
+        changed => changed,
+    }
+}
+
+/// The same where `fchmodat` has the flag.
+#[cfg(not(target_os = "linux"))]
+fn change_mode_of(at: &OwnedFd, name: &[u8], mode: Mode) -> Result<(), Errno> {
+    fs::chmodat(at, name, mode, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// The attribute in which containers' tools, and fuse-overlayfs, look for what a directory cannot hold.

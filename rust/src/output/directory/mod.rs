@@ -18,7 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, makedev};
+#[cfg(target_os = "linux")]
+use rustix::fs::makedev;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
@@ -263,6 +265,13 @@ fn open_staged(folder: &OwnedFd, name: &[u8], attributes: bool, mode: u16) -> Re
     fs::openat(folder, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
+#[cfg(target_os = "linux")]
 fn node(at: &OwnedFd, name: &[u8], kind: FileType, major: u32, minor: u32) -> Result<(), Errno> {
     fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, makedev(major, minor))
+}
+
+/// Other systems have no such call, or devices of other numbers.
+#[cfg(not(target_os = "linux"))]
+fn node(_at: &OwnedFd, _name: &[u8], _kind: FileType, _major: u32, _minor: u32) -> Result<(), Errno> {
+    Err(Errno::PERM)
 }

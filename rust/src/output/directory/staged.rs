@@ -157,12 +157,18 @@ pub(super) fn folder_name(layer: u32, folder: u32) -> String {
     format!("{layer}-{folder}")
 }
 
+/// What opens a folder for the names in it alone.
+#[cfg(target_os = "linux")]
+const HANDLE: OFlags = OFlags::PATH;
+#[cfg(not(target_os = "linux"))]
+const HANDLE: OFlags = OFlags::RDONLY;
+
 /// Opens a folder of the staging folder; `None` for the staging folder itself.
 pub(super) fn open_folder(staging: &OwnedFd, layer: u32, folder: u32) -> Result<Option<OwnedFd>, Errno> {
     if folder == ALONE {
         return Ok(None);
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = HANDLE | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(staging, folder_name(layer, folder), flags, Mode::empty()).map(Some)
 }
 
