@@ -17,7 +17,7 @@ from ocifast.errors import OcifastError
 from tests.support.images import build_image, build_index, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.registry import Registry
-from tests.support.run import run, tool
+from tests.support.run import attempt, run, tool
 from tests.test_floors import PYTHON, RUST, Steps
 
 ROOT = Path(__file__).parent.parent
@@ -198,7 +198,9 @@ def localized(example: str, names: dict[str, str]) -> str:
 def test_python_examples_run(workplace: Path, public_names: dict[str, str], place: str, example: str) -> None:
     script = workplace / "example.py"
     script.write_text(localized(example, public_names))
-    run(sys.executable, "-W", "error", script, cwd=workplace)
+    done = attempt(sys.executable, "-W", "error", script, cwd=workplace)
+    # What is not closed is told at the very end, when it is too late to fail.
+    assert (done.returncode, b"Warning" in done.stderr) == (0, False), done.stderr.decode()
 
 
 @pytest.mark.parametrize(("place", "example"), blocks("console"), ids=[place for place, _ in blocks("console")])

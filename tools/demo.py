@@ -181,7 +181,7 @@ def run(reference: str) -> None:
     show("ls", reference, "/etc")
     print(f"\nAll of it is in {folder}:", flush=True)
     for path in sorted(folder.glob("rootfs*")):
-        size = "a directory" if path.is_dir() else f"{path.stat().st_size / 1e6:.1f} MB"
+        size = "a directory" if path.is_dir() else f"{path.stat().st_blocks * 512 / 1e6:.1f} MB on disk"
         print(f"  {path.name:14} {size}")
 
 

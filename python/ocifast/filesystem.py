@@ -8,6 +8,7 @@ filesystem serves any number of images; the last few stay open, merged in memory
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import os
@@ -62,7 +63,9 @@ class OcifastFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> None:
         super().__init__(**storage_options)
         self._images = _Images(partial(open_image, platform=platform, options=options, follow_links=follow_links))
-        weakref.finalize(self, self._images.close)
+        weakref.finalize(self, _let_go, self._images)
+        # `fsspec` keeps file systems until the end, where folders of open images would be cleared away with a warning.
+        atexit.register(self._images.close)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -227,6 +230,12 @@ class _Images:
                 opened.resources.close()
             self._put_away.clear()
             self._open.clear()
+
+
+def _let_go(images: _Images) -> None:
+    """Closes what nobody has a hold of any more."""
+    atexit.unregister(images.close)
+    images.close()
 
 
 def _described(name: str, entry: RootfsEntry, tree: Rootfs) -> dict[str, Any]:
