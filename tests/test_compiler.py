@@ -173,7 +173,7 @@ def test_a_file_is_replaced_and_an_empty_directory_filled(tmp_path: Path) -> Non
         ("file", "is there and is no directory"),
         ("full.tar", "is a directory; name a file"),
         ("fifo.tar", "is no regular file, and is not replaced"),
-        ("nowhere/out.tar", "there is no folder"),
+        ("nowhere/out.tar", "there is no folder .*nowhere; make it first"),
         ("out.xyz", "the suffix .xyz is of no known format"),
     ],
 )

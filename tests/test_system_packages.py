@@ -57,7 +57,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package of this checkout, as `make deb` makes it, but for the profile that the tests have compiled."""
     folder = tmp_path_factory.mktemp("deb")
     words: list[str | Path] = ["build", "--quiet", "--profile", "dev-fast", "--out", folder / "wheel"]
-    run(Path(sys.executable).parent / "maturin", *words, cwd=ROOT, env=home())
+    # The interpreter of `maturin develop`: with another one all of it would be compiled again.
+    words += ["--interpreter", sys.executable]
+    run(Path(sys.executable).parent / "maturin", *words, cwd=ROOT, env={**home(), "VIRTUAL_ENV": sys.prefix})
     (wheel,) = (folder / "wheel").iterdir()
     return deb.package(wheel, folder)
 

@@ -136,7 +136,7 @@ class LayerFolder:
     def _prepare(self) -> None:
         parent = self.destination.parent
         if not parent.is_dir():
-            raise FileError(f"{self._shown}: there is no folder {parent}")
+            raise FileError(f"{self._shown}: there is no folder {parent}; make it first")
         with contextlib.suppress(FileExistsError):
             self.destination.mkdir(mode=0o755)
             self._is_new = True

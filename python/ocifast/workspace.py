@@ -105,7 +105,7 @@ class Workspace:
             mode = self.destination.stat().st_mode
         except FileNotFoundError:
             if not self.destination.parent.is_dir():
-                raise FileError(f"{self._shown}: there is no folder {self.destination.parent}") from None
+                raise FileError(f"{self._shown}: there is no folder {self.destination.parent}; make it first") from None
             return
         except OSError as error:
             raise FileError(f"{self._shown}: {error.strerror}") from error

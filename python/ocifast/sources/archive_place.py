@@ -131,5 +131,5 @@ def archive_place(path: Path, *, sync: bool = True) -> ArchivePlace:
         if real.exists() and not real.is_file():
             raise UsageError(f"{path} is not a file, so no archive can be written there")
         if not real.parent.is_dir():
-            raise UsageError(f"there is no folder {real.parent} to write {real.name} in")
+            raise UsageError(f"there is no folder {real.parent} to write {real.name} in; make it first")
     return FilePlace(real, sync=sync)
