@@ -42,6 +42,10 @@ impl Content {
     }
 }
 
+/// Whether a layer above the one of this index seems to hide the file that has this path there: a hint, which what the
+/// tree has in the end may belie either way.
+pub type Covers = dyn Fn(u32, &[u8]) -> bool + Send + Sync;
+
 /// Takes the contents of all layers, each layer from a thread of its own.
 pub trait Store: Send + Sync {
     /// The part that takes the contents of layer `index`; called once for each.
@@ -49,6 +53,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// `io_error`.
     fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>>;
+
+    /// Gives the store what is known of files that upper layers hide. Returns whether it makes use of that: then upper
+    /// layers are read first, as far as cores go.
+    fn watch(&self, _covers: &Arc<Covers>) -> bool {
+        false
+    }
 
     /// Whether the data file of a decoded layer (see [`crate::blocks`]) can be this store's part of the layer. Then
     /// `share` is called in the place of `layer`, and contents get their place by `shared`.

@@ -4,6 +4,7 @@
 
 mod above;
 mod branch;
+mod covered;
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +15,10 @@ use std::thread::JoinHandle;
 pub use self::above::Above;
 pub use self::branch::{Branch, Making};
 use self::branch::{Merged, branch};
+use self::covered::Covered;
 use crate::batch::Batch;
 use crate::budget::{Bounded, Budget};
-use crate::contents::{LayerStore, Store};
+use crate::contents::{Covers, LayerStore, Store};
 use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
 use crate::error::{Code, Error, Result};
 use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
@@ -55,6 +57,8 @@ struct Shared {
     kept: Vec<Mutex<Option<KeptLayer>>>,
     /// What was read from the top.
     above: Above,
+    /// What upper layers hide, where the store makes use of that.
+    covered: Option<Arc<Covered>>,
 }
 
 impl Shared {
@@ -143,14 +147,21 @@ impl Flattener {
             return Err(Error::new(Code::LimitExceeded, message));
         }
         let count = layers.len();
+        let covered = Arc::new(Covered::new(limits.clone()));
+        let covers: Arc<Covers> = {
+            let covered = Arc::clone(&covered);
+            Arc::new(move |layer, path| covered.covers(layer, path))
+        };
+        let covered = store.watch(&covers).then_some(covered);
         let shared = Arc::new(Shared {
             progress: layers.iter().map(|_| Progress::default()).collect(),
             failures: Mutex::new(layers.iter().map(|_| None).collect()),
             failing: AtomicBool::new(false),
-            turns: Turns::new(decoders, count),
+            turns: Turns::new(decoders, count, covered.is_some()),
             keep: (0..count).map(|_| Mutex::default()).collect(),
             kept: (0..count).map(|_| Mutex::default()).collect(),
             above: Above::new(layers.clone(), limits.clone()),
+            covered,
             layers,
             budget: Arc::new(Budget::new(limits)),
         });
@@ -241,6 +252,11 @@ impl Flattener {
         let shared = &self.shared;
         let expected = &shared.layers[layer];
         let adopted = if table.diff_id() == &expected.diff_id {
+            if let Some(covered) = &shared.covered {
+                // All of it, before lower layers come to their contents. `adopt` says what is wrong with it.
+                let batches = table.entries(layer as u32, shared.budget.limits()).map_while(Result::ok);
+                batches.for_each(|batch| covered.note(layer as u32, &batch));
+            }
             let decoded = DecodedLayer { table, data: &Arc::new(data) };
             decoded.adopt(layer as u32, shared.budget.limits(), &*self.store, &mut |mut batch| {
                 shared.budget.take(&mut batch)?;
@@ -421,6 +437,9 @@ fn run_layer(
         // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
         &mut |mut batch| {
             shared.budget.take(&mut batch)?;
+            if let Some(covered) = &shared.covered {
+                covered.note(index, &batch);
+            }
             if let Some(keeping) = &mut keeping {
                 keeping.add(&batch);
             }

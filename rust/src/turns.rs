@@ -1,7 +1,8 @@
 //! Which layer decompresses now.
 //!
 //! Where a store keeps layers in order, a layer that runs ahead costs a copy, and wherever all cores are busy it takes
-//! them from a layer below. So a higher layer gets a core only when the lower ones leave it unused.
+//! them from a layer below. So a higher layer gets a core only when the lower ones leave it unused. A store that leaves
+//! alone what upper layers hide wants it the other way round.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +16,12 @@ use crate::layer::Turn;
 /// bring bytes to be scheduled, short against the 9 ms that one buffer takes at 30 MB/s, what a connection often gives.
 const PATIENCE: Duration = Duration::from_millis(3);
 
-/// Cores, given to the lowest layers that are not complete.
+/// Cores, given to the first layers that are not complete: the lowest, or the highest.
 pub(crate) struct Turns {
+    /// The highest layer, when it is the first.
+    top: Option<u32>,
     state: Mutex<TurnState>,
-    /// One for each layer: of those that wait only the lowest can be next, so that one alone is woken.
+    /// By rank one for each layer: of those that wait only the first can be next, so that one alone is woken.
     changed: Vec<Condvar>,
     stop: AtomicBool,
 }
@@ -30,9 +33,9 @@ struct TurnState {
     /// How long a core was free, up to `free_since` if one is now.
     idle: Duration,
     free_since: Option<Instant>,
-    /// Layers that wait for a core, and `idle` when they began.
+    /// By rank the layers that wait for a core, and `idle` when they began.
     waiting: BTreeMap<u32, Duration>,
-    /// Layers of which something is left to decode, and since when those are away that neither have nor want a core.
+    /// By rank the layers of which something is left to decode, and since when those are away that neither have nor want a core.
     incomplete: BTreeMap<u32, Option<Instant>>,
 }
 
@@ -42,13 +45,13 @@ impl TurnState {
     /// The lowest layers come first, as many as there are cores. A core is kept for each of them that is away, for
     /// `PATIENCE` at a time. Bytes that trickle would renew that for ever, so no layer lets a free core pass once cores
     /// were free for as long altogether while it waited.
-    fn patience(&self, layer: u32, now: Instant) -> Option<Duration> {
+    fn patience(&self, rank: u32, now: Instant) -> Option<Duration> {
         let rest = |passed: Duration| PATIENCE.checked_sub(passed).filter(|rest| !rest.is_zero());
         let first = || self.incomplete.iter().take(self.cores);
-        if first().any(|(&first, _)| first == layer) {
+        if first().any(|(&first, _)| first == rank) {
             return None;
         }
-        let own = self.waiting.get(&layer).and_then(|&began| rest(self.idle(now) - began))?;
+        let own = self.waiting.get(&rank).and_then(|&began| rest(self.idle(now) - began))?;
         let kept: Vec<Duration> = first().filter_map(|(_, away)| rest(now.duration_since((*away)?))).collect();
         if kept.len() < self.free {
             return None;
@@ -70,7 +73,8 @@ impl TurnState {
 }
 
 impl Turns {
-    pub(crate) fn new(cores: usize, layers: usize) -> Self {
+    /// Turns for so many layers; `from_top` says whether the highest is the first.
+    pub(crate) fn new(cores: usize, layers: usize, from_top: bool) -> Self {
         let cores = cores.max(1);
         let began = Some(Instant::now());
         let incomplete = (0..layers as u32).map(|layer| (layer, began)).collect();
@@ -83,7 +87,8 @@ impl Turns {
             incomplete,
         };
         let changed = (0..layers).map(|_| Condvar::new()).collect();
-        Turns { state: Mutex::new(state), changed, stop: AtomicBool::new(false) }
+        let top = from_top.then(|| (layers as u32).saturating_sub(1));
+        Turns { top, state: Mutex::new(state), changed, stop: AtomicBool::new(false) }
     }
 
     /// Whether all work was called off.
@@ -93,7 +98,12 @@ impl Turns {
 
     /// The turns of one of the layers.
     pub(crate) fn of(&self, layer: u32) -> LayerTurns<'_> {
-        LayerTurns { turns: self, layer }
+        LayerTurns { turns: self, rank: self.rank(layer) }
+    }
+
+    /// A layer's place in the order of turns.
+    fn rank(&self, layer: u32) -> u32 {
+        self.top.map_or(layer, |top| top - layer)
     }
 
     fn state(&self) -> MutexGuard<'_, TurnState> {
@@ -113,7 +123,7 @@ impl Turns {
     /// Nothing more is decoded of a layer.
     pub(crate) fn complete(&self, layer: u32) {
         let mut state = self.state();
-        state.incomplete.remove(&layer);
+        state.incomplete.remove(&self.rank(layer));
         self.wake(&state);
     }
 
@@ -128,31 +138,31 @@ impl Turns {
 /// The turns of one layer.
 pub(crate) struct LayerTurns<'t> {
     turns: &'t Turns,
-    layer: u32,
+    rank: u32,
 }
 
 impl Turn for LayerTurns<'_> {
     fn acquire(&self) -> Result<()> {
-        let LayerTurns { turns, layer } = self;
-        let changed = &turns.changed[*layer as usize];
+        let LayerTurns { turns, rank } = self;
+        let changed = &turns.changed[*rank as usize];
         let mut state = turns.state();
         let idle = state.idle(Instant::now());
-        state.waiting.insert(*layer, idle);
-        if let Some(away) = state.incomplete.get_mut(layer) {
+        state.waiting.insert(*rank, idle);
+        if let Some(away) = state.incomplete.get_mut(rank) {
             *away = None;
         }
         loop {
             if turns.stopped() {
-                state.waiting.remove(layer);
+                state.waiting.remove(rank);
                 return Err(Error::new(Code::Cancelled, "the work was called off"));
             }
-            let next = state.waiting.first_key_value().is_some_and(|(next, _)| next == layer);
+            let next = state.waiting.first_key_value().is_some_and(|(next, _)| next == rank);
             if state.free == 0 || !next {
                 state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else if let Some(patience) = state.patience(*layer, Instant::now()) {
+            } else if let Some(patience) = state.patience(*rank, Instant::now()) {
                 state = changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
             } else {
-                state.waiting.remove(layer);
+                state.waiting.remove(rank);
                 let free = state.free - 1;
                 state.set_free(free);
                 turns.wake(&state);
@@ -165,7 +175,7 @@ impl Turn for LayerTurns<'_> {
         let mut state = self.turns.state();
         let free = state.free + 1;
         state.set_free(free);
-        if let Some(away) = state.incomplete.get_mut(&self.layer) {
+        if let Some(away) = state.incomplete.get_mut(&self.rank) {
             *away = Some(Instant::now());
         }
         self.turns.wake(&state);
@@ -218,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_layer_is_away_from_its_release_to_its_next_turn() -> Result<()> {
-        let turns = Turns::new(1, 2);
+        let turns = Turns::new(1, 2, false);
         let away = || turns.state().incomplete.iter().map(|(&layer, away)| (layer, away.is_some())).collect::<Vec<_>>();
         assert_eq!(away(), [(0, true), (1, true)]);
         turns.of(0).acquire()?;
@@ -236,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_layer_that_never_comes_does_not_keep_its_core() {
-        let turns = Turns::new(2, 3);
+        let turns = Turns::new(2, 3, false);
         let (said, heard) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             // The lowest layer comes and goes all the time; the next one, whose core is free, never comes.
@@ -253,30 +263,32 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_layer_that_waits_is_next() {
-        let turns = Turns::new(1, 3);
-        let (said, order) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            turns.of(2).acquire().expect("free");
-            for layer in [1, 0] {
-                let (turns, said) = (&turns, said.clone());
-                scope.spawn(move || {
-                    turns.of(layer).acquire().expect("its turn comes");
-                    said.send(layer).expect("heard");
-                    turns.of(layer).release();
-                });
-                while turns.state().waiting.first_key_value().map(|(&first, _)| first) != Some(layer) {
-                    std::thread::yield_now();
+    fn the_first_layer_that_waits_is_next() {
+        for (from_top, layers) in [(false, [2, 1, 0]), (true, [0, 1, 2])] {
+            let turns = Turns::new(1, 3, from_top);
+            let (said, order) = std::sync::mpsc::channel();
+            std::thread::scope(|scope| {
+                turns.of(layers[0]).acquire().expect("free");
+                for layer in layers[1..].iter().copied() {
+                    let (turns, said) = (&turns, said.clone());
+                    scope.spawn(move || {
+                        turns.of(layer).acquire().expect("its turn comes");
+                        said.send(layer).expect("heard");
+                        turns.of(layer).release();
+                    });
+                    while turns.state().waiting.first_key_value().map(|(&first, _)| first) != Some(turns.rank(layer)) {
+                        std::thread::yield_now();
+                    }
                 }
-            }
-            turns.of(2).release();
-        });
-        assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1]);
+                turns.of(layers[0]).release();
+            });
+            assert_eq!(order.try_iter().collect::<Vec<_>>(), [layers[2], layers[1]], "{from_top}");
+        }
     }
 
     #[test]
     fn nobody_waits_after_a_stop() {
-        let turns = Turns::new(1, 2);
+        let turns = Turns::new(1, 2, false);
         turns.of(0).acquire().expect("free");
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| turns.of(1).acquire().expect_err("called off").code);

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use ocifast_core::contents::{Content, LayerStore, Store};
+use ocifast_core::contents::{Content, Covers, LayerStore, Store};
 use ocifast_core::digest::Digest;
 use ocifast_core::entry::Metadata;
 use ocifast_core::error::{Code, Error};
@@ -309,4 +309,43 @@ fn a_layer_that_is_begun_and_not_closed_breaks_off() {
     let run = start(&layers, 2);
     run.flattener.write(0, &layers[0].blob[..10]).expect("taken");
     assert_eq!(run.flattener.finish().expect_err("incomplete").code, Code::Cancelled);
+}
+
+/// A spool that keeps what it is told of upper layers.
+struct Watching {
+    spool: Arc<SpoolStore>,
+    covers: Arc<OnceLock<Arc<Covers>>>,
+}
+
+impl Store for Watching {
+    fn layer(&self, index: u32) -> ocifast_core::error::Result<Box<dyn LayerStore>> {
+        self.spool.layer(index)
+    }
+
+    fn watch(&self, covers: &Arc<Covers>) -> bool {
+        self.covers.set(Arc::clone(covers)).is_ok()
+    }
+}
+
+#[test]
+fn a_store_that_watches_is_told_what_upper_layers_hide() {
+    let layers = [
+        layer(&archive(&[("replaced", b"1"), ("hidden", b"2"), ("kept", b"3")])),
+        layer(&archive(&[("replaced", b"4"), (".wh.hidden", b"")])),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Arc::new(SpoolStore::new(folder.path(), layers.len()));
+    let covers = Arc::new(OnceLock::new());
+    let store = Watching { spool, covers: Arc::clone(&covers) };
+    let descriptors = layers.iter().map(|layer| layer.descriptor.clone()).collect();
+    let flattener = Flattener::new(descriptors, Arc::new(store), Limits::default(), 1).expect("started");
+    let covers = Arc::clone(covers.get().expect("told"));
+    let seen = |layer| ["replaced", "hidden", "kept"].map(|name| covers(layer, name.as_bytes()));
+    assert_eq!(seen(0), [false; 3]);
+    for index in [1, 0] {
+        flattener.write(index, &layers[index].blob).expect("taken");
+        flattener.close_layer(index).expect("closed");
+    }
+    flattener.finish().expect("a tree");
+    assert_eq!((seen(0), seen(1)), ([true, true, false], [false; 3]));
 }

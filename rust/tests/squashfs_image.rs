@@ -3,6 +3,9 @@
 
 mod squashfs_support;
 
+use std::sync::Arc;
+
+use ocifast_core::contents::Covers;
 use ocifast_core::entry::Kind;
 use ocifast_core::error::{Code, Error};
 use ocifast_core::output::Loss;
@@ -13,7 +16,7 @@ use proptest::prelude::*;
 use squashfs_support::back;
 use squashfs_support::items::{Item, Part, bytes, text};
 use squashfs_support::read::{Found, read};
-use squashfs_support::{Built, OPTIONS, build, try_build, zstd};
+use squashfs_support::{Built, OPTIONS, build, build_under, try_build, zstd};
 
 const KINDS: [(&str, Option<i32>, usize, bool); 11] = [
     ("zstd", None, 1 << 17, true),
@@ -408,6 +411,36 @@ fn neither_threads_nor_the_order_of_arrival_change_anything() {
 }
 
 #[test]
+fn what_seems_replaced_is_compressed_when_it_is_wanted_all_the_same() {
+    let hole = vec![Part::Data(text(4, 70_000)), Part::Hole(1 << 20), Part::Data(bytes(5, 300))];
+    let lower = vec![
+        Item::file("linked", text(1, 300_000)),
+        Item::sparse("sparse", hole),
+        Item::file("same", text(1, 300_000)),
+        Item::file("gone", bytes(2, 300_000)),
+    ];
+    let upper = vec![
+        Item::link("name", "linked"),
+        Item::file("linked", text(3, 100)),
+        Item::link("other", "sparse"),
+        Item::whiteout(".", "sparse"),
+        Item::file("gone", text(6, 10)),
+    ];
+    let layers = [lower, upper];
+    let covers: Arc<Covers> = Arc::new(|layer, path| layer == 0 && path != b"same");
+    for kind in KINDS {
+        let compression = compression(kind);
+        let built = build_under(&covers, &layers, &[1, 0], &compression);
+        check(&built);
+        assert!(built.image() == build(&layers, &compression).image(), "{kind:?}");
+        // Once more: nothing of the first time is in the way.
+        let again = built.folder.path().join("again");
+        write(&built.tree, &built.store, &again, &OPTIONS, &mut |_| Ok(())).expect("an image");
+        assert!(std::fs::read(&again).expect("an image") == built.image());
+    }
+}
+
+#[test]
 fn whoever_is_told_may_end_the_work() {
     let layer = (0..60).map(|seed| Item::file(format!("{seed}"), text(seed, 100_000))).collect();
     let built = build(&[layer, vec![Item::file("blocks", text(1, 3 << 20))]], &zstd(1 << 17));
@@ -449,13 +482,14 @@ fn settings_that_there_are_not() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(120))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn any_tree_comes_back(
         layers in vec(vec((0..20u8, 0..8u8, 0..20_000usize, 0..300_000u64, 0..4u8), 0..30), 1..4),
         order in Just([0, 1, 2]).prop_shuffle(),
         kind in 0..KINDS.len(),
+        covered in 0..3usize,
     ) {
         let layers: Vec<Vec<Item>> = layers.iter().map(|layer| layer.iter().map(random_item).collect()).collect();
         let order: Vec<usize> = order.into_iter().filter(|&index| index < layers.len()).collect();
@@ -463,6 +497,9 @@ proptest! {
         let built = try_build(&layers, &order, &compression, &OPTIONS).expect("an image");
         check(&built);
         prop_assert!(build(&layers, &compression).image() == built.image());
+        // Whatever is said of upper layers, true or not, changes when files are compressed, and nothing else.
+        let covers: Arc<Covers> = Arc::new(move |layer, path| (layer as usize + path.len() + covered).is_multiple_of(3));
+        prop_assert!(build_under(&covers, &layers, &order, &compression).image() == built.image());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Contents moved to another store, for an output that wants them in a store of its own.
 
-use crate::contents::{Contents, Store};
+use crate::contents::{Content, Contents, Store};
 use crate::error::Result;
 use crate::output::{CHUNK, copy_range};
 use crate::tree::{InodeId, InodeKind, Tree};
@@ -16,15 +16,31 @@ pub fn move_contents(
     store: &dyn Store,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Tree> {
+    move_contents_of(tree, &|_| true, contents, (store, 0), progress)
+}
+
+/// The same for some of the contents, as a layer of this index.
+///
+/// # Errors
+/// As [`move_contents`].
+pub fn move_contents_of(
+    tree: &Tree,
+    which: &dyn Fn(&Content) -> bool,
+    contents: &dyn Contents,
+    (store, index): (&dyn Store, u32),
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Tree> {
     let mut moved = tree.clone();
     let mut files: Vec<(u32, u64, InodeId)> = Vec::new();
     for step in tree.walk().filter(|step| step.first) {
-        if let InodeKind::File(content) = &tree.inode(step.inode).kind {
+        if let InodeKind::File(content) = &tree.inode(step.inode).kind
+            && which(content)
+        {
             files.push((content.layer, content.position, step.inode));
         }
     }
     files.sort_unstable();
-    let mut layer = store.layer(0)?;
+    let mut layer = store.layer(index)?;
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     for (_, _, id) in files {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use items::{Item, dumped, merged};
+use ocifast_core::contents::{Covers, Store};
 use ocifast_core::error::Result;
 use ocifast_core::output::squashfs::{Compression, Options, SquashfsStore, Summary, write};
 use ocifast_core::tree::Tree;
@@ -50,9 +51,25 @@ pub fn build(layers: &[Vec<Item>], compression: &Compression) -> Built {
 
 /// Builds an image whose layers are read in the order of `order`.
 pub fn try_build(layers: &[Vec<Item>], order: &[usize], compression: &Compression, options: &Options) -> Result<Built> {
+    build_in(layers, order, compression, options, |_| {})
+}
+
+/// Builds an image whose store is told that upper layers hide what `covers` says.
+pub fn build_under(covers: &Arc<Covers>, layers: &[Vec<Item>], order: &[usize], compression: &Compression) -> Built {
+    build_in(layers, order, compression, &OPTIONS, |store| assert!(store.watch(covers))).expect("an image")
+}
+
+fn build_in(
+    layers: &[Vec<Item>],
+    order: &[usize],
+    compression: &Compression,
+    options: &Options,
+    prepare: impl Fn(&Arc<SquashfsStore>),
+) -> Result<Built> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("image.squashfs");
     let store = Arc::new(SquashfsStore::new(compression, folder.path(), layers.len())?);
+    prepare(&store);
     let tree = merged(layers, order, &store)?;
     let summary = write(&tree, &store, &path, options, &mut |_| Ok(()))?;
     Ok(Built { tree, store, summary, path, folder })

@@ -37,6 +37,8 @@ pub fn write(
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Summary> {
     refuse_unholdable(tree)?;
+    let more = store.compress_waiting(tree, progress)?;
+    let (tree, store) = more.as_ref().map_or((tree, store), |(tree, store)| (tree, store));
     let image = &File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
     let image = image.as_ref().map_err(|error| Error::io(format_args!("cannot write {}", path.display()), error))?;
     let compression = *store.compression();

@@ -8,7 +8,7 @@ use flate2::Crc;
 
 use super::pool::{Blocks, Queue};
 use super::store::{Part, Record, Run, SquashfsStore};
-use crate::contents::{Content, LayerStore, Store};
+use crate::contents::{Content, Covers, LayerStore, Store};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
 use crate::spool::Spool;
@@ -17,6 +17,11 @@ use crate::spool::Spool;
 const BUFFER: usize = 1 << 20;
 
 impl Store for Arc<SquashfsStore> {
+    fn watch(&self, covers: &Arc<Covers>) -> bool {
+        self.set_covers(covers);
+        true
+    }
+
     fn layer(&self, index: u32) -> Result<Box<dyn LayerStore>> {
         let mut queue = self.pool().queue();
         Ok(Box::new(SquashfsLayer {
@@ -33,6 +38,8 @@ impl Store for Arc<SquashfsStore> {
             checksums: Vec::new(),
             first: 0,
             size: 0,
+            waits: false,
+            waiting: None,
         }))
     }
 }
@@ -57,6 +64,9 @@ struct SquashfsLayer {
     first: usize,
     /// Bytes of the current file.
     size: u64,
+    /// Whether the current file is left for later, and what takes such files, from the first one on.
+    waits: bool,
+    waiting: Option<Box<dyn LayerStore>>,
 }
 
 impl SquashfsLayer {
@@ -157,6 +167,11 @@ impl SquashfsLayer {
         Ok(())
     }
 
+    /// What takes the current file, if it is left for later.
+    fn waiting(&mut self) -> Option<&mut Box<dyn LayerStore>> {
+        self.waiting.as_mut().filter(|_| self.waits)
+    }
+
     /// The last bytes of the file are no whole block: they wait as they are. Returns where.
     fn set_tail_aside(&mut self) -> Result<u64> {
         let offset = self.tail_written + self.tail_pending.len() as u64;
@@ -187,12 +202,26 @@ impl SquashfsLayer {
 }
 
 impl LayerStore for SquashfsLayer {
-    fn begin(&mut self, _: &Metadata, _: u64) -> Result<()> {
+    fn called(&mut self, path: &[u8]) {
+        self.waits = self.store.covers(self.index, path);
+    }
+
+    fn begin(&mut self, metadata: &Metadata, size: u64) -> Result<()> {
+        if self.waits {
+            let waiting = match &mut self.waiting {
+                Some(waiting) => waiting,
+                None => self.waiting.insert(self.store.waiting_part(self.index)?),
+            };
+            return waiting.begin(metadata, size);
+        }
         (self.first, self.size) = (self.part.runs.len(), 0);
         Ok(())
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(waiting) = self.waiting() {
+            return waiting.data(bytes);
+        }
         let mut rest = bytes;
         self.add(bytes.len() as u64, |piece, length| {
             let (now, later) = rest.split_at(length);
@@ -203,6 +232,9 @@ impl LayerStore for SquashfsLayer {
     }
 
     fn hole(&mut self, length: u64) -> Result<()> {
+        if let Some(waiting) = self.waiting() {
+            return waiting.hole(length);
+        }
         let block = self.block as u64;
         let open = self.size % block;
         let before = if open > 0 { (block - open).min(length) } else { 0 };
@@ -217,6 +249,9 @@ impl LayerStore for SquashfsLayer {
     }
 
     fn take(&mut self, source: &File, mut offset: u64, length: u64) -> Result<()> {
+        if let Some(waiting) = self.waiting() {
+            return waiting.take(source, offset, length);
+        }
         self.add(length, |piece, length| {
             let from = piece.len();
             piece.resize(from + length, 0);
@@ -227,6 +262,11 @@ impl LayerStore for SquashfsLayer {
     }
 
     fn end(&mut self) -> Result<Content> {
+        if let Some(waiting) = self.waiting() {
+            let content = waiting.end()?;
+            self.waits = false;
+            return Ok(SquashfsStore::waits(content));
+        }
         let mut checksum = Crc::new();
         let open = if self.store.compression().packs_tails { self.piece.len() % self.block } else { 0 };
         let mut tail = 0;
@@ -256,6 +296,9 @@ impl LayerStore for SquashfsLayer {
             self.settle(blocks)?;
         }
         self.flush_tails()?;
+        if let Some(mut waiting) = self.waiting.take() {
+            waiting.finish()?;
+        }
         for spool in [self.data.take(), self.tails.take()].into_iter().flatten() {
             self.store.give_back(spool);
         }

@@ -3,6 +3,7 @@
 //! Each layer has its blocks in a file of its own, in the order of arrival. The image takes those that the finished tree
 //! still has, in the order of that tree, so that its bytes follow from the layers alone, and nothing that was replaced or
 //! left out is in it. Ends of files that are no whole block wait as they are: they are packed together in the same order.
+//! So do files that an upper layer seems to replace: few of them are wanted in the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -10,12 +11,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::codec::{Compression, decompress};
 use super::format::PLAIN;
 use super::pool::Pool;
-use crate::contents::{Content, Contents};
+use crate::contents::{Content, Contents, Covers, LayerStore, Store};
 use crate::error::Result;
-use crate::spool::{Spool, SpoolPart, Spools};
+use crate::output::move_contents_of;
+use crate::spool::{Spool, SpoolPart, SpoolStore, Spools};
+use crate::tree::{InodeKind, Tree};
 
 /// In the place of a block's length: as many blocks of zeros as the other bits say, which stand nowhere.
 const HOLES: u32 = 1 << 31;
+
+/// In the position of a content that waits as it came.
+const WAITS: u64 = 1 << 63;
 
 /// Blocks of a file, one or a run of zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,11 +101,14 @@ type Plain = (u32, u64, Arc<[u8]>);
 
 /// Takes the contents of all layers, compresses them and keeps them until the image takes them.
 pub struct SquashfsStore {
-    pool: Pool,
+    pool: Arc<Pool>,
     compression: Compression,
     folder: PathBuf,
-    spools: Spools,
-    parts: Vec<OnceLock<Part>>,
+    spools: Arc<Spools>,
+    parts: Vec<Arc<OnceLock<Part>>>,
+    covers: OnceLock<Arc<Covers>>,
+    /// What upper layers seem to replace.
+    waiting: Arc<SpoolStore>,
     /// The block that was read last, by layer and place.
     last: Mutex<Option<Plain>>,
 }
@@ -111,11 +120,13 @@ impl SquashfsStore {
     /// As [`Pool::new`].
     pub fn new(compression: &Compression, folder: &Path, layers: usize) -> Result<Self> {
         Ok(SquashfsStore {
-            pool: Pool::new(compression)?,
+            pool: Arc::new(Pool::new(compression)?),
             compression: *compression,
             folder: folder.to_owned(),
-            spools: Spools::default(),
-            parts: (0..layers).map(|_| OnceLock::new()).collect(),
+            spools: Arc::default(),
+            parts: (0..layers).map(|_| Arc::default()).collect(),
+            covers: OnceLock::new(),
+            waiting: Arc::new(SpoolStore::new(folder, layers)),
             last: Mutex::default(),
         })
     }
@@ -127,6 +138,63 @@ impl SquashfsStore {
 
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(super) fn set_covers(&self, covers: &Arc<Covers>) {
+        // A second flattener over one store would open its layers twice.
+        let _ = self.covers.set(Arc::clone(covers));
+    }
+
+    /// Whether an upper layer seems to replace a file.
+    pub(super) fn covers(&self, layer: u32, path: &[u8]) -> bool {
+        self.covers.get().is_some_and(|covers| covers(layer, path))
+    }
+
+    /// A part that takes files as they come, for a layer; what it makes of them goes through [`SquashfsStore::waits`].
+    pub(super) fn waiting_part(&self, layer: u32) -> Result<Box<dyn LayerStore>> {
+        self.waiting.layer(layer)
+    }
+
+    /// The content of this store for one of such a part.
+    pub(super) fn waits(content: Content) -> Content {
+        Content { position: content.position | WAITS, ..content }
+    }
+
+    /// The content as that part has it.
+    fn waiting(content: &Content) -> Option<Content> {
+        (content.position & WAITS != 0).then(|| Content { position: content.position & !WAITS, ..content.clone() })
+    }
+
+    /// Compresses what has waited and is in the tree all the same, because a hard link wants it, or an entry that seemed
+    /// to replace it went elsewhere. All layers are complete. Returns the tree without such contents, and its store, which
+    /// shares all that is here; `None` when there are none.
+    ///
+    /// # Errors
+    /// `io_error`; what `progress` returns.
+    pub(super) fn compress_waiting(
+        &self,
+        tree: &Tree,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Option<(Tree, Arc<Self>)>> {
+        let waits = |content: &Content| content.position & WAITS != 0;
+        let mut files = tree.walk();
+        if !files.any(|step| matches!(&tree.inode(step.inode).kind, InodeKind::File(content) if waits(content))) {
+            return Ok(None);
+        }
+        let mut parts = self.parts.clone();
+        parts.push(Arc::default());
+        let store = Arc::new(SquashfsStore {
+            pool: Arc::clone(&self.pool),
+            compression: self.compression,
+            folder: self.folder.clone(),
+            spools: Arc::clone(&self.spools),
+            parts,
+            covers: OnceLock::new(),
+            waiting: Arc::clone(&self.waiting),
+            last: Mutex::default(),
+        });
+        let moved = move_contents_of(tree, &waits, self, (&store, self.parts.len() as u32), &mut |_| progress(0))?;
+        Ok(Some((moved, store)))
     }
 
     pub(super) fn spool(&self) -> Result<Spool> {
@@ -201,6 +269,9 @@ impl Contents for SquashfsStore {
         let (buffer, end) = (&mut buffer[..wanted], offset + wanted as u64);
         if wanted == 0 {
             return Ok(0);
+        }
+        if let Some(content) = Self::waiting(content) {
+            return self.waiting.read_at(&content, offset, buffer);
         }
         buffer.fill(0);
         let (part, record) = self.record(content);
