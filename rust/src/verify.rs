@@ -4,7 +4,7 @@
 //! byte, so that equal means equal tree digests; what the writer said that it could not hold may be missing, as often as
 //! it said, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -108,6 +108,8 @@ pub fn compare(expected: &Expected<'_>, image: &Image, threads: usize) -> Result
 struct Account {
     said: HashMap<&'static str, u64>,
     missing: HashMap<&'static str, (u64, String)>,
+    /// What files of several names lack. Names may have become files of their own, each of which lacks what was told once.
+    of_links: HashSet<(InodeId, &'static str)>,
 }
 
 impl Account {
@@ -116,12 +118,19 @@ impl Account {
         for loss in losses {
             *said.entry(loss.kind).or_default() += loss.count;
         }
-        Account { said, missing: HashMap::new() }
+        Account { said, missing: HashMap::new(), of_links: HashSet::new() }
     }
 
     fn miss(&mut self, kind: &'static str, path: &[u8], what: &str) {
         let (count, _) = self.missing.entry(kind).or_insert_with(|| (0, format!("/{}: {what}", path.escape_ascii())));
         *count += 1;
+    }
+
+    /// Something that all names of a file share is missing.
+    fn miss_of(&mut self, kind: &'static str, step: &Step, inode: &Inode, what: &str) {
+        if inode.nlink < 2 || self.of_links.insert((step.inode, kind)) || step.first {
+            self.miss(kind, &step.path, what);
+        }
     }
 
     /// Nothing may be missing but what was said.
@@ -225,16 +234,16 @@ fn metadata(expected: &Expected<'_>, step: &Step, inode: &Inode, seen: &Inode, a
     }
     let (one, other) = (&inode.metadata, &seen.metadata);
     if one.mode != other.mode {
-        account.miss("mode", path, &format!("its mode is {:04o}, not {:04o}", other.mode, one.mode));
+        account.miss_of("mode", step, inode, &format!("its mode is {:04o}, not {:04o}", other.mode, one.mode));
     }
     if (one.uid, one.gid) != (other.uid, other.gid) {
         let seen = format!("its owner is {}:{}, not {}:{}", other.uid, other.gid, one.uid, one.gid);
-        account.miss("owner", path, &seen);
+        account.miss_of("owner", step, inode, &seen);
     }
     let time = clamped(one.mtime, expected.clamp);
     if time != other.mtime {
         let show = |time: Mtime| format!("{}.{:09}", time.seconds, time.nanoseconds);
-        account.miss("mtime", path, &format!("its time is {}, not {}", show(other.mtime), show(time)));
+        account.miss_of("mtime", step, inode, &format!("its time is {}, not {}", show(other.mtime), show(time)));
     }
     if one.xattrs == other.xattrs {
         return Ok(());
@@ -244,7 +253,7 @@ fn metadata(expected: &Expected<'_>, step: &Step, inode: &Inode, seen: &Inode, a
         match kept.and_then(|kept| kept.get(name)) {
             Some(kept) if kept == value => {}
             Some(_) => return differs(&format!("attribute {}", name.escape_ascii())),
-            None => account.miss("xattr", path, &format!("its attribute {} is missing", name.escape_ascii())),
+            None => account.miss_of("xattr", step, inode, &format!("its attribute {} is missing", name.escape_ascii())),
         }
     }
     let more = kept.into_iter().flat_map(|kept| kept.keys());

@@ -209,6 +209,19 @@ fn no_end_and_no_begin_is_read() {
 }
 
 #[test]
+fn what_names_of_one_file_lost_is_told_once() {
+    let layer = vec![
+        Item::symlink("a", "t").xattr("user.a", "1").mtime(1 << 40, 0).owner(70_000, 1),
+        Item::link("b", "a"),
+        Item::new("c", Kind::Fifo).xattr("user.a", "1").mtime(-5, 7),
+        Item::link("d", "c"),
+    ];
+    for form in FORMS {
+        check(&write(std::slice::from_ref(&layer), form).expect("an output"));
+    }
+}
+
+#[test]
 fn what_differs_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     type Change = fn(&mut Item);
