@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 pub use self::above::Above;
+use self::above::Told;
 pub use self::branch::{Branch, Making};
 use self::branch::{Merged, branch};
 use self::covered::Covered;
 use crate::batch::Batch;
 use crate::budget::{Bounded, Budget};
-use crate::contents::{Covers, LayerStore, Store};
+use crate::contents::{LayerStore, Store};
 use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
 use crate::error::{Code, Error, Result};
 use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
@@ -37,13 +38,6 @@ fn cancelled() -> Error {
     Error::new(Code::Cancelled, "the work was called off")
 }
 
-/// What a layer's thread tells the merging one.
-enum Told {
-    Entries(Batch),
-    /// The layer is complete and verified.
-    Complete,
-}
-
 struct Shared {
     layers: Vec<Descriptor>,
     progress: Vec<Progress>,
@@ -57,8 +51,8 @@ struct Shared {
     kept: Vec<Mutex<Option<KeptLayer>>>,
     /// What was read from the top.
     above: Above,
-    /// What upper layers hide, where the store makes use of that.
-    covered: Option<Arc<Covered>>,
+    /// What upper layers hide.
+    covered: Arc<Covered>,
 }
 
 impl Shared {
@@ -147,17 +141,12 @@ impl Flattener {
             return Err(Error::new(Code::LimitExceeded, message));
         }
         let count = layers.len();
-        let covered = Arc::new(Covered::new(limits.clone()));
-        let covers: Arc<Covers> = {
-            let covered = Arc::clone(&covered);
-            Arc::new(move |layer, path| covered.covers(layer, path))
-        };
-        let covered = store.watch(&covers).then_some(covered);
+        let covered = Covered::of(&*store, &limits);
         let shared = Arc::new(Shared {
             progress: layers.iter().map(|_| Progress::default()).collect(),
             failures: Mutex::new(layers.iter().map(|_| None).collect()),
             failing: AtomicBool::new(false),
-            turns: Turns::new(decoders, count, covered.is_some()),
+            turns: Turns::new(decoders, count, covered.is_watched()),
             keep: (0..count).map(|_| Mutex::default()).collect(),
             kept: (0..count).map(|_| Mutex::default()).collect(),
             above: Above::new(layers.clone(), limits.clone()),
@@ -168,10 +157,14 @@ impl Flattener {
         let (told, hears): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
         let merging = {
             let shared = Arc::clone(&shared);
-            spawn(
-                "merge",
-                move || if making.from_top { collect(&shared, hears) } else { merge(&shared, hears, making) },
-            )?
+            spawn("merge", move || {
+                if making.from_top {
+                    shared.above.collect(hears, &shared.progress);
+                    None
+                } else {
+                    merge(&shared, hears, making)
+                }
+            })?
         };
         Ok(Flattener {
             shared,
@@ -252,10 +245,10 @@ impl Flattener {
         let shared = &self.shared;
         let expected = &shared.layers[layer];
         let adopted = if table.diff_id() == &expected.diff_id {
-            if let Some(covered) = &shared.covered {
+            if shared.covered.is_watched() {
                 // All of it, before lower layers come to their contents. `adopt` says what is wrong with it.
                 let batches = table.entries(layer as u32, shared.budget.limits()).map_while(Result::ok);
-                batches.for_each(|batch| covered.note(layer as u32, &batch));
+                batches.for_each(|batch| shared.covered.note(layer as u32, &batch));
             }
             let decoded = DecodedLayer { table, data: &Arc::new(data) };
             decoded.adopt(layer as u32, shared.budget.limits(), &*self.store, &mut |mut batch| {
@@ -437,9 +430,7 @@ fn run_layer(
         // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
         &mut |mut batch| {
             shared.budget.take(&mut batch)?;
-            if let Some(covered) = &shared.covered {
-                covered.note(index, &batch);
-            }
+            shared.covered.note(index, &batch);
             if let Some(keeping) = &mut keeping {
                 keeping.add(&batch);
             }
@@ -492,24 +483,4 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>, making: Making) -> Merged 
     (merge, _) = branch(merge, lowest, shared.layers.len(), making.branch, &mut base, &mut trees);
     trees.push(merge.finish());
     Some(trees)
-}
-
-/// Keeps the entries of layers that are read one after the other, the highest first.
-fn collect(shared: &Shared, hears: Vec<Receiver<Told>>) -> Merged {
-    for (layer, hears) in hears.into_iter().enumerate() {
-        let mut batches = Vec::new();
-        let complete = loop {
-            match hears.recv() {
-                Ok(Told::Entries(batch)) => batches.push(batch),
-                Ok(Told::Complete) => break true,
-                Err(_) => break false,
-            }
-        };
-        shared.progress[layer].applied.store(complete, Ordering::Relaxed);
-        shared.above.push(complete.then_some(batches));
-        if !complete {
-            break;
-        }
-    }
-    None
 }

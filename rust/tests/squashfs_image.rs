@@ -411,36 +411,6 @@ fn neither_threads_nor_the_order_of_arrival_change_anything() {
 }
 
 #[test]
-fn what_seems_replaced_is_compressed_when_it_is_wanted_all_the_same() {
-    let hole = vec![Part::Data(text(4, 70_000)), Part::Hole(1 << 20), Part::Data(bytes(5, 300))];
-    let lower = vec![
-        Item::file("linked", text(1, 300_000)),
-        Item::sparse("sparse", hole),
-        Item::file("same", text(1, 300_000)),
-        Item::file("gone", bytes(2, 300_000)),
-    ];
-    let upper = vec![
-        Item::link("name", "linked"),
-        Item::file("linked", text(3, 100)),
-        Item::link("other", "sparse"),
-        Item::whiteout(".", "sparse"),
-        Item::file("gone", text(6, 10)),
-    ];
-    let layers = [lower, upper];
-    let covers: Arc<Covers> = Arc::new(|layer, path| layer == 0 && path != b"same");
-    for kind in KINDS {
-        let compression = compression(kind);
-        let built = build_under(&covers, &layers, &[1, 0], &compression);
-        check(&built);
-        assert!(built.image() == build(&layers, &compression).image(), "{kind:?}");
-        // Once more: nothing of the first time is in the way.
-        let again = built.folder.path().join("again");
-        write(&built.tree, &built.store, &again, &OPTIONS, &mut |_| Ok(())).expect("an image");
-        assert!(std::fs::read(&again).expect("an image") == built.image());
-    }
-}
-
-#[test]
 fn whoever_is_told_may_end_the_work() {
     let layer = (0..60).map(|seed| Item::file(format!("{seed}"), text(seed, 100_000))).collect();
     let built = build(&[layer, vec![Item::file("blocks", text(1, 3 << 20))]], &zstd(1 << 17));

@@ -1,16 +1,25 @@
 //! Layers that are read one after the other, the highest first, until what is asked is known.
 
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::layer::Descriptor;
+use crate::layer::{Descriptor, Progress};
 use crate::limits::Limits;
 use crate::merge::{Known, Merge, Notices, Question};
 use crate::tree::Tree;
 
 /// How often the entries that are there may be looked at for each of them: with many layers not after every one.
 const LOOKS: u64 = 16;
+
+/// What a layer's thread tells the merging one.
+pub(super) enum Told {
+    Entries(Batch),
+    /// The layer is complete and verified.
+    Complete,
+}
 
 /// The layers that are complete, the highest first.
 pub struct Above {
@@ -44,8 +53,27 @@ impl Above {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the entries of layers that are read one after the other, the highest first, until they end.
+    pub(super) fn collect(&self, layers: Vec<Receiver<Told>>, progress: &[Progress]) {
+        for (hears, progress) in layers.into_iter().zip(progress) {
+            let mut batches = Vec::new();
+            let complete = loop {
+                match hears.recv() {
+                    Ok(Told::Entries(batch)) => batches.push(batch),
+                    Ok(Told::Complete) => break true,
+                    Err(_) => break false,
+                }
+            };
+            progress.applied.store(complete, Ordering::Relaxed);
+            self.push(complete.then_some(batches));
+            if !complete {
+                break;
+            }
+        }
+    }
+
     /// Takes the next layer; nothing when no more will come.
-    pub(super) fn push(&self, layer: Option<Vec<Batch>>) {
+    fn push(&self, layer: Option<Vec<Batch>>) {
         let mut read = self.read();
         match layer {
             Some(batches) => {

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use crate::batch::Ingested;
+use crate::contents::{Covers, Store};
 use crate::entry::Kind;
 use crate::limits::Limits;
 use crate::merge::{Fate, fate};
@@ -24,6 +25,7 @@ pub struct Covered {
     /// The highest layer of all.
     highest: AtomicU32,
     limits: Limits,
+    watched: bool,
 }
 
 /// What is hidden of a place.
@@ -36,14 +38,24 @@ enum What {
 }
 
 impl Covered {
-    /// Nothing yet; paths are held to `limits`.
-    pub fn new(limits: Limits) -> Self {
-        Covered { limits, ..Covered::default() }
+    /// For a store, which may make use of it or not; paths are held to `limits`.
+    pub fn of(store: &dyn Store, limits: &Limits) -> Arc<Self> {
+        Arc::new_cyclic(|covered: &Weak<Covered>| {
+            let seen = Weak::clone(covered);
+            let covers: Arc<Covers> =
+                Arc::new(move |layer, path| seen.upgrade().is_some_and(|covered| covered.covers(layer, path)));
+            Covered { watched: store.watch(&covers), limits: limits.clone(), ..Covered::default() }
+        })
+    }
+
+    /// Whether the store makes use of it; else nothing is noted.
+    pub fn is_watched(&self) -> bool {
+        self.watched
     }
 
     /// Takes entries of a layer. A directory hides nothing that is worth a thought.
     pub fn note(&self, layer: u32, entries: &[Ingested]) {
-        if layer == 0 || entries.is_empty() {
+        if !self.watched || layer == 0 || entries.is_empty() {
             return;
         }
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_is_hidden() {
-        let covered = Covered::new(Limits::default());
+        let covered = Covered { watched: true, ..Covered::default() };
         let told =
             ["./usr/bin/tool", "etc/", "usr/lib/.wh.old", "var/cache/.wh..wh..opq", "a/../.wh.b/c", ".wh..wh.aufs"];
         covered.note(2, &told.map(entry));
@@ -136,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_lowest_layer_hides_nothing() {
-        let covered = Covered::new(Limits::default());
+        let covered = Covered { watched: true, ..Covered::default() };
         covered.note(0, &[entry("a")]);
         assert!(covered.places.read().expect("no panic").is_empty());
         assert!(!covered.covers(0, b"a"));

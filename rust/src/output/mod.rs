@@ -23,8 +23,7 @@ pub use cpio::write_cpio;
 pub use directory::{DirectoryStore, write_directory};
 pub use dump::{dump, tree_digest};
 pub use losses::{Loss, Losses};
-pub use moved::move_contents;
-pub(crate) use moved::move_contents_of;
+pub use moved::{move_contents, move_contents_of};
 pub use squashfs_tar::{squashfs_losses, write_squashfs_tar};
 pub use tar::{write_plain_tar, write_tar};
 
