@@ -1,11 +1,12 @@
 """What kept layers cost and save, on one image in a layout, in alternation.
 
-    python -m benches.layers oci:DIR:TAG [--runs 5] [--folder /dev/shm] [--only cold,again,second]
+    python -m benches.layers oci:DIR:TAG [--runs 5] [--folder /dev/shm] [--only cold,again,second,three]
 
 All is written below `--folder`, the cache included. `cold` compiles without a cache, with one, and with one that keeps
 no layers; `again` makes each format of an image whose layers are kept and no output is; `second` makes a flat erofs
-image of an image that shares all layers but its top one, beside a cold compile of that layer alone. Times are told
-against `igzip -dc` of all layers of the image to nowhere. Prints a table in Markdown.
+image of an image that shares all layers but its top one, beside a cold compile of that layer alone; `three` makes an
+erofs, an ext4 and a tar of one decode, and one after the other. Times are told against `igzip -dc` of all layers of the
+image to nowhere. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.support.layers import TarBuilder
 
 OCIFAST = Path(sys.executable).with_name("ocifast")
 FORMATS = ("tar", "cpio", "erofs", "ext4", "squashfs", "dir")
+THREE = ("erofs", "ext4", "tar")
 TOP_BYTES = 30_000_000
 
 
@@ -163,6 +165,13 @@ def contestants(scene: Scene, only: Sequence[str]) -> list[Contestant]:
         found.append(Contestant("F", "new layer, cold", compiled(scene.alone, "erofs", "--no-cache")))
         keep = "--no-keep-layers"
         found.append(Contestant("F", "second image", compiled(scene.second, "erofs", keep), prepare=warm))
+    if "three" in only:
+
+        def made(at: Path, *forms: str) -> Command:
+            return [OCIFAST, "compile", "-q", "--no-cache", scene.image, *(at / f"result.{form}" for form in forms)]
+
+        found.append(Contestant("F", "three formats, one by one", lambda at: [made(at, form) for form in THREE]))
+        found.append(Contestant("F", "three formats, one decode", lambda at: [made(at, *THREE)]))
     return found
 
 
@@ -172,7 +181,7 @@ def main() -> None:
     parser.add_argument("image")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
-    parser.add_argument("--only", default="cold,again,second")
+    parser.add_argument("--only", default="cold,again,second,three")
     asked = parser.parse_args()
     _, place, tag = asked.image.split(":")
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
