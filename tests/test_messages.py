@@ -31,8 +31,12 @@ def said(*words: str | Path) -> str:
 
 
 def test_commands_that_look_name_the_image(image: str) -> None:
-    assert said("ls", image, "/nowhere") == f"ocifast: error: {image}: no such path in the image: /nowhere\n"
-    assert said("cat", image, "/") == f"ocifast: error: {image}: not a regular file: /\n"
+    further = f"; 'ocifast ls {image}' lists what is there\n"
+    for command in ("ls", "cat", "du"):
+        assert (
+            said(command, image, "/nowhere") == f"ocifast: error: {image}: no such path in the image: /nowhere{further}"
+        )
+    assert said("cat", image, "/") == f"ocifast: error: {image}: not a regular file: /{further}"
 
 
 def test_options_are_called_as_they_are_typed(image: str, tmp_path: Path) -> None:

@@ -355,7 +355,10 @@ def test_layers_below_are_never_asked_for(registry: Registry, tmp_path: Path) ->
 def test_failures(tmp_path: Path, where: str) -> None:
     done = try_ocifast("cat", where, "/etc/hosts")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode() == f"ocifast: error: {where}: no such path in the image: /etc/hosts\n"
+    assert (
+        done.stderr.decode()
+        == f"ocifast: error: {where}: no such path in the image: /etc/hosts; 'ocifast ls {where}' lists what is there\n"
+    )
     built = [Layer(base()), Layer(upper(), diff_id="sha256:" + "0" * 64)]
     write_layout(tmp_path, build_image(built))
     with ocifast.open(f"oci:{tmp_path}:app") as image:

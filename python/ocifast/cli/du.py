@@ -10,7 +10,7 @@ import click
 from ocifast.cli import options
 from ocifast.cli.display import format_size, printable, report
 from ocifast.cli.help import Command
-from ocifast.cli.looking import Looking, looking_options
+from ocifast.cli.looking import Looking, looking_options, not_there
 from ocifast.errors import PathNotFoundError
 from ocifast.footprint import Usage, usage
 
@@ -41,7 +41,7 @@ def command(image: str, path: str, *, top: int, as_json: bool, looking: Looking)
             try:
                 told = usage(found, path, top=top, progress=show)
             except PathNotFoundError as error:
-                raise error.about(image) from None
+                raise not_there(error, image) from None
         name = found.name
     report(_json(name, told), as_json=as_json, text=lambda: "\n".join(_show(told)))
 

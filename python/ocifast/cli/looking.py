@@ -14,7 +14,7 @@ from ocifast.cli.options import cache_for
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
 from ocifast.cli.verify import verify_options
-from ocifast.errors import PathNotFoundError
+from ocifast.errors import OcifastError, PathNotFoundError
 from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.sources.open import parse_location
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ocifast.signatures import Verification
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Looking", "looking_options", "options_for"]
+__all__ = ["Looking", "looking_options", "not_there", "options_for"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
@@ -41,6 +41,12 @@ def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | No
     if not TRANSPORTS[location.transport].is_served:
         return None
     return make_options(*([location.remote.host] if location.remote else []), **registry)
+
+
+def not_there(error: PathNotFoundError, image: str) -> OcifastError:
+    """The error with the image's name, and what to do next."""
+    named = error.about(image)
+    return type(named)(f"{named.message}; 'ocifast ls {image}' lists what is there", **named.context)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Looking:
                 with peek:
                     yield answer
             except PathNotFoundError as error:
-                raise error.about(image) from None
+                raise not_there(error, image) from None
 
 
 def looking_options(function: Function) -> Function:

@@ -93,7 +93,7 @@ class _Disk(Backend[DiskOptions]):
                 f"{partition.name} {partition.identity} {partition.start} {partition.size}"
             )
         if boot is not None and request.kernel_folder is not None:
-            boot.extract(request.kernel_folder, words)
+            boot.set_aside(request.kernel_folder, words)
         return Written(size, written.losses, properties)
 
     def _boot(self, request: WriteRequest[DiskOptions]) -> StagedBoot | None:

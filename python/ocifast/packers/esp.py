@@ -106,7 +106,7 @@ class StagedBoot:
         made[f"loader/entries/{version}.conf"] = "".join(f"{key} {value}\n" for key, value in entry.items()).encode()
         return made
 
-    def extract(self, folder: Path, words: str) -> None:
+    def set_aside(self, folder: Path, words: str) -> None:
         """Moves kernel, initrd and UKI into a folder, and writes the command line there. Raises OSError."""
         for name, path in self.files.items():
             if name != "loader":
