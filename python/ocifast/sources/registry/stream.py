@@ -21,14 +21,13 @@ from weakref import WeakSet
 import httpcore
 
 from ocifast.sources.registry.pace import Pace
+from ocifast.sources.registry.tls_socket import READ_SIZE, TlsSocket
 
 __all__ = ["OpenStreams", "Stream"]
 
-READ_SIZE = 256 << 10
-"""Bytes asked for in one read of a socket."""
 CHUNK = 64 << 10
-"""Least bytes of a chunk, but for the last one: TLS gives 16 KiB at a time and a slow network less, and what a chunk
-costs further on does not depend on its size."""
+"""Least bytes of a chunk, but for the last one: a slow network gives less at a time, and what a chunk costs further on
+does not depend on its size."""
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -68,7 +67,7 @@ class Stream(httpcore.NetworkStream):
     that thread would go on to read from it. So closing wakes the thread and waits until it has let go.
     """
 
-    def __init__(self, sock: socket.socket, open_streams: OpenStreams) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, open_streams: OpenStreams) -> None:
         """Makes one of a connected socket, which is closed when `open_streams` takes no more.
 
         Raises:
@@ -177,7 +176,7 @@ class Stream(httpcore.NetworkStream):
         """The same connection under TLS; this object is of no use after."""
         try:
             self._socket.settimeout(timeout)
-            secured = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
+            secured = TlsSocket(self._socket, ssl_context, server_hostname)
         except TimeoutError as error:
             self.close()
             raise httpcore.ConnectTimeout(error) from error
@@ -190,7 +189,7 @@ class Stream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks for: `ssl_object`, `socket`, `is_readable`."""
         if info == "ssl_object":
-            return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+            return self._socket.tls if isinstance(self._socket, TlsSocket) else None
         if info == "socket":
             return self._socket
         if info == "is_readable":
