@@ -42,7 +42,7 @@ endef
 define TEST_REST
 cargo test --profile $(PROFILE) --workspace --quiet --test '*'
 cargo test --profile $(PROFILE) --workspace --quiet --doc
-$(BIN)/python -m pytest --durations=20 -m "$(REST)"
+$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --durations=20 -m "$(REST)"
 endef
 
 define HELP

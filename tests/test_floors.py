@@ -59,7 +59,7 @@ RUST: Mapping[int, Steps] = {
     0: (("error", "limits", "entry", "open_files"), ("whiteout", "digest"), ("path",)),
     1: (
         ("tar", "contents"),
-        ("blocks", "decompress", "frames", "tree", "batch", "same", "spool"),
+        ("blocks", "decompress", "file_digest", "frames", "tree", "batch", "same", "spool"),
         ("budget",),
         ("merge", "edit"),
     ),

@@ -23,8 +23,10 @@ __all__ = [
     "check_digest",
     "compare",
     "compress_frames",
+    "copy_file",
     "decompress",
     "digest",
+    "file_digest",
     "layer_digest",
     "layers_in_use",
     "read_image",
@@ -51,6 +53,19 @@ def digest(data: bytes | bytearray, /) -> str:
 
 def check_digest(text: str, /) -> None:
     """Returns when `text` is a sha256 or sha512 digest of the right length and alphabet; else DigestInvalidError."""
+
+def file_digest(fd: int, /, *, threads: int = 1) -> str:
+    """SHA-256 over the offset and the SHA-256 of each MiB of a file that is not all zeros, and over its size.
+
+    Offsets and size are little endian, of 8 bytes. Holes are not read and change nothing. Raises FileError, and what
+    the handler of a signal raises.
+    """
+
+def copy_file(source: int, destination: int, /, *, threads: int = 1) -> str:
+    """Makes an open, empty file the copy of another, with holes where that has zeros; returns its `file_digest`.
+
+    Raises FileError, and what the handler of a signal raises.
+    """
 
 def decompress(source: int, destination: int, /) -> tuple[str, int]:
     """Decompresses a layer's blob from one file descriptor to another, by its content (gzip, zstd, or a plain tar).

@@ -25,6 +25,7 @@ pub mod budget;
 pub mod contents;
 pub mod decompress;
 pub mod edit;
+pub mod file_digest;
 pub mod frames;
 pub mod merge;
 pub mod same;

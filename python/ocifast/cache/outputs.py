@@ -23,7 +23,7 @@ from ocifast.atomic import NewFile, PrivateFolder, reported
 from ocifast.cache.flight import Listener
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.following import never
-from ocifast.cache.kept import KeptFile, file_digest, open_kept, open_regular, seal
+from ocifast.cache.kept import KeptFile, copy_with_digest, open_kept, open_regular, seal
 from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError
 from ocifast.file_data import clone_file, write_all
@@ -36,7 +36,7 @@ __all__ = ["CachedOutput", "OutputStore", "output_key"]
 
 _log = logging.getLogger(__name__)
 
-_FORM = 2
+_FORM = 3
 """Version of how an entry is laid out; part of every key."""
 _ENTRY_LIMIT = 64 << 20
 """Bytes of `entry.json` that are read: what we write has a sample of paths for each loss, and is far shorter."""
@@ -303,8 +303,7 @@ class OutputStore:
                 kept, size = _sealed(*taken)
             else:
                 with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
-                    clone_file(source.fileno(), copy.fileno())
-                    kept, size = _sealed(copy.fileno(), None)
+                    kept, size = _sealed(copy.fileno(), copy_with_digest(source.fileno(), copy.fileno()))
             entry = _Entry(kept, _core.digest(manifest), _core.digest(config), dict(facts or {}))
             for name, data in (
                 ("manifest.json", manifest),
@@ -339,10 +338,10 @@ class OutputStore:
         return self._folder.path / "outputs" / key
 
 
-def _sealed(fd: int, digest: str | None) -> tuple[KeptFile, int]:
-    """What is true of an output from here on, and its bytes on the disk; it is hashed where no digest is known."""
+def _sealed(fd: int, digest: str) -> tuple[KeptFile, int]:
+    """What is true of an output from here on, and its bytes on the disk."""
     seal(fd)
-    return KeptFile.of(fd, digest or file_digest(fd)), os.fstat(fd).st_blocks * 512
+    return KeptFile.of(fd, digest), os.fstat(fd).st_blocks * 512
 
 
 def _entry(folder: Path) -> _Entry:

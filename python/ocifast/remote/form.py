@@ -24,7 +24,7 @@ KEY = "vnd.ocifast.key"
 """Annotation of an output: its key."""
 DIFF_ID = "vnd.ocifast.diff-id"
 """Annotation of a decoded layer: the layer's diff ID."""
-FORM = 2
+FORM = 3
 """Version of all of this; part of the tags."""
 
 

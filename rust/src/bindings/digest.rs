@@ -1,7 +1,12 @@
+use std::os::fd::RawFd;
+
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
+use super::fd::duplicate;
 use crate::digest as core;
+use crate::error::{Code, Error, Result};
+use crate::file_digest as files;
 
 #[pyfunction]
 #[pyo3(signature = (data, /))]
@@ -14,6 +19,41 @@ pub(super) fn digest(py: Python<'_>, data: PyBackedBytes) -> String {
 pub(super) fn check_digest(text: &str) -> PyResult<()> {
     text.parse::<core::Digest>()?;
     Ok(())
+}
+
+/// Runs what can be ended by a signal that Python has a handler for.
+fn answering_signals<T: Send>(
+    py: Python<'_>,
+    run: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<T> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let result = py.detach(|| {
+        run(&mut || {
+            Python::attach(|py| py.check_signals()).map_err(|error| {
+                raised = Some(error);
+                Error::new(Code::Cancelled, "a signal came")
+            })
+        })
+    });
+    match raised {
+        Some(raised) => Err(raised),
+        None => Ok(result?),
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (fd, /, *, threads = 1))]
+pub(super) fn file_digest(py: Python<'_>, fd: RawFd, threads: usize) -> PyResult<String> {
+    let digest = answering_signals(py, |tell| files::digest(&duplicate(fd)?, threads, tell))?;
+    Ok(digest.to_string())
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, destination, /, *, threads = 1))]
+pub(super) fn copy_file(py: Python<'_>, source: RawFd, destination: RawFd, threads: usize) -> PyResult<String> {
+    let digest =
+        answering_signals(py, |tell| files::copy(&duplicate(source)?, &duplicate(destination)?, threads, tell))?;
+    Ok(digest.to_string())
 }
 
 #[pyclass(frozen, module = "ocifast._core")]
