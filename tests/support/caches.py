@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,19 @@ def keep(cache: Cache, output: Path, facts: dict[str, Any] | None = None) -> str
     with cache.outputs.lock(key):
         cache.outputs.put(key, output, manifest=IMAGE.raw, config=config, facts=facts)
     return key
+
+
+def rot(entry: Path) -> None:
+    """Damage below the file system to a cached output: reading gives other bytes, and nothing recorded has changed."""
+    output, record = entry / "output", entry / "entry.json"
+    output.chmod(0o600)
+    with output.open("r+b") as file:
+        file.seek(output.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    output.chmod(0o400)
+    status = output.stat()
+    facts = json.loads(record.read_text())
+    facts["output"] |= {"mtime": status.st_mtime_ns, "ctime": status.st_ctime_ns}
+    record.write_text(json.dumps(facts))
