@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ocifast.errors import DocumentError, PathNotFoundError
+from ocifast.records import dataclass
 from ocifast.seals.verity import Verity
 from ocifast.spec import ImageConfig
 

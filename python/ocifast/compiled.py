@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ocifast.boot import BootConfig
 from ocifast.errors import LossError
 from ocifast.metrics import PhaseMetric
 from ocifast.packers import Loss
+from ocifast.records import dataclass
 
 __all__ = ["CompiledImage", "facts_of", "has_all", "refuse_losses"]
 

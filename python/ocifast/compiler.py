@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,14 +17,7 @@ from ocifast.cache.flight import Teller
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, has_all, refuse_losses
 from ocifast.edits import Edits, PreparedEdits
-from ocifast.errors import (
-    CancelledError,
-    DocumentError,
-    FileError,
-    LayerError,
-    OcifastError,
-    VerificationError,
-)
+from ocifast.errors import CancelledError, DocumentError, FileError, LayerError, OcifastError, VerificationError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.layer_folder import LayerFolder
@@ -37,6 +30,7 @@ from ocifast.packers.places import as_named
 from ocifast.planned import STDOUT, Outputs, PlannedOutput, plan_outputs, store_for
 from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.records import dataclass
 from ocifast.refusals import processors
 from ocifast.rootfs import Rootfs
 from ocifast.seals import load_seals

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 from ocifast import platforms
 from ocifast.errors import (
@@ -26,6 +25,7 @@ from ocifast.errors import (
 )
 from ocifast.image import NESTING, resolve
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.records import dataclass
 from ocifast.sources import Destination, FileDestination, KeepingSource, Source
 from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Document, Platform, decode_index, decode_manifest
 

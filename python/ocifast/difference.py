@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ocifast import _core
@@ -16,6 +15,7 @@ from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.interrupt import interruptible, nothing
 from ocifast.progress import Progress, silent
+from ocifast.records import dataclass
 from ocifast.rootfs import Rootfs, RootfsEntry, entry_of, path_of
 from ocifast.spec import Descriptor, Platform
 

@@ -13,7 +13,6 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ocifast import _core
 from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.layers.members import Describe, Member, destination, file_member, link_member, tree_members
 from ocifast.marks import changes_bytes
+from ocifast.records import dataclass
 from ocifast.sources import FileSlice
 from ocifast.spec import OCI_LAYER, Descriptor
 

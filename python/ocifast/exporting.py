@@ -17,7 +17,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.layer_folder import LayerFolder
 from ocifast.progress import Progress, silent
+from ocifast.records import dataclass
 from ocifast.refusals import flush, flush_folder, processors, take_lock
 from ocifast.spec import Platform
 from ocifast.standalone import refuse_unfit, standalone_layers

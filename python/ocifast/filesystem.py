@@ -17,7 +17,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from ocifast.cache import Cache
 from ocifast.errors import PathNotFoundError
 from ocifast.image import Image
 from ocifast.image import open as open_image
+from ocifast.records import dataclass
 from ocifast.rootfs import Rootfs, RootfsEntry
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocifast import _core
@@ -17,6 +16,7 @@ from ocifast.image import Image
 from ocifast.image import open as open_image
 from ocifast.interrupt import interruptible, nothing
 from ocifast.progress import Progress, silent
+from ocifast.records import dataclass
 from ocifast.rootfs import Rootfs, path_of
 from ocifast.spec import Descriptor, Platform
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ocifast.records import dataclass
 from ocifast.spec import Descriptor, HistoryRecord
 
 __all__ = ["History", "HistoryEntry", "pair_history"]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TypeVar
 
 from ocifast import _core
@@ -19,6 +18,7 @@ from ocifast.layered import BlobStore, BlobWriter, Layered
 from ocifast.marks import keeps_bytes
 from ocifast.metrics import Meter
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
+from ocifast.records import dataclass
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import EROFS_LAYER, Descriptor
 

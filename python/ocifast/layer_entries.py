@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ocifast import _core
 from ocifast.errors import OcifastError, UsageError
 from ocifast.intake import FlattenOptions, Intake, erofs_layers
 from ocifast.layered import Layered
 from ocifast.progress import Progress, silent
+from ocifast.records import dataclass
 from ocifast.rootfs import path_of
 from ocifast.sources import Blob
 from ocifast.spec import Descriptor

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from ocifast.records import dataclass
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import Descriptor
 

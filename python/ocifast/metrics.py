@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ocifast.records import dataclass
 
 __all__ = ["PHASES", "Meter", "PhaseMetric"]
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ocifast.copying import CopyResult
 from ocifast.copying import copy as copy_image
 from ocifast.errors import CancelledError, FileError, ImageNotFoundError, OcifastError, RegistryError, UsageError
 from ocifast.progress import Progress, silent
+from ocifast.records import dataclass
 from ocifast.reference import Location
 from ocifast.signatures import Verification, check
 from ocifast.sources import Destination, NamedSource, Source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +11,7 @@ from ocifast import _core
 from ocifast.errors import UsageError
 from ocifast.marks import changes_bytes, keeps_bytes
 from ocifast.packers import PackOptions
+from ocifast.records import dataclass
 from ocifast.seals import Sidecar
 from ocifast.signatures import Verification
 

@@ -21,12 +21,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 
 from ocifast.errors import CancelledError, HelperError, OcifastError, PackerError, PackerMissingError
+from ocifast.records import dataclass
 
 __all__ = ["STALL", "STDERR_LIMIT", "Finished", "describe_status", "find_tool", "run_helper", "run_tool"]
 

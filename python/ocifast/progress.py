@@ -6,8 +6,9 @@ The phases of a compile and the states of a layer are krata's words, so that its
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
+
+from ocifast.records import dataclass
 
 __all__ = ["Event", "LayerState", "Phase", "Progress", "silent"]
 

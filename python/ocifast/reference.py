@@ -15,11 +15,11 @@ The first part is a host when it holds a `.` or a `:`, is `localhost`, or has a 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from ocifast import _core
 from ocifast.errors import DigestInvalidError, ImageReferenceError
+from ocifast.records import dataclass
 
 __all__ = ["Location", "Reference", "invalid", "shown"]
 

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -30,6 +30,7 @@ from ocifast.packers import (
 )
 from ocifast.packers.places import as_named
 from ocifast.packers.rows import Row
+from ocifast.records import dataclass
 from ocifast.refusals import flush_folder, processors
 from ocifast.seals import SealRequest, apply_seals, load_seals
 from ocifast.streams import fd_of

@@ -7,7 +7,6 @@ serialised again. The models read only the fields that ocifast uses and let all 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from ocifast import _core
 from ocifast.errors import DigestInvalidError, DocumentError, NotAnImageError
 from ocifast.lazy import Lazy
+from ocifast.records import dataclass
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"

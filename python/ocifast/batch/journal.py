@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from ocifast.cache.kept import KeptFile, file_digest, open_regular
 from ocifast.compiled import CompiledImage
 from ocifast.errors import FileError
+from ocifast.records import dataclass
 
 __all__ = ["Journal", "MadeOutput", "made_outputs", "placed", "still_right"]
 

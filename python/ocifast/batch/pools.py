@@ -7,10 +7,11 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ocifast.batch.work import Outcome, Task, begin_worker, run_task
+from ocifast.records import dataclass
 
 __all__ = ["ExecutorOrMaker", "LocalWorkers", "Pool"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import CompilePlan
 from ocifast.errors import OcifastError
+from ocifast.records import dataclass
 
 __all__ = ["BatchProgress", "BatchResult", "BatchStand"]
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from ocifast.batch.journal import MadeOutput, made_outputs, placed, still_right
@@ -16,6 +16,7 @@ from ocifast.compiled import CompiledImage
 from ocifast.compiler import Compilation, CompilePlan
 from ocifast.errors import OcifastError
 from ocifast.progress import silent
+from ocifast.records import dataclass
 
 __all__ = ["Outcome", "Task", "begin_worker", "run_task"]
 

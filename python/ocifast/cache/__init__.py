@@ -22,7 +22,6 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ocifast.cache.blobs import BlobStore, BlobWriter
@@ -37,6 +36,7 @@ from ocifast.cache.source import CachedSource
 from ocifast.errors import FileError
 from ocifast.file_data import share_blocks
 from ocifast.home import cache_folder
+from ocifast.records import dataclass
 from ocifast.refusals import Lock, take_lock
 
 __all__ = [

@@ -7,7 +7,6 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ocifast.atomic import sweep_folder
@@ -17,6 +16,7 @@ from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import OutputStore
 from ocifast.cache.references import ReferenceStore
 from ocifast.errors import OcifastError
+from ocifast.records import dataclass
 from ocifast.spec import Descriptor
 
 __all__ = ["CacheEntry", "Contents"]

@@ -14,7 +14,6 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +28,7 @@ from ocifast.cache.kept import KeptFile, open_kept, open_regular, seal
 from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.file_data import clone_file
+from ocifast.records import dataclass
 from ocifast.refusals import Lock, flush_folder, take_lock
 
 __all__ = ["DecodedLayer", "LayerStore", "LayerWriter", "keep_layers"]

@@ -12,7 +12,6 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError
 from ocifast.file_data import clone_file, write_all
 from ocifast.progress import Progress
+from ocifast.records import dataclass
 from ocifast.refusals import flush, flush_folder
 from ocifast.removal import remove_entry
 from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT

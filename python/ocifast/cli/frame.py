@@ -7,11 +7,12 @@ one unit, compressed bytes; what a narrow terminal has no room for is left out w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ocifast.cli.display import format_size, printable
 from ocifast.cli.tally import LayerStand, Snapshot
 from ocifast.progress import LayerState, Phase
+from ocifast.records import dataclass
 
 __all__ = ["Style", "draw"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +16,7 @@ from ocifast.cli.verify import verify_options
 from ocifast.errors import OcifastError, PathNotFoundError
 from ocifast.image import Image
 from ocifast.image import open as open_image
+from ocifast.records import dataclass
 from ocifast.sources.open import parse_location
 from ocifast.sources.transports import TRANSPORTS
 

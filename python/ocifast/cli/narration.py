@@ -6,10 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ocifast.cli.display import encodable, format_size, printable
 from ocifast.progress import Event, LayerState, Phase
+from ocifast.records import dataclass
 
 __all__ = ["JsonLines", "PlainLines"]
 

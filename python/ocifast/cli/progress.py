@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import click
 
 from ocifast.cli import display
 from ocifast.progress import Event, Phase, Progress, silent
+from ocifast.records import dataclass
 
 __all__ = ["MODES", "ImagesDisplay", "images_display", "progress_display"]
 

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from ocifast.progress import Event, LayerState, Phase
+from ocifast.records import dataclass
 
 __all__ = ["LayerStand", "Snapshot", "Tally"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from ocifast.elf.image import ElfImage, Segment
 from ocifast.elf.machine import MACHINES, arm_variant, x86_64_variant
 from ocifast.errors import ElfError, FileError
+from ocifast.records import dataclass
 from ocifast.spec import Platform
 
 __all__ = ["Elf", "inspect", "require_runnable"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from elftools.common.utils import struct_parse
@@ -11,6 +10,7 @@ from elftools.elf.structs import ELFStructs
 
 from ocifast.elf.machine import MACHINES
 from ocifast.errors import ElfError
+from ocifast.records import dataclass
 
 __all__ = ["ElfImage", "Segment"]
 

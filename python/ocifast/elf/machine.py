@@ -7,9 +7,9 @@ the processor supplements to the System V ABI.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ocifast.errors import ElfError
+from ocifast.records import dataclass
 
 __all__ = ["MACHINES", "Machine", "arm_variant", "x86_64_variant"]
 

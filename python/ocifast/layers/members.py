@@ -6,11 +6,11 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ocifast.errors import FileError, UsageError
+from ocifast.records import dataclass
 
 __all__ = ["Describe", "Member", "Row", "destination", "file_member", "link_member", "members_of", "tree_members"]
 

@@ -6,13 +6,14 @@ import os
 import posixpath
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from ocifast.elf import Elf, inspect
 from ocifast.errors import ElfError
 from ocifast.loader.flavour import Flavour, flavour_of
 from ocifast.loader.sysroot import Sysroot
+from ocifast.records import dataclass
 
 __all__ = ["Library", "resolve"]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ocifast.elf import Elf
 from ocifast.errors import ElfError
 from ocifast.loader.cache import parse_cache
 from ocifast.loader.sysroot import Sysroot
+from ocifast.records import dataclass
 
 __all__ = ["Flavour", "flavour_of"]
 

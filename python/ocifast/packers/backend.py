@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
 from ocifast.errors import PackerMissingError, UsageError
 from ocifast.layered import Store
 from ocifast.packers.options import FormatOptions, PackOptions, options_of
 from ocifast.packers.request import Options, WriteRequest, Written
+from ocifast.records import dataclass
 
 __all__ = ["Backend", "Format", "choose_backend"]
 

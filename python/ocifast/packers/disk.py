@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ocifast.packers.options import DiskOptions, FormatOptions
 from ocifast.packers.request import FileTarget, WriteRequest, Written
 from ocifast.packers.squashfs import FORMAT as SQUASHFS
 from ocifast.packers.uuids import image_uuid
+from ocifast.records import dataclass
 
 __all__ = ["FORMAT"]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ocifast.records import dataclass
 
 __all__ = ["EFI_NAMES", "Program", "look", "runs_on"]
 

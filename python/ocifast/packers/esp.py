@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ocifast.errors import FileError, OutputUnsupportedError, UsageError
 from ocifast.packers.efi import EFI_NAMES
 from ocifast.packers.kernels import LOADERS, Boot, Found
 from ocifast.packers.options import DiskOptions
+from ocifast.records import dataclass
 
 __all__ = ["COMMAND_LINE", "StagedBoot", "command_line", "stage_boot"]
 

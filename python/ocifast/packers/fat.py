@@ -9,11 +9,12 @@ import re
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from ocifast.errors import OutputUnsupportedError
 from ocifast.file_data import copy_part, write_all
+from ocifast.records import dataclass
 
 __all__ = ["FAT_MAX", "FAT_MIN", "fat_size", "write_fat"]
 

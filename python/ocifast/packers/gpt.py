@@ -9,7 +9,8 @@ import struct
 import uuid
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from ocifast.records import dataclass
 
 __all__ = ["EFI_SYSTEM", "LINUX_DATA", "READ_ONLY", "ROOT_TYPES", "SECTOR", "Partition", "Types", "tables"]
 

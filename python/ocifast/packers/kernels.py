@@ -6,13 +6,14 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from ocifast import _core
 from ocifast.errors import FileError, OutputUnsupportedError, PathNotFoundError, UsageError
 from ocifast.packers.efi import EFI_NAMES, Program, look, runs_on
 from ocifast.packers.versions import compare_versions
+from ocifast.records import dataclass
 
 __all__ = ["IMAGE", "LOADERS", "NONE", "Boot", "Found", "find_boot"]
 

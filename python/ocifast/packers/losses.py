@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
+
+from ocifast.records import dataclass
 
 __all__ = ["LOSS_EXAMPLES", "Loss", "LossRow", "group", "summarize"]
 

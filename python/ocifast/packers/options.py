@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ocifast.errors import UsageError
 from ocifast.marks import changes_bytes
+from ocifast.records import dataclass
 
 __all__ = [
     "RANGES",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,6 +11,7 @@ from ocifast.errors import UsageError
 from ocifast.packers.losses import Loss
 from ocifast.packers.options import FormatOptions
 from ocifast.process import STALL
+from ocifast.records import dataclass
 
 if TYPE_CHECKING:
     from ocifast import _core

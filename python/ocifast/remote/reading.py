@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from ocifast.atomic import NewFile
 from ocifast.cache import Cache, CachedOutput
 from ocifast.errors import DocumentError, LimitError
 from ocifast.file_data import share_blocks
+from ocifast.records import dataclass
 from ocifast.remote.form import DIFF_ID, FACTS, FILE, LAYER, LayerFacts, OutputFacts
 from ocifast.remote.place import RemotePlace
 from ocifast.sources.verify import read_small, verified

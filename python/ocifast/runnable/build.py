@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from ocifast.elf import Elf, inspect, require_runnable
 from ocifast.errors import PlatformError, UsageError
 from ocifast.layers.members import Member
 from ocifast.progress import Event, Phase, Progress
+from ocifast.records import dataclass
 from ocifast.runnable import files
 from ocifast.runnable.checks import check_name, creation_time
 from ocifast.runnable.config import BuiltLayer, base_layers, config_of, index_of, manifest_of

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ocifast.errors import DocumentError
+from ocifast.records import dataclass
 from ocifast.runnable.options import Options
 from ocifast.sources.open import parse_location
 from ocifast.spec import (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from pathlib import Path
 from typing import Union
 
 from ocifast.errors import UsageError
+from ocifast.records import dataclass
 from ocifast.runnable.checks import COMPRESSIONS, check_name, check_port, check_signal, check_user, creation_time
 
 __all__ = ["AnyPath", "Options"]

@@ -6,11 +6,11 @@ One file per seal and one line in `SEALS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from ocifast.errors import UsageError
+from ocifast.records import dataclass
 
 __all__ = ["SEALS", "Seal", "SealRequest", "Sidecar", "apply_seals", "check_seal", "load_seals"]
 

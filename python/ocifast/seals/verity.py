@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 
 from ocifast import _core
 from ocifast.errors import CancelledError
+from ocifast.records import dataclass
 from ocifast.seals import Seal, SealRequest
 
 __all__ = ["SEAL", "Verity"]

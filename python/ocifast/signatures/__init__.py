@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ocifast.errors import UsageError
+from ocifast.records import dataclass
 from ocifast.reference import Location
 from ocifast.sources import Source
 

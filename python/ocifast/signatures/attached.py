@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from ocifast.errors import DocumentError, NotAnImageError, PolicyError, VerificationError
+from ocifast.records import dataclass
 from ocifast.signatures.claims import (
     BUNDLE,
     SIGNED_IMAGE,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ocifast import _core
 from ocifast.errors import DigestInvalidError
+from ocifast.records import dataclass
 from ocifast.signatures.strict import UnclearError, fields_of, loads
 
 __all__ = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from ocifast.errors import ImageReferenceError
+from ocifast.records import dataclass
 from ocifast.reference import DEFAULT_TAG, Location, Reference
 
 __all__ = ["SAME_REPOSITORY", "Identity", "IdentityRule", "identity_of"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
 
 from ocifast import _core
+from ocifast.records import dataclass
 from ocifast.signatures.claims import SIGNED_IMAGE, pre_authentication
 from ocifast.signatures.keys import PrivateKey
 from ocifast.spec import OCI_EMPTY, OCI_MANIFEST, Descriptor, Document

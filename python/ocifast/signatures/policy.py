@@ -11,11 +11,11 @@ import binascii
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from ocifast.errors import FileError, ImageReferenceError, PolicyError
+from ocifast.records import dataclass
 from ocifast.reference import Location, Reference
 from ocifast.signatures.identity import IdentityRule, Kind
 from ocifast.signatures.keys import PublicKey, load_key, read_key

@@ -8,10 +8,11 @@ A `Destination` is the other end of a copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from ocifast.records import dataclass
 
 if TYPE_CHECKING:
     from ocifast.spec import Descriptor, Document

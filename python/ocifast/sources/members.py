@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 import posixpath
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ocifast.errors import DocumentError, FileError
+from ocifast.records import dataclass
 from ocifast.sources import FileSlice
 from ocifast.sources.blobs import FileBlob
 from ocifast.sources.unpacked import Unpacked

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from ocifast.errors import OcifastError
 from ocifast.packers.options import RANGES, SquashfsOptions
 from ocifast.process import find_tool, run_tool
+from ocifast.records import dataclass
 
 __all__ = ["TIME_MAX", "Settings", "help_text", "resolve", "tool_version"]
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlencode
 
@@ -20,6 +19,7 @@ import httpx
 import msgspec
 
 from ocifast.errors import AuthenticationError, RegistryError
+from ocifast.records import dataclass
 from ocifast.sources.registry.challenge import Challenge
 from ocifast.sources.registry.credentials import CredentialKeeper
 from ocifast.sources.registry.failures import said_by

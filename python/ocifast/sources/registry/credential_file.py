@@ -11,13 +11,13 @@ import binascii
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ocifast.atomic import NewFile, sweep_folder
 from ocifast.errors import FileError
 from ocifast.file_data import write_all
+from ocifast.records import dataclass
 from ocifast.refusals import take_lock
 from ocifast.sources.registry.options import Credential
 

@@ -9,12 +9,13 @@ is read of each `[[registry]]` is `prefix`, `location`, `insecure`, `blocked`, `
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ocifast.errors import FileError, RegistryError
 from ocifast.home import config_folder
+from ocifast.records import dataclass
 from ocifast.reference import Reference
 from ocifast.sources.registry.hosts_file import Host, HostsFile, hosts_for
 from ocifast.sources.registry.options import RegistryOptions

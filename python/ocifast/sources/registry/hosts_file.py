@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ocifast.home import config_folder
+from ocifast.records import dataclass
 from ocifast.sources.registry.toml_file import read_toml
 
 __all__ = ["Host", "HostsFile", "hosts_for"]

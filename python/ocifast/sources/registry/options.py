@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from ocifast.marks import keeps_bytes
+from ocifast.records import dataclass
 
 __all__ = ["Credential", "RegistryOptions", "host_name", "is_insecure", "is_loopback", "is_unchecked"]
 

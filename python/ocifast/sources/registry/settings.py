@@ -7,11 +7,12 @@ trusted_realms = ["tokens.example"]         # as --trust-realm
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ocifast.home import config_folder
+from ocifast.records import dataclass
 from ocifast.sources.registry.options import RegistryOptions
 from ocifast.sources.registry.toml_file import read_toml
 

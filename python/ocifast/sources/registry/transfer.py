@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 
 import httpx
 
 from ocifast.errors import BlobNotFoundError, OcifastError, RegistryError, SizeMismatchError
+from ocifast.records import dataclass
 from ocifast.sources.registry.client import Client
 from ocifast.sources.registry.failures import is_final, network_failure
 from ocifast.sources.registry.limiter import Slot

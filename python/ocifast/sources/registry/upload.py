@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import httpx
 
 from ocifast.errors import NetworkError, OcifastError, RegistryError
+from ocifast.records import dataclass
 from ocifast.sources.registry.client import RETRIED, Client
 from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocifast.errors import ImageNotFoundError
+from ocifast.records import dataclass
 from ocifast.sources.stdin import STDIN
 
 # The table of transports stands in `ocifast --help`: what a place needs is imported when it is opened.
