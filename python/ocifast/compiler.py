@@ -409,8 +409,8 @@ class Compilation:
         put(key, output.made, manifest=image.document.raw, config=image.config_raw, facts=facts)
 
     def _flatten(self, image: Image, store: Store, folder: Path) -> Rootfs:
-        # A layer on its way keeps two cores busy: one inflates, one hashes and reads.
-        decoders = max(1, self.threads // 2) if store.in_order else self.threads
+        # A layer on its way keeps two cores busy (one inflates, one hashes and reads), until it ends or waits.
+        decoders = max(min(2, self.threads), self.threads // 2) if store.in_order else self.threads
         keep = layers_to_keep(self.options, self.remote)
         layers = None if self.cache is None else self.cache.decoded
         every = isinstance(space := self.outputs[0].space, LayerFolder)
