@@ -2,33 +2,19 @@
 //!
 //! File data are in the image before the tree is known: [`ErofsStore`] is the store that layers are read into.
 //! [`finish`] then adds the metadata, and the superblock last.
+//!
+//! Three rooms, each of which imports only from those before it: `format` has the numbers and records as they stand on
+//! the disk, `data` the contents and the blocks that they take, `meta` all that leads to them.
 
-mod clusters;
-mod codec;
-mod compress;
-mod devices;
-mod directory;
-mod files;
+mod data;
 mod format;
-mod image;
-mod inode;
-mod intake;
-mod kept;
-mod layer_files;
-mod layered;
-mod layout;
+mod meta;
 mod options;
-mod plan;
-mod space;
-mod store;
-mod superblock;
-mod writer;
-mod xattr;
 
-pub use codec::{Algorithm, Compression};
-pub use devices::Device;
-pub use image::{Summary, finish, finish_layer, write_compressed};
-pub use kept::{Completed, complete_kept, layer_digest, seal};
-pub use layered::{LayerInUse, layers_in_use, write_layered, write_private_layers};
+pub use data::codec::{Algorithm, Compression};
+pub use data::devices::Device;
+pub use data::store::ErofsStore;
+pub use meta::build::{Summary, finish, finish_layer, write_compressed};
+pub use meta::kept::{Completed, complete_kept, layer_digest, seal};
+pub use meta::layered::{LayerInUse, layers_in_use, write_layered, write_private_layers};
 pub use options::Options;
-pub use store::ErofsStore;

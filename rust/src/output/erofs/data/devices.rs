@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::OnceLock;
 
-use super::files::{Files, Place, whole_blocks};
-use super::format::BLOCK;
-use super::superblock::{Slot, TAG};
+use super::file_data::{DataPlace, FileData, whole_blocks};
 use crate::blocks::length_of;
 use crate::contents::Content;
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::format::numbers::BLOCK;
+use crate::output::erofs::format::superblock::{Slot, TAG};
 use crate::spool::SpoolStore;
 use crate::tree::{InodeId, InodeKind, Tree};
 
@@ -112,12 +112,12 @@ impl LayeredFiles {
     }
 }
 
-impl Files for LayeredFiles {
-    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> Place<'a> {
+impl FileData for LayeredFiles {
+    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> DataPlace<'a> {
         if length_of(content) == 0 {
             return match whole_blocks(content) {
-                Some(content) => Place::Sparse { start: 0, content: Cow::Owned(content) },
-                None => Place::Flat { start: 0, tail: 0 },
+                Some(content) => DataPlace::Sparse { start: 0, content: Cow::Owned(content) },
+                None => DataPlace::Flat { start: 0, tail: 0 },
             };
         }
         let block = (content.position / BLOCK as u64) as u32;
@@ -127,8 +127,8 @@ impl Files for LayeredFiles {
             // Before the metadata have a length it does not matter where a file begins.
             let start = self.bases.get().map_or(0, |bases| bases[number] as u32) + block;
             return match sparse {
-                Some(content) => Place::Sparse { start, content: Cow::Owned(content) },
-                None => Place::Flat { start, tail: 0 },
+                Some(content) => DataPlace::Sparse { start, content: Cow::Owned(content) },
+                None => DataPlace::Flat { start, tail: 0 },
             };
         }
         let content = match (sparse, &content.extents) {
@@ -136,7 +136,7 @@ impl Files for LayeredFiles {
             (None, None) => Cow::Borrowed(content),
             (None, Some(_)) => Cow::Owned(Content { extents: None, ..content.clone() }),
         };
-        Place::Device { device: number as u16 + 1, start: block, content }
+        DataPlace::Device { device: number as u16 + 1, start: block, content }
     }
 
     fn read_tail(&self, _: InodeId, _: &Content, _: &mut [u8]) -> Result<()> {

@@ -3,8 +3,9 @@
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
-use super::format::{BLOCK, blocks};
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::format::numbers::{BLOCK, blocks};
+use crate::output::erofs::format::superblock::Coding;
 
 /// Largest physical cluster of the format.
 const CLUSTER_MAX: usize = 1 << 20;
@@ -70,9 +71,9 @@ impl Compression {
         }
     }
 
-    /// What the superblock says of the algorithm, behind its length.
-    pub fn settings(&self) -> Vec<u8> {
-        match self.algorithm {
+    /// What the superblock says of it.
+    pub fn coding(&self) -> Coding {
+        let settings = match self.algorithm {
             Algorithm::Lz4 => {
                 let mut settings = vec![0xff, 0xff];
                 settings.extend_from_slice(&((self.cluster / BLOCK) as u16).to_le_bytes());
@@ -80,7 +81,8 @@ impl Compression {
                 settings
             }
             Algorithm::Zstd { .. } => vec![0, (self.window_log() - 10) as u8, 0, 0, 0, 0],
-        }
+        };
+        Coding { number: self.number(), settings }
     }
 
     fn window_log(&self) -> u32 {

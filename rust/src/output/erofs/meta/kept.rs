@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::image::finish_layer;
-use super::options::Options;
+use super::build::finish_layer;
 use crate::blocks::BLOCK;
 use crate::decoded::{ATTRIBUTE, KeptLayer, Reason, Sealed, Table, View};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
+use crate::output::erofs::options::Options;
 
 /// What became of a kept layer.
 #[derive(Clone, Debug)]

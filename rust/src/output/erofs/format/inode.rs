@@ -1,6 +1,6 @@
 //! Inodes: what one looks like on disk.
 
-use super::format::{COMPACT, DataLayout, EXTENDED};
+use super::numbers::{COMPACT, DataLayout, EXTENDED};
 use crate::entry::Mtime;
 use crate::tree::InodeKind;
 

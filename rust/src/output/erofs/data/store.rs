@@ -11,11 +11,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::files::{Files, Place};
-use super::format::{BLOCK, blocks};
-use super::space::Move;
+use super::block_map::Move;
+use super::file_data::{DataPlace, FileData};
 use crate::contents::{Content, Contents, read_runs};
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::format::numbers::{BLOCK, blocks};
 use crate::output::file_range::copy_range;
 use crate::spool::{Spool, SpoolPart, Spools};
 use crate::tree::InodeId;
@@ -111,12 +111,12 @@ impl ErofsStore {
     }
 
     /// The data of a decoded layer are in a file of its own.
-    pub(super) fn set_shared(&self, index: u32, data: &Arc<File>) {
+    pub(in crate::output::erofs) fn set_shared(&self, index: u32, data: &Arc<File>) {
         self.parts()[index as usize].shared = Some(Arc::clone(data));
     }
 
     /// Blocks of a finished layer, or of one whose contents were told.
-    pub(super) fn blocks(&self, index: u32) -> Option<u64> {
+    pub(in crate::output::erofs) fn blocks(&self, index: u32) -> Option<u64> {
         self.parts()[index as usize].blocks
     }
 
@@ -147,21 +147,21 @@ impl ErofsStore {
     }
 
     /// Where files of the run's own go.
-    pub(super) fn folder(&self) -> &Path {
+    pub(in crate::output::erofs) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    pub(super) fn image(&self) -> &File {
+    pub(in crate::output::erofs) fn image(&self) -> &File {
         &self.image
     }
 
     /// First block of a layer, once it is known.
-    pub(super) fn base(&self, index: u32) -> Option<u64> {
+    pub(in crate::output::erofs) fn base(&self, index: u32) -> Option<u64> {
         self.parts()[index as usize].base
     }
 
     /// A file for a layer's tails.
-    pub(super) fn spool(&self, index: u32) -> Result<Spool> {
+    pub(in crate::output::erofs) fn spool(&self, index: u32) -> Result<Spool> {
         let spool = self.spools.take(&self.folder)?;
         if self.tails[index as usize].set(spool.part()).is_err() {
             unreachable!("layer {index} was opened twice");
@@ -170,7 +170,7 @@ impl ErofsStore {
     }
 
     /// Takes the file back: the layer has all its tails.
-    pub(super) fn give_back(&self, spool: Spool) {
+    pub(in crate::output::erofs) fn give_back(&self, spool: Spool) {
         self.spools.give(spool);
     }
 
@@ -179,7 +179,7 @@ impl ErofsStore {
     }
 
     /// The file for what a layer writes ahead. It has a name, so that a layer that is finished has no file open.
-    pub(super) fn create_ahead(&self, index: u32) -> Result<File> {
+    pub(in crate::output::erofs) fn create_ahead(&self, index: u32) -> Result<File> {
         let path = self.ahead(index);
         let mut options = File::options();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -191,7 +191,7 @@ impl ErofsStore {
     }
 
     /// The first block of data, and the first after them.
-    pub(super) fn data_area(&self) -> Result<(u64, u64)> {
+    pub(in crate::output::erofs) fn data_area(&self) -> Result<(u64, u64)> {
         let parts = self.parts();
         let end = match parts.last() {
             None => Some(FIRST),
@@ -202,7 +202,7 @@ impl ErofsStore {
     }
 
     /// The content's blocks in the image, as their first and how many.
-    pub(super) fn extent(&self, content: &Content) -> (u64, u64) {
+    pub(in crate::output::erofs) fn extent(&self, content: &Content) -> (u64, u64) {
         let position = Position::of(content);
         let stored: u64 = content.runs().map(|run| run.length).sum();
         let count = if position.tail.is_some() { stored / BLOCK as u64 } else { blocks(stored) };
@@ -232,7 +232,7 @@ impl ErofsStore {
     }
 
     /// Moves extents inside the image; `moves` are in an order in which none writes over what another still needs.
-    pub(super) fn relocate(&self, mut moves: Vec<Move>) -> Result<()> {
+    pub(in crate::output::erofs) fn relocate(&self, mut moves: Vec<Move>) -> Result<()> {
         let block = BLOCK as u64;
         for step in &moves {
             let (from, to) = (u64::from(step.from) * block, u64::from(step.to) * block);
@@ -252,13 +252,13 @@ pub fn image_error(error: &io::Error) -> Error {
     Error::io("cannot write the image", error)
 }
 
-impl Files for ErofsStore {
-    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> Place<'a> {
+impl FileData for ErofsStore {
+    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> DataPlace<'a> {
         let (start, count) = self.extent(content);
         let start = if count > 0 { start as u32 } else { 0 };
         match &content.extents {
-            Some(_) => Place::Sparse { start, content: Cow::Borrowed(content) },
-            None => Place::Flat { start, tail: self.tail(content) },
+            Some(_) => DataPlace::Sparse { start, content: Cow::Borrowed(content) },
+            None => DataPlace::Flat { start, tail: self.tail(content) },
         }
     }
 
@@ -299,7 +299,7 @@ pub type Ready = Vec<(u32, u64, u64)>;
 impl ErofsStore {
     /// Layer `index` has all its `count` blocks. Where its place is known, so is now that of the layer above, and of
     /// every further one as long as they are finished. Otherwise what it wrote `ahead` is left for the layer below.
-    pub(super) fn complete(&self, index: u32, count: u64, ahead: bool) -> (Ready, Option<u64>) {
+    pub(in crate::output::erofs) fn complete(&self, index: u32, count: u64, ahead: bool) -> (Ready, Option<u64>) {
         let mut parts = self.parts();
         let mut ready = Vec::new();
         let place = parts[index as usize].base;
@@ -321,7 +321,7 @@ impl ErofsStore {
 
     /// Copies the blocks that a layer wrote ahead, or that its decoded layer has, to their place; removes what was
     /// written ahead.
-    pub(super) fn take_in(&self, index: u32, base: u64, count: u64) -> Result<()> {
+    pub(in crate::output::erofs) fn take_in(&self, index: u32, base: u64, count: u64) -> Result<()> {
         let (block, path) = (BLOCK as u64, self.ahead(index));
         let shared = self.parts()[index as usize].shared.take();
         if let Some(data) = shared {
@@ -335,7 +335,7 @@ impl ErofsStore {
     }
 
     /// The same for all that are ready.
-    pub(super) fn take_all_in(&self, ready: Ready) -> Result<()> {
+    pub(in crate::output::erofs) fn take_all_in(&self, ready: Ready) -> Result<()> {
         ready.into_iter().try_for_each(|(index, base, count)| self.take_in(index, base, count))
     }
 }

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::files::whole_blocks;
-use super::format::{BLOCK, EXTENDED, blocks};
+use super::file_data::whole_blocks;
 use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
-use super::xattr;
 use crate::contents::{Content, Extents, LayerStore, Store, take_through_memory};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::format::numbers::{BLOCK, EXTENDED, blocks};
+use crate::output::erofs::format::xattr;
 use crate::output::file_range::copy_range;
 use crate::spool::{Spool, unnamed_file};
 
@@ -99,7 +99,7 @@ struct ErofsLayer {
     base: Option<u64>,
     /// Takes blocks, at offsets counted from the layer's first, until the base is known.
     ahead: Option<File>,
-    /// Bytes not yet written. Files start at blocks, so only its last block can be incomplete.
+    /// Bytes not yet written. FileData start at blocks, so only its last block can be incomplete.
     pending: Vec<u8>,
     /// Blocks of this layer written.
     written: u64,

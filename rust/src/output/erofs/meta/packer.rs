@@ -1,21 +1,14 @@
 //! Where inodes stand in the metadata: pieces packed into blocks, counted from the metadata's own first block.
 
-use super::format::{BLOCK, SLOT, SLOTS};
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::data::block_map::Run;
+use crate::output::erofs::format::numbers::{BLOCK, SLOT, SLOTS};
 
-/// Blocks of the metadata that must stay together in the image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// First block.
-    pub start: u32,
-    /// Number of blocks.
-    pub length: u32,
-}
-
-/// Packs pieces into blocks: a piece goes into the open block with the least space that is enough, the youngest of
-/// these, else into a new block. None that fits a block goes over a block's end, as inline data must not.
+/// Packs pieces into blocks by best fit: each piece goes into the open block with the smallest free space that is
+/// enough, the one opened last where several have it, else into a new block. A piece that fits in one block never
+/// straddles two, as inline data must not.
 #[derive(Debug)]
-pub struct Packer {
+pub struct MetadataPacker {
     blocks: u64,
     /// Blocks by the number of their free slots, which are their last.
     open: Vec<Vec<u32>>,
@@ -24,13 +17,13 @@ pub struct Packer {
     runs: Vec<Run>,
 }
 
-impl Default for Packer {
+impl Default for MetadataPacker {
     fn default() -> Self {
-        Packer { blocks: 0, open: vec![Vec::new(); SLOTS as usize], some_open: 0, runs: Vec::new() }
+        MetadataPacker { blocks: 0, open: vec![Vec::new(); SLOTS as usize], some_open: 0, runs: Vec::new() }
     }
 }
 
-impl Packer {
+impl MetadataPacker {
     /// Finds a place for `bytes`, as the number of its first slot.
     ///
     /// # Errors
@@ -65,7 +58,7 @@ impl Packer {
     /// Takes `count` blocks that stay together; the first of them.
     ///
     /// # Errors
-    /// As [`Packer::piece`].
+    /// As [`MetadataPacker::piece`].
     pub fn run(&mut self, count: u64) -> Result<u32> {
         let start = self.new_blocks(count)?;
         if count > 1 {
@@ -107,7 +100,7 @@ mod tests {
 
     #[test]
     fn pieces_fill_what_is_open_and_never_cross_a_block() -> Result<()> {
-        let mut packer = Packer::default();
+        let mut packer = MetadataPacker::default();
         // Bytes, then the block and slot that they get.
         let table = [
             (64, 0, 0),

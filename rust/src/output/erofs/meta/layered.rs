@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 
-use super::devices::{Device, LayeredFiles, contents, shared};
-use super::format::BLOCK;
-use super::image::{Summary, finish_layered};
-use super::options::Options;
+use super::build::{Summary, finish_layered};
 use crate::blocks::length_of;
 use crate::error::{Error, Result};
+use crate::output::erofs::data::devices::{Device, LayeredFiles, contents, shared};
+use crate::output::erofs::format::numbers::BLOCK;
+use crate::output::erofs::options::Options;
 use crate::output::file_range::copy_range;
 use crate::output::refuse_unholdable;
 use crate::spool::SpoolStore;

@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 
-use super::clusters::Clusters;
-use super::format::BLOCK;
 use crate::contents::{Content, Extent};
 use crate::error::Result;
+use crate::output::erofs::format::clusters::Clusters;
+use crate::output::erofs::format::numbers::BLOCK;
 use crate::tree::InodeId;
 
 /// Where the data of one file are.
 #[derive(Debug)]
-pub enum Place<'a> {
+pub enum DataPlace<'a> {
     /// In blocks one after the other; the last `tail` bytes wait for the inode.
     Flat {
         /// First block, 0 when there is none.
@@ -39,9 +39,9 @@ pub enum Place<'a> {
 }
 
 /// The data of all files.
-pub trait Files {
+pub trait FileData {
     /// Where the data of a file are.
-    fn place<'a>(&'a self, id: InodeId, content: &'a Content) -> Place<'a>;
+    fn place<'a>(&'a self, id: InodeId, content: &'a Content) -> DataPlace<'a>;
 
     /// Reads the bytes that wait for the inode; `buffer` is as long as they are.
     ///

@@ -1,6 +1,6 @@
 //! Compressed files: which cluster of a file is where, and how an inode says so.
 
-use super::format::{BLOCK, blocks};
+use super::numbers::{BLOCK, blocks};
 
 /// Advice of the map header: clusters may have more than one block; the last is behind the inode.
 const BIG: u16 = 2;

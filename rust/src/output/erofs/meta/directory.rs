@@ -5,7 +5,7 @@
 
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::format::BLOCK;
+use crate::output::erofs::format::numbers::BLOCK;
 use crate::tree::{Children, InodeId};
 
 /// Bytes of an entry without its name.

@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::clusters::{Clusters, Extent, table_size};
 use super::codec::{Cluster, Codec, Compression};
-use super::files::{Files, Place, whole_blocks};
-use super::format::{BLOCK, EXTENDED, blocks};
-use super::xattr;
+use super::file_data::{DataPlace, FileData, whole_blocks};
 use crate::contents::{self, Content, Contents};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::format::clusters::{Clusters, Extent, table_size};
+use crate::output::erofs::format::numbers::{BLOCK, EXTENDED, blocks};
+use crate::output::erofs::format::xattr;
 use crate::spool::unnamed_file;
 use crate::tree::{InodeId, InodeKind, Tree};
 
@@ -121,17 +121,17 @@ impl CompressedFiles {
     }
 }
 
-impl Files for CompressedFiles {
-    fn place<'a>(&'a self, id: InodeId, content: &'a Content) -> Place<'a> {
+impl FileData for CompressedFiles {
+    fn place<'a>(&'a self, id: InodeId, content: &'a Content) -> DataPlace<'a> {
         let kept = self.kept(id);
         if let Some(content) = whole_blocks(content) {
-            return Place::Sparse { start: kept.map_or(0, |kept| kept.start), content: Cow::Owned(content) };
+            return DataPlace::Sparse { start: kept.map_or(0, |kept| kept.start), content: Cow::Owned(content) };
         }
         match kept {
             // An empty file.
-            None => Place::Flat { start: 0, tail: 0 },
-            Some(kept) if kept.flat => Place::Flat { start: kept.start, tail: usize::from(kept.tail) },
-            Some(kept) => Place::Compressed(Clusters {
+            None => DataPlace::Flat { start: 0, tail: 0 },
+            Some(kept) if kept.flat => DataPlace::Flat { start: kept.start, tail: usize::from(kept.tail) },
+            Some(kept) => DataPlace::Compressed(Clusters {
                 start: kept.start,
                 extents: &self.extents[kept.first as usize..(kept.first + kept.count) as usize],
                 tail: usize::from(kept.tail),

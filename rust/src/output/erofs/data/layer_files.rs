@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::files::{Files, Place, whole_blocks};
-use super::format::BLOCK;
+use super::file_data::{DataPlace, FileData, whole_blocks};
 use crate::blocks;
 use crate::contents::Content;
 use crate::error::Result;
+use crate::output::erofs::format::numbers::BLOCK;
 use crate::tree::InodeId;
 
 const _: () = assert!(blocks::BLOCK == BLOCK as u64, "data of layers stand in blocks of an erofs image");
@@ -14,12 +14,12 @@ const _: () = assert!(blocks::BLOCK == BLOCK as u64, "data of layers stand in bl
 /// Data whose place [`Content::position`] says, in bytes.
 pub struct LayerFiles;
 
-impl Files for LayerFiles {
-    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> Place<'a> {
+impl FileData for LayerFiles {
+    fn place<'a>(&'a self, _: InodeId, content: &'a Content) -> DataPlace<'a> {
         let start = if blocks::length_of(content) > 0 { (content.position / blocks::BLOCK) as u32 } else { 0 };
         match whole_blocks(content) {
-            Some(content) => Place::Sparse { start, content: Cow::Owned(content) },
-            None => Place::Flat { start, tail: 0 },
+            Some(content) => DataPlace::Sparse { start, content: Cow::Owned(content) },
+            None => DataPlace::Flat { start, tail: 0 },
         }
     }
 

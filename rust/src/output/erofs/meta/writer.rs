@@ -4,11 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::directory;
-use super::files::Place;
-use super::format::{BLOCK, INDEX, NULL_ADDRESS, SLOT, SLOTS};
-use super::inode::type_of;
 use super::plan::{Data, Form, Plan, chunk_addresses, index_padding};
 use crate::error::{Error, Result};
+use crate::output::erofs::data::file_data::DataPlace;
+use crate::output::erofs::format::inode::type_of;
+use crate::output::erofs::format::numbers::{BLOCK, INDEX, NULL_ADDRESS, SLOT, SLOTS};
 use crate::tree::{InodeId, InodeKind};
 
 /// Bytes collected before they are written.
@@ -132,13 +132,13 @@ fn write_inode(
         (data, InodeKind::File(content)) => {
             let tail = match (data, plan.files().place(id, content)) {
                 (Data::Inline(tail), _) => tail,
-                (Data::Chunks { bits, count }, Place::Sparse { start, content }) => {
+                (Data::Chunks { bits, count }, DataPlace::Sparse { start, content }) => {
                     for address in chunk_addresses(&content, bits, count, start) {
                         blocks.write(&address.to_le_bytes());
                     }
                     0
                 }
-                (Data::Indexes { bits, count }, Place::Device { device, start, content }) => {
+                (Data::Indexes { bits, count }, DataPlace::Device { device, start, content }) => {
                     blocks.write(&[0; INDEX][..index_padding(form.head)]);
                     for address in chunk_addresses(&content, bits, count, start) {
                         let device = if address == NULL_ADDRESS { 0 } else { device };
@@ -148,7 +148,7 @@ fn write_inode(
                     }
                     0
                 }
-                (Data::Clusters(tail), Place::Compressed(clusters)) => {
+                (Data::Clusters(tail), DataPlace::Compressed(clusters)) => {
                     clusters.write(form.head, |bytes| blocks.write(bytes));
                     tail
                 }

@@ -1,16 +1,17 @@
 //! The plan of an image: for every inode its form, and its place among the metadata.
 
-use super::clusters::table_size;
+use super::attributes::Shared;
 use super::directory::{Name, Shape, names};
-use super::files::{Files, Place};
-use super::format::{BLOCK, DataLayout, INDEX, INDEXES, NULL_ADDRESS, blocks};
-use super::inode::{Record, type_of};
-use super::layout::Packer;
-use super::options::Options;
-use super::xattr::{self, Shared};
+use super::packer::MetadataPacker;
 use crate::contents::Content;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
+use crate::output::erofs::data::file_data::{DataPlace, FileData};
+use crate::output::erofs::format::clusters::table_size;
+use crate::output::erofs::format::inode::{Record, type_of};
+use crate::output::erofs::format::numbers::{BLOCK, DataLayout, INDEX, INDEXES, NULL_ADDRESS, blocks};
+use crate::output::erofs::format::xattr;
+use crate::output::erofs::options::Options;
 use crate::output::{Loss, Losses, clamped, device_number};
 use crate::tree::{Children, InodeId, InodeKind, Tree};
 
@@ -24,7 +25,7 @@ const TABLE_MAX: u64 = 64 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
     /// Nothing, or what is in the data area.
-    Elsewhere,
+    OutOfLine,
     /// So many bytes of the content's tail, of a link's target or of a directory's last block.
     Inline(usize),
     /// So many blocks of metadata of their own.
@@ -61,7 +62,7 @@ pub struct Form {
 /// The inodes of a tree, and their places.
 pub struct Plan<'t> {
     tree: &'t Tree,
-    files: &'t dyn Files,
+    files: &'t dyn FileData,
     options: &'t Options,
     shared: Shared<'t>,
     /// By inode: its slot.
@@ -70,7 +71,7 @@ pub struct Plan<'t> {
     runs: Vec<u32>,
     /// By directory: its parent.
     parents: Vec<InodeId>,
-    packer: Packer,
+    packer: MetadataPacker,
     shared_run: u32,
     count: u64,
     chunked: bool,
@@ -82,7 +83,7 @@ impl<'t> Plan<'t> {
     ///
     /// # Errors
     /// `output_unsupported` for what would make an image beyond the format's bounds.
-    pub fn new(tree: &'t Tree, files: &'t dyn Files, options: &'t Options) -> Result<Self> {
+    pub fn new(tree: &'t Tree, files: &'t dyn FileData, options: &'t Options) -> Result<Self> {
         let bound = tree.inode_bound();
         let firsts = || tree.walk().filter(|step| step.first);
         let mut plan = Plan {
@@ -93,7 +94,7 @@ impl<'t> Plan<'t> {
             slots: vec![NOWHERE; bound],
             runs: vec![NOWHERE; bound],
             parents: vec![tree.root(); bound],
-            packer: Packer::default(),
+            packer: MetadataPacker::default(),
             shared_run: 0,
             count: 0,
             chunked: false,
@@ -126,7 +127,7 @@ impl<'t> Plan<'t> {
             error
         })?;
         let behind = match form.data {
-            Data::Elsewhere | Data::Blocks(_) => 0,
+            Data::OutOfLine | Data::Blocks(_) => 0,
             Data::Inline(length) => length,
             Data::Chunks { count, .. } => 4 * count as usize,
             Data::Indexes { count, .. } => index_padding(form.head) + INDEX * count as usize,
@@ -168,19 +169,19 @@ impl<'t> Plan<'t> {
             InodeKind::File(content) => {
                 record.size = content.size;
                 match self.files.place(id, content) {
-                    Place::Flat { start, tail } => {
+                    DataPlace::Flat { start, tail } => {
                         record.data = start;
-                        if tail > 0 { Data::Inline(tail) } else { Data::Elsewhere }
+                        if tail > 0 { Data::Inline(tail) } else { Data::OutOfLine }
                     }
-                    Place::Sparse { content, .. } => {
+                    DataPlace::Sparse { content, .. } => {
                         let (bits, count) = chunks(&content, 4)?;
                         Data::Chunks { bits, count }
                     }
-                    Place::Device { content, .. } => {
+                    DataPlace::Device { content, .. } => {
                         let (bits, count) = chunks(&content, INDEX as u64)?;
                         Data::Indexes { bits, count }
                     }
-                    Place::Compressed(clusters) => {
+                    DataPlace::Compressed(clusters) => {
                         record.data = clusters.blocks();
                         Data::Clusters(clusters.tail)
                     }
@@ -203,9 +204,9 @@ impl<'t> Plan<'t> {
             }
             InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
                 record.data = device_number(*major, *minor)?;
-                Data::Elsewhere
+                Data::OutOfLine
             }
-            InodeKind::Fifo => Data::Elsewhere,
+            InodeKind::Fifo => Data::OutOfLine,
         };
         let behind = match data {
             Data::Inline(length) => length,
@@ -226,7 +227,7 @@ impl<'t> Plan<'t> {
                 record.layout = DataLayout::ChunkBased;
                 record.data = bits | INDEXES;
             }
-            Data::Elsewhere | Data::Blocks(_) => {}
+            Data::OutOfLine | Data::Blocks(_) => {}
         }
         Ok(Form { record, head: record.length(build_time) + attributes, data })
     }
@@ -237,7 +238,7 @@ impl<'t> Plan<'t> {
     }
 
     /// Where the data of files are.
-    pub fn files(&self) -> &'t dyn Files {
+    pub fn files(&self) -> &'t dyn FileData {
         self.files
     }
 
@@ -267,7 +268,7 @@ impl<'t> Plan<'t> {
     }
 
     /// The blocks of the metadata.
-    pub fn packer(&self) -> &Packer {
+    pub fn packer(&self) -> &MetadataPacker {
         &self.packer
     }
 

@@ -5,19 +5,19 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::codec::Compression;
-use super::compress::CompressedFiles;
-use super::devices::LayeredFiles;
-use super::format::{BLOCK, SLOTS};
-use super::layer_files::LayerFiles;
-use super::options::Options;
 use super::plan::Plan;
-use super::space::{Extent, Space};
-use super::store::ErofsStore;
-use super::superblock::{Superblock, head_blocks};
 use super::writer::write_metadata;
 use crate::contents::Contents;
 use crate::error::{Error, Result};
+use crate::output::erofs::data::block_map::{BlockMap, BlockRange};
+use crate::output::erofs::data::codec::Compression;
+use crate::output::erofs::data::compress::CompressedFiles;
+use crate::output::erofs::data::devices::LayeredFiles;
+use crate::output::erofs::data::layer_files::LayerFiles;
+use crate::output::erofs::data::store::ErofsStore;
+use crate::output::erofs::format::numbers::{BLOCK, SLOTS};
+use crate::output::erofs::format::superblock::{Superblock, head_blocks};
+use crate::output::erofs::options::Options;
 use crate::output::file_range::clear_range;
 use crate::output::{Loss, refuse_unholdable};
 use crate::tree::{InodeKind, Tree};
@@ -45,7 +45,7 @@ pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summ
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
     let wanted = if anywhere(&plan) { u64::from(packer.blocks()) - together } else { 0 };
     let (first, end) = store.data_area()?;
-    let mut space = Space::new(first, end, live(tree, store))?;
+    let mut space = BlockMap::new(first, end, live(tree, store))?;
     store.relocate(space.make_room(wanted))?;
     complete(plan, store.image(), space, options, Data::Here)
 }
@@ -69,7 +69,7 @@ pub fn write_compressed(
     let files = CompressedFiles::write(tree, contents, &image, path, compression, progress)?;
     let plan = Plan::new(tree, &files, options)?;
     // All that is there is wanted.
-    let space = Space::new(files.end(), files.end(), Vec::new())?;
+    let space = BlockMap::new(files.end(), files.end(), Vec::new())?;
     complete(plan, &image, space, options, Data::Compressed(*compression))
 }
 
@@ -82,7 +82,7 @@ pub fn finish_layer(view: &Tree, data: &File, end: u64, options: &Options) -> Re
     refuse_unholdable(view)?;
     let plan = Plan::new(view, &LayerFiles, options)?;
     let end = end / BLOCK as u64;
-    let space = Space::new(end, end, Vec::new())?;
+    let space = BlockMap::new(end, end, Vec::new())?;
     complete(plan, data, space, options, Data::Here)
 }
 
@@ -93,7 +93,7 @@ pub fn finish_layer(view: &Tree, data: &File, end: u64, options: &Options) -> Re
 pub fn finish_layered(tree: &Tree, files: &LayeredFiles, image: &File, options: &Options) -> Result<Summary> {
     let plan = Plan::new(tree, files, options)?;
     let head = head_blocks(files.table());
-    let space = Space::new(head, head, Vec::new())?;
+    let space = BlockMap::new(head, head, Vec::new())?;
     complete(plan, image, space, options, Data::Elsewhere(files))
 }
 
@@ -112,7 +112,7 @@ fn anywhere(plan: &Plan<'_>) -> bool {
 }
 
 /// Metadata and superblock.
-fn complete(plan: Plan<'_>, image: &File, mut space: Space, options: &Options, data: Data<'_>) -> Result<Summary> {
+fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, options: &Options, data: Data<'_>) -> Result<Summary> {
     let packer = plan.packer();
     let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
     let (devices, blocks) = match &data {
@@ -150,7 +150,7 @@ fn complete(plan: Plan<'_>, image: &File, mut space: Space, options: &Options, d
         xattr_block: if shared.size() > 0 { places[shared_run as usize] } else { 0 },
         uuid: options.uuid,
         chunked: plan.chunked(),
-        compression: if let Data::Compressed(compression) = data { Some(compression) } else { None },
+        coding: if let Data::Compressed(compression) = data { Some(compression.coding()) } else { None },
         devices,
     };
     let bytes = space.end() * block;
@@ -160,14 +160,14 @@ fn complete(plan: Plan<'_>, image: &File, mut space: Space, options: &Options, d
 }
 
 /// The blocks of all contents that the tree still has.
-fn live(tree: &Tree, store: &ErofsStore) -> Vec<Extent> {
+fn live(tree: &Tree, store: &ErofsStore) -> Vec<BlockRange> {
     let mut live = Vec::new();
     for step in tree.walk().filter(|step| step.first) {
         if let InodeKind::File(content) = &tree.inode(step.inode).kind {
             let (start, length) = store.extent(content);
             if length > 0 {
                 // Bounded by the data area, which is checked before these are looked at.
-                live.push(Extent { start: start as u32, length: length as u32 });
+                live.push(BlockRange { start: start as u32, length: length as u32 });
             }
         }
     }

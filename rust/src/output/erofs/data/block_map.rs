@@ -8,19 +8,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::layout::Run;
 use crate::error::{Code, Error, Result};
+
+/// Blocks of the metadata that must stay together in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First block.
+    pub start: u32,
+    /// Number of blocks.
+    pub length: u32,
+}
 
 /// Blocks one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Extent {
+pub struct BlockRange {
     /// First block.
     pub start: u32,
     /// Number of blocks, never 0.
     pub length: u32,
 }
 
-impl Extent {
+impl BlockRange {
     fn end(self) -> u32 {
         self.start + self.length
     }
@@ -46,7 +54,7 @@ struct Gaps {
 }
 
 impl Gaps {
-    fn add(&mut self, gap: Extent) {
+    fn add(&mut self, gap: BlockRange) {
         if gap.length > 0 {
             self.by_start.insert(gap.start, gap.length);
             self.by_length.insert((gap.length, gap.start));
@@ -54,7 +62,7 @@ impl Gaps {
         }
     }
 
-    fn remove(&mut self, gap: Extent) {
+    fn remove(&mut self, gap: BlockRange) {
         self.by_start.remove(&gap.start);
         self.by_length.remove(&(gap.length, gap.start));
         self.total -= u64::from(gap.length);
@@ -63,18 +71,18 @@ impl Gaps {
     /// Takes `length` blocks from the front of the smallest gap that has as many, the lowest of these.
     fn take_fitting(&mut self, length: u32) -> Option<u32> {
         let &(found, start) = self.by_length.range((length, 0)..).next()?;
-        self.remove(Extent { start, length: found });
-        self.add(Extent { start: start + length, length: found - length });
+        self.remove(BlockRange { start, length: found });
+        self.add(BlockRange { start: start + length, length: found - length });
         Some(start)
     }
 
     /// Takes at most `length` blocks from the lowest gap.
-    fn take_lowest(&mut self, length: u32) -> Option<Extent> {
+    fn take_lowest(&mut self, length: u32) -> Option<BlockRange> {
         let (&start, &found) = self.by_start.first_key_value()?;
         let taken = length.min(found);
-        self.remove(Extent { start, length: found });
-        self.add(Extent { start: start + taken, length: found - taken });
-        Some(Extent { start, length: taken })
+        self.remove(BlockRange { start, length: found });
+        self.add(BlockRange { start: start + taken, length: found - taken });
+        Some(BlockRange { start, length: taken })
     }
 
     /// The data end at `end` now: no gap lies there or later.
@@ -82,27 +90,27 @@ impl Gaps {
         while let Some((&start, &length)) = self.by_start.last_key_value()
             && start >= end
         {
-            self.remove(Extent { start, length });
+            self.remove(BlockRange { start, length });
         }
     }
 }
 
 /// The blocks of one image.
 #[derive(Debug)]
-pub struct Space {
+pub struct BlockMap {
     first: u32,
-    live: Vec<Extent>,
+    live: Vec<BlockRange>,
     gaps: Gaps,
     /// First block after all that is placed.
     end: u64,
 }
 
-impl Space {
+impl BlockMap {
     /// The data area from block `first` to before `end`, of which only `live` is still wanted.
     ///
     /// # Errors
     /// `output_unsupported` for an image of more than 2^32 blocks.
-    pub fn new(first: u64, end: u64, mut live: Vec<Extent>) -> Result<Self> {
+    pub fn new(first: u64, end: u64, mut live: Vec<BlockRange>) -> Result<Self> {
         let first = narrow(first)?;
         narrow(end)?;
         live.sort_unstable();
@@ -110,10 +118,10 @@ impl Space {
         let mut gaps = Gaps::default();
         let mut at = first;
         for extent in &live {
-            gaps.add(Extent { start: at, length: extent.start - at });
+            gaps.add(BlockRange { start: at, length: extent.start - at });
             at = extent.end();
         }
-        Ok(Space { first, live, gaps, end: u64::from(at) })
+        Ok(BlockMap { first, live, gaps, end: u64::from(at) })
     }
 
     /// Decides which contents move so that less than a hundredth of the image will be dead, when `wanted` single blocks
@@ -128,7 +136,7 @@ impl Space {
         // Where contents have landed, with their length and where they come from.
         let mut landed: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
         while self.gaps.total > wanted {
-            let highest = landed.last_key_value().map(|(&start, &(length, from))| (Extent { start, length }, from));
+            let highest = landed.last_key_value().map(|(&start, &(length, from))| (BlockRange { start, length }, from));
             let resting = self.live.last().map(|&extent| (extent, extent.start));
             let Some((last, from)) = highest.max(resting) else { break };
             let Some(to) = self.gaps.take_fitting(last.length) else { break };
@@ -178,7 +186,10 @@ impl Space {
             let (extent, together) = match next {
                 Some(run) if run.start == at => {
                     next = runs.next();
-                    (self.gaps.take_fitting(run.length).map(|start| Extent { start, length: run.length }), run.length)
+                    (
+                        self.gaps.take_fitting(run.length).map(|start| BlockRange { start, length: run.length }),
+                        run.length,
+                    )
                 }
                 _ => {
                     let singles = next.map_or(count, |run| run.start) - at;
@@ -191,7 +202,7 @@ impl Space {
                     let start = narrow(self.end)?;
                     self.end += u64::from(together);
                     narrow(self.end)?;
-                    Extent { start, length: together }
+                    BlockRange { start, length: together }
                 }
             };
             places.extend(extent.start..extent.end());
@@ -203,14 +214,14 @@ impl Space {
     }
 
     /// The gaps that are left, in ascending order.
-    pub fn gaps(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.gaps.by_start.iter().map(|(&start, &length)| Extent { start, length })
+    pub fn gaps(&self) -> impl Iterator<Item = BlockRange> + '_ {
+        self.gaps.by_start.iter().map(|(&start, &length)| BlockRange { start, length })
     }
 
     /// Adds an empty block at the end.
     ///
     /// # Errors
-    /// As [`Space::place`].
+    /// As [`BlockMap::place`].
     pub fn extend(&mut self) -> Result<()> {
         self.end += 1;
         narrow(self.end).map(|_| ())
