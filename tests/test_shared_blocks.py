@@ -145,3 +145,32 @@ def test_tails_are_an_option_of_plain_erofs(tmp_path: Path, kind: str, pack: Pac
         compile_image(
             f"oci:{layout}:app", tmp_path / "out", format=kind, options=CompileOptions(pack=pack, cache=False)
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "copied"),
+    [
+        ("out.tar", PackOptions(), True),
+        ("out.cpio", PackOptions(), True),
+        ("out.erofs", PackOptions(), True),
+        ("out.ext4", PackOptions(), True),
+        ("out.tar.gz", PackOptions(), False),
+        ("out.erofs", PackOptions(compression="lz4"), False),
+        ("out.squashfs", PackOptions(), False),
+    ],
+)
+def test_what_is_a_copy_of_kept_layers_is_not_copied_again(
+    name: str, options: PackOptions, copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ocifast.cache.kept.share_blocks", lambda source, destination: False)
+    image = f"oci:{write_layout(tmp_path / 'layout', build_image(layers(1)))}:app"
+    kept = CompileOptions(pack=options, cache_folder=str(tmp_path / "cache"), keep_layers=True)
+    without = CompileOptions(pack=options, cache_folder=str(tmp_path / "other"))
+    for each, found in ((kept, not copied), (without, True)):
+        compile_image(image, tmp_path / name, options=each)
+        first = (tmp_path / name).read_bytes()
+        again = compile_image(image, tmp_path / name, options=each)
+        assert again.from_cache == found
+        assert (tmp_path / name).read_bytes() == first
+    stored = list((tmp_path / "cache/outputs").glob("*/output"))
+    assert len(stored) == (0 if copied else 1)

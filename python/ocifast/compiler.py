@@ -360,11 +360,11 @@ class Compilation:
                     unmatched_patterns=rootfs.unmatched,
                     from_remote=self.meter.took_others,
                 )
-            # Before they are published: what others do to the outputs must not get into the cache.
-            for output in outputs:
-                if output in keys:
-                    self._keep(keys[output], image, done[output], output)
-            return done
+        # After the layers, which are kept by now, and before others can do anything to the outputs.
+        with self._hidden():
+            for output in filter(keys.__contains__, outputs):
+                self._keep(keys[output], image, done[output], output)
+        return done
 
     def _publish(self, made: Mapping[PlannedOutput, CompiledImage]) -> None:
         """Gives all outputs their names, and tells what has come of it whenever a signal comes.
@@ -403,10 +403,15 @@ class Compilation:
         if self.cache.max_bytes is not None and data_bytes(output.made) > self.cache.max_bytes:
             _log.info("%s is not cached: it is larger than the cache may become", done.path)
             return
+        documents = {"manifest": image.document.raw, "config": image.config_raw}
         facts = {**done.facts(), "reference": done.reference, "format": done.format}
-        others = self.remote is not None and self.meter.took_others
-        put = self.remote.put_output if self.remote is not None and others else self.cache.outputs.put
-        put(key, output.made, manifest=image.document.raw, config=image.config_raw, facts=facts)
+        if self.remote is not None and self.meter.took_others:
+            self.remote.put_output(key, output.made, **documents, facts=facts)
+            return
+        # What is as quickly made again of kept layers is not worth its room; what is to be pushed must be kept.
+        remade = self.remote is None and output.backend.copies(output.options)
+        shared_only = remade and self.cache.decoded.has_all(image.diff_ids)
+        self.cache.outputs.put(key, output.made, **documents, facts=facts, shared_only=shared_only)
 
     def _flatten(self, image: Image, store: Store, folder: Path) -> Rootfs:
         # A layer on its way keeps two cores busy (one inflates, one hashes and reads), until it ends or waits.

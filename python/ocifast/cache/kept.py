@@ -51,15 +51,17 @@ def file_digest(fd: int) -> str:
     return _core.file_digest(fd, threads=processors())
 
 
-def copy_with_digest(source: int, destination: int) -> str:
+def copy_with_digest(source: int, destination: int, *, shared_only: bool = False) -> str | None:
     """Makes an open, empty file the copy of another, with shared blocks where that can be; returns its `file_digest`.
+
+    With `shared_only` nothing is copied where blocks cannot be shared, and None is returned.
 
     Raises:
         OSError, FileError: it cannot be read or written.
     """
     if share_blocks(source, destination):
         return file_digest(destination)
-    return _core.copy_file(source, destination, threads=processors())
+    return None if shared_only else _core.copy_file(source, destination, threads=processors())
 
 
 def seal(fd: int) -> None:

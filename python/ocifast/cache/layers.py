@@ -112,6 +112,13 @@ class LayerStore:
             self._lent.add(diff_id)
             return DecodedLayer(table, data, table_fd, held.pop_all())
 
+    def has_all(self, diff_ids: Iterable[str]) -> bool:
+        """Whether all of these seem to be kept; nothing is read."""
+        try:
+            return self._folder.is_readable() and all(self._places(each)[0].exists() for each in diff_ids)
+        except OSError:
+            return False
+
     def mend(self) -> bool:
         """Whether a layer that was read here is damaged by now, or has gone; one that is damaged is removed."""
         lent, self._lent = self._lent, set()

@@ -22,6 +22,10 @@ class ArchiveBackend(Backend[_Options]):
         """Counts the changes of what is written."""
         return "2"
 
+    def copies(self, options: _Options) -> bool:
+        """Unless they are compressed."""
+        return not options.compressed
+
     def size(self, request: WriteRequest[_Options]) -> int | None:
         """The size of the archive, unless it is compressed."""
         return None if request.options.compressed else self.plain_size(request)

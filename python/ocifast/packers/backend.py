@@ -43,6 +43,10 @@ class Backend(ABC, Generic[Options]):
         """Whether it calls `WriteRequest.progress`; else the core counts the bytes of contents that are taken."""
         return False
 
+    def copies(self, options: Options) -> bool:
+        """Whether contents are only copied: of kept layers an output is then made as quickly as a copy of it."""
+        return False
+
     def check(self, options: Options) -> None:
         """Looks at the options before any work is done. Raises UsageError for one that the backend does not have."""
 

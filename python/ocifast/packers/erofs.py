@@ -44,6 +44,10 @@ class _ErofsBackend(Backend[ErofsOptions]):
             return Store.SPOOL
         return Store.EROFS_BLOCKS if options.tails == "block" else Store.EROFS
 
+    def copies(self, options: ErofsOptions) -> bool:
+        """Unless they are compressed."""
+        return not options.compressed
+
     def version(self) -> str | None:
         return "1"
 

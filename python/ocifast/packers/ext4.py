@@ -22,6 +22,10 @@ class _Ext4Backend(Backend[Ext4Options]):
     def version(self) -> str | None:
         return "1"
 
+    def copies(self, options: Ext4Options) -> bool:
+        """All of them."""
+        return True
+
     def size(self, request: WriteRequest[Ext4Options]) -> int | None:
         """The data alone: free space is a hole."""
         return request.tree.data_bytes()
