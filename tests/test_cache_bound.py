@@ -133,24 +133,24 @@ def test_prune_without_options_keeps_to_the_bound(tmp_path: Path) -> None:
 def test_what_is_there_is_listed(tmp_path: Path, registry: Registry) -> None:
     reference = registry.put(build_image([TarBuilder().file("f", os.urandom(MIB))]), "bound/listed:1")
     env = {"OCIFAST_CACHE_DIR": str(tmp_path / "cache")}
-    ocifast("compile", reference, tmp_path / "out.erofs", "--keep-layers", env=env)
+    ocifast("compile", reference, tmp_path / "out.squashfs", "--keep-layers", env=env)
     found = json.loads(ocifast("cache", "ls", "--json", env=env))["entries"]
     assert sorted(entry["kind"] for entry in found) == ["blob", "blob", "blob", "layer", "output", "reference"]
     assert found == sorted(found, key=lambda entry: -entry["used"])
     (output,) = (entry for entry in found if entry["kind"] == "output")
-    assert (output["reference"], output["format"]) == (reference, "erofs")
+    assert (output["reference"], output["format"]) == (reference, "squashfs")
     assert output["size"] > MIB
     told = ocifast("cache", "ls", env=env).decode().splitlines()
     assert len(told) == 6
     (line,) = (line for line in told if line.startswith("output"))
-    assert line.endswith(f"{output['name']}  {reference} erofs")
+    assert line.endswith(f"{output['name']}  {reference} squashfs")
 
 
 @pytest.mark.parametrize("kind", ["blob", "layer", "output"])
 def test_verify_finds_a_byte_and_removes_what_has_it(kind: str, tmp_path: Path, registry: Registry) -> None:
     reference = registry.put(build_image([TarBuilder().file("f", os.urandom(MIB))]), "bound/verified:1")
     env = {"OCIFAST_CACHE_DIR": str(tmp_path / "cache")}
-    ocifast("compile", reference, tmp_path / "out.erofs", "--keep-layers", env=env)
+    ocifast("compile", reference, tmp_path / "out.squashfs", "--keep-layers", env=env)
     whole = json.loads(ocifast("cache", "verify", "--json", env=env))
     assert (whole["checked"], whole["damaged"]) == (6, [])
     pattern = {"blob": "blobs/*/*", "layer": "layers/*/*/*.erofs", "output": "outputs/*/output"}[kind]

@@ -57,8 +57,8 @@ def test_every_phase_has_its_time_and_bytes(server: FaultyRegistry, tmp_path: Pa
 def test_what_was_not_done_has_no_phase(server: FaultyRegistry, tmp_path: Path) -> None:
     image = app()
     reference = server.put(image, "org/app:1")
-    compiled(reference, tmp_path / "a.tar", keep_layers=True)
-    again = compiled(reference, tmp_path / "b.tar")
+    compiled(reference, tmp_path / "a.tar.gz", keep_layers=True)
+    again = compiled(reference, tmp_path / "b.tar.gz")
     assert again.from_cache
     assert ([phase.name for phase in again.phases], again.decoded) == (["resolve", "publish"], ())
     # Another format takes the kept layers: nothing is fetched or inflated.
@@ -158,4 +158,4 @@ def test_nothing_is_recorded_where_nobody_has_set_it_up(tmp_path: Path, monkeypa
     assert "opentelemetry.trace" not in sys.modules
     monkeypatch.setenv("OTEL_SERVICE_NAME", "x")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    compiled(f"oci:{layout}:app", tmp_path / "b.tar")
+    compiled(f"oci:{layout}:app", tmp_path / "b.tar.gz")
