@@ -27,6 +27,8 @@ SHARING = ("ocifast.remote", "ocifast.signatures.asked", "ocifast.signatures.mak
 CACHE = ("ocifast.cache",)
 DOCUMENTS = ("msgspec", "ocifast.spec", "ocifast.image")
 PROGRAMS = ("subprocess", "ocifast.process")
+LIBRARY = ("logging", "tempfile", "shutil", "subprocess", "concurrent", "calendar")
+"""Of the standard library: what each command would import through something that it does not use."""
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "--version": (
@@ -35,23 +37,28 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "--help": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE, *DOCUMENTS, *PROGRAMS, "tempfile")),
     **{f"{name} --help": ("", (*HTTP, *OPTIONAL)) for name in COMMANDS},
-    "inspect oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "hashlib")),
-    "inspect --offline {name}": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
+    "inspect oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY, "hashlib")),
+    "inspect --offline {name}": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY)),
     "inspect {name}": ("httpx", (*OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "statistics")),
-    "digest oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
-    "history oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS)),
+    "digest oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY)),
+    "history oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "logging", "tempfile")),
     "ls oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
     "cat oci:{layout}:app etc/text": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
     "du oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
     "diff oci:{layout}:app oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
     "runnable {program} -o {out}": (
         "elftools",
-        (*HTTP, *OPTIONAL, *READING, *SHARING, *CACHE, *PROGRAMS, "ocifast.image", "ocifast.loader", "hashlib"),
+        (
+            *(*HTTP, *OPTIONAL, *READING, *SHARING, *CACHE, *PROGRAMS, "ocifast.image", "ocifast.loader", "hashlib"),
+            # Headers of archives are tarfile's, which needs shutil.
+            *(name for name in LIBRARY if name != "shutil"),
+            *("bdb", "json"),
+        ),
     ),
     "copy oci:{layout}:app oci:{out}.oci": ("", (*HTTP, *OPTIONAL, *READING, *SHARING)),
     "compile oci:{layout}:app {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
-    "compile --offline {name} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
-    "compile {pinned} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
+    "compile --offline {name} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, *LIBRARY, "hashlib")),
+    "compile {pinned} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, *LIBRARY, "hashlib")),
     "compile {name} {out}.erofs": ("httpx", (*OPTIONAL, *SHARING)),
     "tags {repository}": ("httpx", (*OPTIONAL, *READING, *MAKING[2:], *SHARING)),
     "cache info": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "ocifast.image")),
@@ -139,6 +146,49 @@ def test_what_is_public_is_found_all_the_same() -> None:
     assert run(sys.executable, "-c", code).decode().split() == ["RegistryOptions", "RegistrySource"]
     code = "import ocifast.sources.registry as r; r.nothing"
     assert b"has no attribute 'nothing'" in attempt(sys.executable, "-c", code).stderr
+
+
+def test_a_module_that_gives_way_to_the_real_one_is_whole_for_all_who_ask() -> None:
+    words = """
+import sys
+import ocifast.elf
+import pdb
+assert "bdb" not in sys.modules
+held = pdb
+from pdb import Pdb
+assert held.Pdb is Pdb is sys.modules["pdb"].Pdb
+import pdb
+assert pdb.set_trace is held.set_trace
+assert "bdb" in sys.modules
+"""
+    done = attempt(sys.executable, "-c", words)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+_LEAVING = """
+import atexit, os, sys, threading
+leave = os._exit
+os._exit = lambda status: (os.write(2, b"at once, "), leave(status))
+atexit.register(lambda: sys.stderr.write("registered, "))
+sys.argv = ["ocifast", "--version"]
+from ocifast.__main__ import run
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "told"),
+    [
+        ("", {}, "registered, at once, "),
+        ("", {"OCIFAST_DEBUG": "1"}, "registered, "),
+        ("sys.setprofile(lambda *_: None)", {}, "registered, "),
+        ("threading.Timer(0.5, lambda: sys.stderr.write('in time, ')).start()", {}, "in time, registered, "),
+    ],
+)
+def test_the_exit_is_short_and_does_what_is_registered(before: str, environment: dict[str, str], told: str) -> None:
+    done = attempt(sys.executable, "-c", f"{_LEAVING}{before}\nrun()", env=environment)
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"ocifast ")
+    assert done.stderr.decode() == told
 
 
 def test_threads_that_load_the_registry_client_together_all_get_it() -> None:

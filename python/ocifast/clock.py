@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import calendar
 import os
 import re
 
 from ocifast.errors import UsageError
+from ocifast.patterns import pattern
 
 __all__ = ["LATEST", "rfc3339_seconds", "source_date_epoch"]
 
 LATEST = (1 << 63) - 1
 """Seconds since 1970 that the core can hold."""
-_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
+_RFC3339 = pattern(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 
 
 def rfc3339_seconds(text: str) -> int:
@@ -24,6 +24,8 @@ def rfc3339_seconds(text: str) -> int:
     offset = 0
     if match[7]:
         offset = (int(match[8]) * 3600 + int(match[9]) * 60) * (1 if match[7] == "+" else -1)
+    import calendar
+
     try:
         return max(0, calendar.timegm((*numbers, 0, 0, 0)) - offset)
     except (ValueError, OverflowError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.layer_folder import LayerFolder
 from ocifast.layered import Store
+from ocifast.logs import logger
 from ocifast.metrics import Meter
 from ocifast.opening import open_cached, refuse_uncached
 from ocifast.options import CompileOptions, limits_of, sidecars_of
@@ -43,7 +43,7 @@ from ocifast.writing import layer_names, prepared_edits, waiting_folder, write_o
 
 __all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)

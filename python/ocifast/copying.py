@@ -7,10 +7,8 @@ is decompressed and nothing is written anew, so that digests stay what they are.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 
 from ocifast import platforms
@@ -24,6 +22,7 @@ from ocifast.errors import (
     VerificationError,
 )
 from ocifast.image import NESTING, resolve
+from ocifast.logs import logger
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
 from ocifast.sources import Destination, FileDestination, KeepingSource, Source
@@ -31,7 +30,7 @@ from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Document, Platform, dec
 
 __all__ = ["CopyResult", "copy"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _STEP = 1 << 20
 """Bytes between two progress events of one blob."""
@@ -276,6 +275,8 @@ class _Copy:
         self._destination.announce(blobs)
         for descriptor in blobs:
             self._tell(descriptor, LayerState.WAITING, 0)
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
         with ThreadPoolExecutor(max_workers=max(1, parallel), thread_name_prefix="copy") as pool:
             running = [pool.submit(self._move, descriptor) for descriptor in blobs]
             try:

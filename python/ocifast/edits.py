@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -230,6 +229,8 @@ def _tar(name: str, folder: Path, number: int) -> MadeLayer:
         if name == "-" or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             path = folder / f"layer-{number}"
             with path.open("xb") as spooled:
+                import shutil
+
                 shutil.copyfileobj(file, spooled, 1 << 20)
     hasher, size = _core.Hasher(), 0
     with _reported(title), path.open("rb") as file, open(os.devnull, "wb") as nowhere:  # noqa: PTH123

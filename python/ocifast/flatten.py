@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -65,6 +64,8 @@ def flatten(
     layers += [(layer.descriptor.digest, layer.descriptor.size, layer.diff_id) for layer in made]
     with ExitStack() as resources:
         if folder is None:
+            import tempfile
+
             folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
         try:
             flattener = _core.Flattener(
@@ -126,6 +127,8 @@ def flatten_both(
     options = options or FlattenOptions()
     both = _Both(first, second)
     layers = [(layer.digest, layer.size, diff_id) for layer, diff_id in zip(both.layers, both.diff_ids, strict=True)]
+    import tempfile
+
     with ExitStack() as resources:
         folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
         try:

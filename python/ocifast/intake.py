@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ocifast import _core
 from ocifast.cache.following import never
@@ -21,6 +20,9 @@ from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
 from ocifast.sources import Blob, FileSlice
 from ocifast.spec import EROFS_LAYER, Descriptor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["FlattenOptions", "Intake", "decoded_layers", "erofs_layers"]
 
@@ -151,6 +153,8 @@ class Intake:
         descriptors = {descriptor.digest: descriptor for descriptor in layers}
         for digest, descriptor in descriptors.items():
             self.tell(digest, LayerState.WAITING, total=descriptor.size)
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(self.options.jobs, thread_name_prefix="ocifast-layer") as pool:
             try:
                 # Handed out in order: a higher layer may wait for a lower one, never the other way round.
@@ -174,6 +178,8 @@ class Intake:
 
     def watch(self, futures: Sequence[Future[None]], end: Callable[[], object]) -> BaseException | None:
         """Waits for all; returns the failure that is the cause of the others, if any."""
+        from concurrent.futures import FIRST_EXCEPTION, wait
+
         pending = set(futures)
         stopped: BaseException | None = None
         while pending:

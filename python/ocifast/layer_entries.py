@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 
 from ocifast import _core
@@ -105,6 +104,8 @@ def entries_of_layer(
     """
     options = options or FlattenOptions()
     single = _Single(image, layer_number(image, layer))
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="ocifast-") as folder:
         rows = [(single.layers[0].digest, single.layers[0].size, single.diff_ids[0])]
         erofs = erofs_layers(single.layers)

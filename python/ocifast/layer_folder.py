@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -165,6 +164,8 @@ class LayerFolder:
         self._private.close()
         # What another run has begun to put there stays.
         if self._is_new and not any(self.destination.glob("*.json")) and not any(self.destination.glob(".ocifast*")):
+            import shutil
+
             shutil.rmtree(self.destination, ignore_errors=True)
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Iterator
 
 from ocifast import _core
+from ocifast.patterns import pattern
 from ocifast.refusals import Lock, take_lock
 from ocifast.removal import remove_folder
 
 __all__ = ["hold", "is_private", "open_folder", "private_name", "sweep"]
 
-_NAME = re.compile(r"\.ocifast-([0-9a-f]{16})([0-9a-f]{16})(?:\.tmp)?")
+_NAME = pattern(r"\.ocifast-([0-9a-f]{16})([0-9a-f]{16})(?:\.tmp)?")
 
 
 def private_name(suffix: str = "") -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -79,6 +78,8 @@ class Peek:
             (layer.digest, layer.size, diff_id)
             for layer, diff_id in zip(self._image.layers, self._image.diff_ids, strict=True)
         ]
+        import tempfile
+
         with ExitStack() as resources:
             folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
             self._flattener = _core.Flattener(

@@ -7,17 +7,18 @@ the exact one is missing, the highest first.
 
 from __future__ import annotations
 
-import logging
 import platform as _host
 import re
 from collections.abc import Iterable, Sequence
 
 from ocifast.errors import PlatformError, UsageError
+from ocifast.logs import logger
+from ocifast.patterns import pattern
 from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Platform
 
 __all__ = ["choose", "describe", "fits", "host", "is_attestation", "listing", "normalise", "parse"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _LISTED = 10
 """Most names in a message; an index of 4 MiB can hold ten thousand."""
@@ -56,7 +57,7 @@ _ALIASES: dict[str, tuple[str, str | None]] = {
 # What is meant where no variant is written; for all other architectures a variant is a name without order.
 _BASELINES = {"amd64": (1, 0), "arm": (7, 0), "arm64": (8, 0)}
 
-_WRITTEN = re.compile(
+_WRITTEN = pattern(
     r"(?P<os>[A-Za-z0-9_-]+)(?:\((?P<version>[^()+/]*)(?P<features>(?:\+[^()+/]+)*)\))?"
     r"(?:/(?P<architecture>[A-Za-z0-9_-]+)(?:/(?P<variant>[A-Za-z0-9._-]+))?)?",
     re.ASCII,

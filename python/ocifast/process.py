@@ -1,4 +1,4 @@
-"""Runs other people's tools: the only user of `subprocess`.
+"""Runs other people's tools: the only user of `subprocess`, which is loaded with the first of them.
 
 A packer is fed through its standard input by a writer of ours that runs in a thread; what counts as success is strict,
 because tools of this kind are known to exit 0 with half of the files: the writer must say that it finished, and the
@@ -14,19 +14,19 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import selectors
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ocifast.errors import CancelledError, HelperError, OcifastError, PackerError, PackerMissingError
 from ocifast.records import dataclass
+
+if TYPE_CHECKING:
+    import selectors
 
 __all__ = ["STALL", "STDERR_LIMIT", "Finished", "describe_status", "find_tool", "run_helper", "run_tool"]
 
@@ -59,6 +59,8 @@ def find_tool(name: str) -> str | None:
 
     Relative folders of PATH are passed over: what is run must not depend on the folder that we stand in.
     """
+    import shutil
+
     if "/" in name:
         return name if name.startswith("/") and os.access(name, os.X_OK) else None
     folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder.startswith("/")]
@@ -191,6 +193,8 @@ class _Run:
         self.killed_for_feed = False
         self._feed = feed
         self._on_output = on_output
+        import subprocess
+
         try:
             self._process = subprocess.Popen(  # noqa: S603 - a list, never a shell
                 command,
@@ -253,6 +257,8 @@ class _Run:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         watchdog = _Watchdog(self._process.pid, stall)
+        import selectors
+
         with selectors.DefaultSelector() as selector:
             for pipe in (self._process.stdout, self._process.stderr):
                 selector.register(pipe, selectors.EVENT_READ, pipe)
@@ -408,5 +414,7 @@ def _lifeline() -> tuple[str, ...]:
     if setpriv is None:
         return ()
     words = (setpriv, "--pdeathsig", "KILL", "--")
+    import subprocess
+
     probe = subprocess.run([*words, "/bin/true"], stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
     return words if probe.returncode == 0 else ()

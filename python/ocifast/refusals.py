@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 from enum import Enum
 from pathlib import Path
 
+from ocifast.logs import logger
+
 __all__ = ["Lock", "flush", "flush_folder", "flush_renames", "processors", "take_lock"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.EPERM})
 """NFS without a lock daemon, Lustre without `flock`, filters of system calls; NFS wants a file open for writing."""

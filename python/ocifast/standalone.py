@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -67,6 +66,8 @@ def standalone_layers(
     take()
     if len(held) < len(wanted):
         options = replace(options, layers=store, keep_layers=True, every_layer=True)
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="ocifast-") as contents:
             flatten(image, folder=contents, options=options, progress=progress, cancelled=cancelled).close()
         take()

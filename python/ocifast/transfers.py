@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -162,6 +161,8 @@ def _rewritten(
     if cache is not None:
         store = cache.decoded
     else:
+        import tempfile
+
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocifast-"))
         store = stack.enter_context(LayerFolder(Path(folder) / "decoded", sync=False)).use(None, keep=False)
     # What comes from a registry through the cache is kept on its way: two writers of a blob would wait for each other.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +156,8 @@ def check_room(folder: Path, needed: int, *, what: str) -> None:
     Raises:
         FileError: there is less room; the message says how much of both.
     """
+    import shutil
+
     try:
         total, _, free = shutil.disk_usage(folder)
     except OSError as error:

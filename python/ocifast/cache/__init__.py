@@ -18,7 +18,6 @@ of another user, or one that others may write to, is not used: who writes there 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from ocifast.cache.source import CachedSource
 from ocifast.errors import FileError
 from ocifast.file_data import share_blocks
 from ocifast.home import cache_folder
+from ocifast.logs import logger
 from ocifast.records import dataclass
 from ocifast.refusals import Lock, take_lock
 
@@ -51,7 +51,7 @@ __all__ = [
     "output_key",
 ]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _ROOM = 10
 """Per cent of its bound that are made free when it is passed, lest every run passes it again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from ocifast.cache.blob_writer import BlobWriter
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.following import never
 from ocifast.cache.kept import open_regular
+from ocifast.logs import logger
 from ocifast.refusals import Lock, take_lock
 from ocifast.removal import remove_entry
 from ocifast.sources import CHUNK, FileSlice
@@ -20,7 +20,7 @@ from ocifast.spec import Descriptor
 
 __all__ = ["BlobStore", "BlobWriter"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class BlobStore:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -16,12 +15,13 @@ from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import OutputStore
 from ocifast.cache.references import ReferenceStore
 from ocifast.errors import OcifastError
+from ocifast.logs import logger
 from ocifast.records import dataclass
 from ocifast.spec import Descriptor
 
 __all__ = ["CacheEntry", "Contents"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import stat
 import threading
@@ -16,11 +15,12 @@ from pathlib import Path
 
 from ocifast.atomic import sweep_folder
 from ocifast.errors import FileError
+from ocifast.logs import logger
 from ocifast.refusals import Lock, take_lock
 
 __all__ = ["CacheFolder"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is ocifast's cache; it may be removed at any time.\n"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -28,12 +27,13 @@ from ocifast.cache.kept import KeptFile, open_kept, open_regular, seal
 from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.file_data import clone_file
+from ocifast.logs import logger
 from ocifast.records import dataclass
 from ocifast.refusals import Lock, flush_folder, take_lock
 
 __all__ = ["DecodedLayer", "LayerStore", "LayerWriter", "keep_layers"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _PATIENCE = 900.0
 """Seconds after which a layer that another run decodes is decoded here as well."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from ocifast.cache.blobs import BlobStore
 from ocifast.cache.references import ReferenceStore, Resolved
 from ocifast.errors import NotCachedError
+from ocifast.logs import logger
 from ocifast.reference import Reference
 from ocifast.sources import Blob
 from ocifast.sources.blobs import FileBlob
@@ -14,7 +13,7 @@ from ocifast.spec import MANIFEST_LIMIT, Descriptor, Document, parse_document
 
 __all__ = ["OfflineSource"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class OfflineSource:

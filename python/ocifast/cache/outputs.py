@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -26,6 +25,7 @@ from ocifast.cache.kept import KeptFile, copy_with_digest, open_kept, open_regul
 from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError
 from ocifast.file_data import clone_file, write_all
+from ocifast.logs import logger
 from ocifast.progress import Progress
 from ocifast.records import dataclass
 from ocifast.refusals import flush, flush_folder
@@ -34,7 +34,7 @@ from ocifast.spec import CONFIG_LIMIT, MANIFEST_LIMIT
 
 __all__ = ["CachedOutput", "OutputStore", "output_key"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _FORM = 3
 """Version of how an entry is laid out; part of every key."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import weakref
@@ -25,6 +24,7 @@ from ocifast.errors import (
     RegistryError,
     VerificationError,
 )
+from ocifast.logs import logger
 from ocifast.sources import CHUNK, AttachedSource, Blob, FileSlice, NamedSource, Source
 from ocifast.sources.blobs import BytesBlob, FileBlob
 from ocifast.sources.deferred import DeferredSource
@@ -32,7 +32,7 @@ from ocifast.spec import CONFIG_LIMIT, CONFIGS, MANIFEST_LIMIT, Descriptor, Docu
 
 __all__ = ["CachedSource"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class CachedSource:

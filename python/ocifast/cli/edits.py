@@ -10,6 +10,7 @@ import click
 
 from ocifast.edits import Addition, Edits
 from ocifast.errors import UsageError
+from ocifast.patterns import pattern
 
 __all__ = ["edit_options", "make_edits"]
 
@@ -76,7 +77,7 @@ def make_edits(
     )
 
 
-_ADDITION = re.compile(r"(?P<source>.+?):(?P<target>/[^:]*)(?::(?P<settings>[a-z]+=.*))?", re.DOTALL)
+_ADDITION = pattern(r"(?P<source>.+?):(?P<target>/[^:]*)(?::(?P<settings>[a-z]+=.*))?", re.DOTALL)
 
 
 def _addition(text: str) -> Addition:

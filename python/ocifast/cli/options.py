@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import click.shell_completion
 
 from ocifast.sizes import parse_size
 
 if TYPE_CHECKING:
+    import click.shell_completion
+
     from ocifast.cache import Cache
 
 __all__ = [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
 from ocifast.cli import display
+from ocifast.logs import INFO, forget, when_used
 from ocifast.progress import Event, Phase, Progress, silent
 from ocifast.records import dataclass
 
@@ -136,36 +136,22 @@ def _drawing(title: str, finishes: bool) -> Iterator[Progress]:
             screen.close()
 
 
-class _RetryHandler(logging.Handler):
-    """Gets what the registry client says when it tries something again."""
-
-    def __init__(self, tell: Callable[[str, float], None]) -> None:
-        super().__init__(logging.INFO)
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        seconds = getattr(record, "retry_in", None)
-        if seconds is not None:
-            self._tell(record.getMessage(), float(seconds))
-
-
 @contextmanager
 def _retries(tell: Callable[[str, float], None]) -> Iterator[None]:
-    logger = logging.getLogger("ocifast.sources.registry")
-    handler = _RetryHandler(tell)
-    before = logger.level
     if (_session() or {}).get("verbose"):
         # They are told already.
         yield
         return
-    logger.addHandler(handler)
-    if logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    try:
+    with ExitStack() as taken:
+
+        def take() -> None:
+            from ocifast.cli.handlers import Retries
+
+            taken.callback(Retries(tell).close)
+
+        when_used("ocifast.sources.registry", INFO, take)
+        taken.callback(forget, take)
         yield
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(handler)
 
 
 def _watched(progress: Progress) -> Progress:

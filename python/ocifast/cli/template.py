@@ -6,17 +6,17 @@ stranger's template can do nothing but print; and what it prints is documented w
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import click
 
+from ocifast.patterns import pattern
 from ocifast.shown import printable
 
 __all__ = ["rendered"]
 
-_PIECE = re.compile(r"\{\{|\}\}|\\[nt\\]|\{([^{}]*)\}|[{}]")
+_PIECE = pattern(r"\{\{|\}\}|\\[nt\\]|\{([^{}]*)\}|[{}]")
 _LITERALS = {"{{": "{", "}}": "}", "\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
@@ -74,4 +74,6 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return printable(value)
+    import json
+
     return printable(json.dumps(value, ensure_ascii=False))

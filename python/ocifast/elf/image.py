@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, BinaryIO
 
-from elftools.common.utils import struct_parse
-from elftools.elf.structs import ELFStructs
-
+from ocifast.elf.library import ELFStructs, struct_parse
 from ocifast.elf.machine import MACHINES
 from ocifast.errors import ElfError
 from ocifast.records import dataclass

@@ -10,6 +10,7 @@ from ocifast.elf import Elf
 from ocifast.errors import ElfError
 from ocifast.loader.cache import parse_cache
 from ocifast.loader.sysroot import Sysroot
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 
 __all__ = ["Flavour", "flavour_of"]
@@ -17,8 +18,8 @@ __all__ = ["Flavour", "flavour_of"]
 _LOADER_BYTES = 64 << 20
 _CACHE_BYTES = 64 << 20
 _PATH_BYTES = 64 << 10
-_FOLDER_LIST = re.compile(rb"(?:/(?:[\w.+-]+/)+\0)+")
-_OWN_OF_MUSL = re.compile(r"lib(c|pthread|rt|m|dl|util|xnet)\.")
+_FOLDER_LIST = pattern(rb"(?:/(?:[\w.+-]+/)+\0)+")
+_OWN_OF_MUSL = pattern(r"lib(c|pthread|rt|m|dl|util|xnet)\.")
 
 
 @dataclass(frozen=True)

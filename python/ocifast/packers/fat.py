@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ocifast.errors import OutputUnsupportedError
 from ocifast.file_data import copy_part, write_all
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 
 __all__ = ["FAT_MAX", "FAT_MIN", "fat_size", "write_fat"]
@@ -35,7 +36,7 @@ _LONG_ENTRY = struct.Struct("<B10sBBB12sH4s")
 _BOOT = struct.Struct("<3s8sHBHBHHBHHHIIIHHIHH12sBBBI11s8s")
 _CLUSTERS = ((260 << 20, 1), (8 << 30, 8), (16 << 30, 16), (32 << 30, 32))
 """Up to which size of a volume how many sectors are a cluster; 64 beyond."""
-_PLAIN = re.compile(rb"([A-Z0-9_-]{1,8})(?:\.([A-Z0-9_-]{1,3}))?")
+_PLAIN = pattern(rb"([A-Z0-9_-]{1,8})(?:\.([A-Z0-9_-]{1,3}))?")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from ocifast import _core
 from ocifast.errors import FileError, OutputUnsupportedError, PathNotFoundError, UsageError
 from ocifast.packers.efi import EFI_NAMES, Program, look, runs_on
 from ocifast.packers.versions import compare_versions
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 
 __all__ = ["IMAGE", "LOADERS", "NONE", "Boot", "Found", "find_boot"]
@@ -25,7 +26,7 @@ _UKIS = ("/boot/EFI/Linux", "/boot/efi/EFI/Linux", "/efi/EFI/Linux")
 _KERNELS = ("vmlinuz", "bzImage", "Image", "kernel", "vmlinux")
 """Names of kernels, the one that is taken first of the same version first."""
 _INITRDS = ("initrd{}", "initrd.img{}", "initrd{}.img", "initramfs{}.img", "initramfs{}")
-_LEFT_BEHIND = re.compile(r"\.(?:old|bak|sig|hmac|p7s|map|dpkg-\w+)$")
+_LEFT_BEHIND = pattern(r"\.(?:old|bak|sig|hmac|p7s|map|dpkg-\w+)$")
 LOADERS = "/usr/lib/systemd/boot/efi/systemd-boot{}.efi"
 """Where images have systemd-boot, by `EFI_NAMES`."""
 _PIECE = 1 << 20

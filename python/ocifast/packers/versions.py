@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
+from ocifast.patterns import pattern
+
 __all__ = ["compare_versions"]
 
-_PARTS = re.compile(r"(?P<separator>[~^.-])|(?P<digits>[0-9]+)|(?P<letters>[A-Za-z]+)|(?P<other>.)", re.DOTALL)
+_PARTS = pattern(r"(?P<separator>[~^.-])|(?P<digits>[0-9]+)|(?P<letters>[A-Za-z]+)|(?P<other>.)", re.DOTALL)
 _RANKS = {"~": 0, "": 1, "-": 2, "^": 3, ".": 4}
 
 

@@ -8,7 +8,6 @@ only runs that name the same use it. It never gets to `layers` and `outputs`, an
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -20,6 +19,7 @@ from ocifast import _core
 from ocifast.cache import Cache, CachedOutput
 from ocifast.cache.layers import DecodedLayer
 from ocifast.errors import OcifastError, PolicyError, UsageError
+from ocifast.logs import logger
 from ocifast.reference import Location
 from ocifast.remote import writing
 from ocifast.remote.form import layer_tag
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteCache"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 Found = TypeVar("Found")
 

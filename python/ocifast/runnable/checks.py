@@ -7,18 +7,19 @@ from collections.abc import Mapping
 
 from ocifast.clock import source_date_epoch
 from ocifast.errors import UsageError
+from ocifast.patterns import pattern
 
 __all__ = ["COMPRESSIONS", "check_name", "check_port", "check_signal", "check_user", "creation_time"]
 
 COMPRESSIONS: Mapping[str, tuple[int, int, int]] = {"none": (0, 0, 0), "gzip": (1, 9, 6), "zstd": (1, 22, 3)}
 """How layers may be compressed: lowest, highest and usual level of each."""
 
-_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(?:tcp|udp|sctp))?", re.ASCII)
-_SIGNAL = re.compile(r"(?:SIG)?(?:[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?)|[0-9]{1,2}", re.ASCII)
+_PORT = pattern(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(?:tcp|udp|sctp))?", re.ASCII)
+_SIGNAL = pattern(r"(?:SIG)?(?:[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?)|[0-9]{1,2}", re.ASCII)
 _ID_LIMIT = 1 << 32
 # The names that Debian's adduser and shadow take, capital letters included.
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_NUMBER = pattern(r"[0-9]{1,10}", re.ASCII)
 _LATEST = 1 << 37
 """About the year 6300, within what `datetime` and RFC 3339 can say."""
 

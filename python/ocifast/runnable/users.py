@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+from ocifast.patterns import pattern
+
 __all__ = ["user_files"]
 
 NOBODY = 65532
 """The number of a user or group that only has a name; the one that distroless images call "nonroot"."""
 
-_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_NUMBER = pattern(r"[0-9]{1,10}", re.ASCII)
 
 
 def user_files(user: str) -> dict[str, bytes]:

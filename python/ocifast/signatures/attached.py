@@ -6,10 +6,10 @@ of simple signing (`application/vnd.dev.cosign.artifact.sig.v1+json`), and bundl
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from ocifast.errors import DocumentError, NotAnImageError, PolicyError, VerificationError
+from ocifast.logs import logger
 from ocifast.records import dataclass
 from ocifast.signatures.claims import (
     BUNDLE,
@@ -28,7 +28,7 @@ from ocifast.spec import MANIFESTS, Descriptor, Document, decode_manifest
 
 __all__ = ["SIGNATURE", "SIMPLE", "SIMPLE_ARTIFACT", "Signature", "attached", "signature_tag"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
 """Media type of a payload of simple signing."""

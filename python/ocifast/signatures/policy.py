@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from ocifast.errors import FileError, ImageReferenceError, PolicyError
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 from ocifast.reference import Location, Reference
 from ocifast.signatures.identity import IdentityRule, Kind
@@ -34,7 +34,7 @@ _NOT_DONE = (
     "rekorPublicKeyData",
     "rekorPublicKeyDatas",
 )
-_PREFIX = re.compile(r"[A-Za-z0-9.\-\[\]:]+(?:/[a-z0-9._-]+)*")
+_PREFIX = pattern(r"[A-Za-z0-9.\-\[\]:]+(?:/[a-z0-9._-]+)*")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -78,11 +77,15 @@ class StdoutPlace:
 
     def sweep(self) -> None:
         """See `ArchivePlace.sweep`."""
+        import tempfile
+
         with self.writing():
             sweep_folder(Path(tempfile.gettempdir()))
 
     def new_file(self, *, mode: int = 0o600) -> NewFile:
         """A file that only its owner can read: the folder is everybody's."""
+        import tempfile
+
         with self.writing():
             folder = Path(tempfile.gettempdir())
         try:
@@ -98,6 +101,8 @@ class StdoutPlace:
         except FileError:
             raise
         except OSError as error:
+            import tempfile
+
             folder = tempfile.tempdir or "a temporary folder"
             raise FileError(
                 f"standard output: cannot write to {folder}: {error.strerror or error}; {_WAITS}", errno=error.errno

@@ -10,7 +10,6 @@ made: its layers are the tars as they are, so that their digests are the config'
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +26,7 @@ from ocifast.errors import (
     ImageReferenceError,
     OcifastError,
 )
+from ocifast.patterns import pattern
 from ocifast.platforms import listing
 from ocifast.reference import DEFAULT_TAG, Reference
 from ocifast.sources import FileSlice
@@ -59,7 +59,7 @@ __all__ = ["DockerArchiveSource", "open_docker_archive"]
 LISTING_LIMIT = 16 << 20
 """Most bytes of a `manifest.json` that are read."""
 _NESTING = 3
-_BLOB_NAME = re.compile(r"blobs/sha256/(?P<hex>[0-9a-f]{64})")
+_BLOB_NAME = pattern(r"blobs/sha256/(?P<hex>[0-9a-f]{64})")
 
 
 class DockerArchiveSource:

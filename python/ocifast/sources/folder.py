@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 import tempfile
@@ -13,12 +12,13 @@ from pathlib import Path
 
 from ocifast import _core
 from ocifast.errors import FileError, SizeMismatchError, UsageError
+from ocifast.logs import logger
 from ocifast.sources.single import SingleLayerSource
 from ocifast.spec import OCI_LAYER, Descriptor
 
 __all__ = ["open_folder"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _Row = tuple[bytes, int, str, bytes, int, int, int, int, int, list[tuple[bytes, bytes]], tuple[int, int]]
 """As `_core.write_folder` takes it."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +20,8 @@ from ocifast.atomic import NewFile, reported, sweep_folder
 from ocifast.errors import DocumentError, FileError, ImageReferenceError, OcifastError, UsageError, VerificationError
 from ocifast.file_data import clone_file, copy_bytes, write_all
 from ocifast.leftovers import is_private
+from ocifast.logs import logger
+from ocifast.patterns import pattern
 from ocifast.refusals import flush_folder, take_lock
 from ocifast.sources import FileSlice, Source
 from ocifast.sources.blobs import open_beneath, read_all
@@ -31,14 +31,14 @@ from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, decode
 
 __all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_entry", "new_index"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _CHUNK = 1 << 20
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 
 _REF_COMPONENT = r"[A-Za-z0-9]+(?:(?:--|[-._:@+])[A-Za-z0-9]+)*"
-_REF_NAME = re.compile(rf"{_REF_COMPONENT}(?:/{_REF_COMPONENT})*")
+_REF_NAME = pattern(rf"{_REF_COMPONENT}(?:/{_REF_COMPONENT})*")
 
 
 class LayoutDestination:

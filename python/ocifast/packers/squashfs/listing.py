@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ocifast.errors import PackerError
 from ocifast.packers.rows import Row, rows, totals
 from ocifast.packers.squashfs.settings import TIME_MAX
+from ocifast.patterns import pattern
 from ocifast.process import find_tool, run_tool
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def unsquashfs_line(row: Row, seconds: Seconds) -> bytes:
     return head.encode() + (b"/" + path if path else b"") + (b" -> " + target if kind == "symlink" else b"")
 
 
-_UNSQUASHFS = re.compile(
+_UNSQUASHFS = pattern(
     rb"([-dlcbps])(\S{9}) (\d+)/(\d+) +(?:(\d+)|-|-?\d+, *-?\d+) (\d+-\d\d-\d\d \d\d:\d\d) (squashfs-root.*)", re.DOTALL
 )
 
@@ -143,7 +144,7 @@ def rdsquashfs_line(row: Row, seconds: Seconds) -> bytes:
     return head + (b" " + target if kind == "symlink" else b"")
 
 
-_NUMBERS = re.compile(rb"(nod .* [cb]) \d+ \d+", re.DOTALL)
+_NUMBERS = pattern(rb"(nod .* [cb]) \d+ \d+", re.DOTALL)
 
 
 def _normalize_described(line: bytes) -> bytes:

@@ -17,6 +17,7 @@ from ocifast.packers.request import WriteRequest, Written
 from ocifast.packers.rows import rows, totals
 from ocifast.packers.squashfs.listing import fit, read_back
 from ocifast.packers.squashfs.settings import Settings, help_text, resolve, tool_version
+from ocifast.patterns import pattern
 from ocifast.process import run_tool
 
 __all__ = ["MKSQUASHFS_MEMORY", "SQFSTAR", "TAR2SQFS", "bar", "compression_arguments"]
@@ -156,7 +157,7 @@ def compression_arguments(settings: Settings) -> list[str]:
     return arguments if settings.level is None else [*arguments, "-Xcompression-level", str(settings.level)]
 
 
-_BAR = re.compile(rb"(\d+)/(\d+) +\d+%")
+_BAR = pattern(rb"(\d+)/(\d+) +\d+%")
 
 
 def bar(request: WriteRequest[SquashfsOptions], settings: Settings) -> Callable[[bytes], None]:

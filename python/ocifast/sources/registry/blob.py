@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 
 from ocifast.errors import SizeMismatchError, SourceError
+from ocifast.logs import logger
 from ocifast.sources import FileSlice
 from ocifast.sources.registry.ranges import stream_in_ranges
 from ocifast.sources.registry.transfer import Origin, stream
@@ -14,7 +14,7 @@ from ocifast.spec import Descriptor
 
 __all__ = ["RegistryBlob"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class RegistryBlob:

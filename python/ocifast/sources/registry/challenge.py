@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import field
 
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 
 __all__ = ["Challenge", "parse_challenges"]
 
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_SCHEME = re.compile(rf"({_NAME})(?=[ \t,]|$)")
-_PARAMETER = re.compile(rf'({_NAME})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))')
-_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*(?=[ \t]*(?:,|$))")
-_SEPARATORS = re.compile(r"[ \t,]*")
-_ESCAPED = re.compile(r"\\(.)")
+_SCHEME = pattern(rf"({_NAME})(?=[ \t,]|$)")
+_PARAMETER = pattern(rf'({_NAME})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))')
+_TOKEN68 = pattern(r"[A-Za-z0-9\-._~+/]+=*(?=[ \t]*(?:,|$))")
+_SEPARATORS = pattern(r"[ \t,]*")
+_ESCAPED = pattern(r"\\(.)")
 
 
 @dataclass(frozen=True)

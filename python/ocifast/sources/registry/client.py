@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import itertools
-import logging
 import random
 import re
 import socket
@@ -21,6 +20,8 @@ from typing import Final
 import httpx
 
 from ocifast.errors import CancelledError, OcifastError, RegistryError
+from ocifast.logs import logger
+from ocifast.patterns import pattern
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.auth import Authenticator
 from ocifast.sources.registry.challenge import parse_challenges
@@ -42,12 +43,12 @@ from ocifast.sources.registry.transport import Transport, proxy_for
 
 __all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses that another attempt may change."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
-_NEXT_PAGE = re.compile(r"""<([^<>]*)>[^<>]*;\s*rel\s*=\s*"?next"?""", re.IGNORECASE)
+_NEXT_PAGE = pattern(r"""<([^<>]*)>[^<>]*;\s*rel\s*=\s*"?next"?""", re.IGNORECASE)
 _LONGEST_BACKOFF = 30.0
 _ATTEMPTS_TO_CONNECT = 2
 """Attempts after the first one while a host has never answered: it is likelier a typing error than a fault."""

@@ -9,23 +9,23 @@ speak Docker's credential helper protocol and are run by name, without a shell, 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 from ocifast.errors import AuthenticationError, FileError, HelperError, UsageError
 from ocifast.home import config_folder, home_folder
+from ocifast.logs import logger
+from ocifast.patterns import pattern
 from ocifast.sources.registry.credential_file import HUB_KEY, CredentialFile, keys_for, normalise_key
 from ocifast.sources.registry.options import Credential, RegistryOptions
 
 __all__ = ["CredentialKeeper", "forget", "remember", "search_paths"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
-_HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HELPER_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's name for "the secret is an identity token"
 _NOT_FOUND = b"credentials not found"
 

@@ -7,7 +7,6 @@ folders that containerd and nerdctl have. What counts: `server`, and of each `[h
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ocifast.home import config_folder
+from ocifast.logs import logger
 from ocifast.records import dataclass
 from ocifast.sources.registry.toml_file import read_toml
 
 __all__ = ["Host", "HostsFile", "hosts_for"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _SYSTEM = Path("/etc/containerd/certs.d")
 _CAPABILITIES = ("pull", "resolve", "push")
 

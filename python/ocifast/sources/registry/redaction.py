@@ -11,13 +11,15 @@ import re
 
 import httpx
 
+from ocifast.patterns import pattern
+
 __all__ = ["redact", "shown_url"]
 
-_QUERY = re.compile(r"(https?://[^\s\"'<>?\\]+)\?[^\s\"'<>\\)]*", re.IGNORECASE)
-_RELATIVE_QUERY = re.compile(r"(/v2/[^\s\"'<>?\\]*|/[^\s\"'<>?\\]*)\?[^\s\"'<>\\)]+")
-_USER_INFO = re.compile(r"(https?://)[^\s/@\"']+@", re.IGNORECASE)
-_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
-_FIELDS = re.compile(
+_QUERY = pattern(r"(https?://[^\s\"'<>?\\]+)\?[^\s\"'<>\\)]*", re.IGNORECASE)
+_RELATIVE_QUERY = pattern(r"(/v2/[^\s\"'<>?\\]*|/[^\s\"'<>?\\]*)\?[^\s\"'<>\\)]+")
+_USER_INFO = pattern(r"(https?://)[^\s/@\"']+@", re.IGNORECASE)
+_AUTHORIZATION = pattern(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_FIELDS = pattern(
     r"""(?ix) (["']? (?:password|secret|refresh_token|access_token|identitytoken|token|auth) ["']? \s* [:=] \s*) ["']?
         [^\s"',;&}]+ ["']?"""
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -21,6 +20,7 @@ from ocifast.errors import (
     SourceError,
     VerificationError,
 )
+from ocifast.logs import logger
 from ocifast.reference import Reference
 from ocifast.sources.registry.blob import RegistryBlob
 from ocifast.sources.registry.client import Client
@@ -35,7 +35,7 @@ __all__ = ["ACCEPT", "RegistrySource", "content_digest", "digest_of"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 ACCEPT = ", ".join(sorted(INDEXES | MANIFESTS))
 """What a manifest is asked for as."""

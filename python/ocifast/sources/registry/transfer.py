@@ -13,6 +13,7 @@ from contextlib import closing
 import httpx
 
 from ocifast.errors import BlobNotFoundError, OcifastError, RegistryError, SizeMismatchError
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 from ocifast.sources.registry.client import Client
 from ocifast.sources.registry.failures import is_final, network_failure
@@ -21,7 +22,7 @@ from ocifast.spec import Descriptor
 
 __all__ = ["Opened", "Origin", "open_range", "stream"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_CONTENT_RANGE = pattern(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _PROGRESS = 64 << 10
 """Bytes that must come before a break does not count as a failed attempt."""
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 import httpx
 
 from ocifast.errors import NetworkError, OcifastError, RegistryError
+from ocifast.patterns import pattern
 from ocifast.records import dataclass
 from ocifast.sources.registry.client import RETRIED, Client
 from ocifast.sources.verify import verified
@@ -26,7 +27,7 @@ CHUNK = 64 << 20
 """Bytes of a chunk, when the registry wants chunks and no larger ones."""
 CHUNK_LEAST = 1 << 20
 """Bytes of the smallest chunk that is tried where a registry, or a proxy before it, refuses larger bodies."""
-_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})", re.ASCII)
+_RANGE = pattern(r"(?:bytes=)?0-(\d{1,19})", re.ASCII)
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 

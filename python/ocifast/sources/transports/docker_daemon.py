@@ -6,7 +6,6 @@ read as a Docker archive.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -105,6 +104,8 @@ def _save(place: Path, location: Location, archive: Path, first: float, silence:
 
 
 def _names(place: Path, timeout: float) -> list[str]:
+    import json
+
     with _asked(place, "/images/json", timeout) as (answer, wire):
         pieces: list[bytes] = []
         while (chunk := _read(answer, wire)) and sum(map(len, pieces)) < _LISTING:
