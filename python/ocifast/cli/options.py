@@ -101,13 +101,14 @@ def cache_for(no_cache: bool, offline: bool | None, refresh: bool) -> Cache | No
     Raises:
         UsageError: options that contradict each other.
     """
-    from ocifast.cache import Cache
     from ocifast.opening import Asking, refuse_uncached
 
-    if refuse_uncached(not no_cache, offline, refresh) is Asking.OFFLINE:
-        # What is wrong with it is an error then.
+    if refuse_uncached(not no_cache, offline, refresh) is Asking.OFFLINE or no_cache:
+        # Offline, what is wrong with it is an error.
         return None
-    return None if no_cache else Cache.usable()
+    from ocifast.cache import Cache
+
+    return Cache.usable()
 
 
 keep_layers: Decorator[Any] = click.option(

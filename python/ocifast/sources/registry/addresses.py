@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Any
 
 from ocifast.errors import NetworkError
 
@@ -46,7 +47,7 @@ def resolve(host: str, port: int) -> list[tuple[int, str]]:
         OSError: the name is unknown.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(_encoded(host), port, type=socket.SOCK_STREAM)
     except UnicodeError:
         # A label of more than 63 characters cannot even be asked for.
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
@@ -55,7 +56,12 @@ def resolve(host: str, port: int) -> list[tuple[int, str]]:
 
 def connect(address: str, port: int, timeout: float | None) -> socket.socket:
     """A TCP connection. Raises OSError."""
-    return socket.create_connection((address, port), timeout)
+    return socket.create_connection((_encoded(address), port), timeout)
+
+
+def _encoded(host: str) -> Any:
+    """A name of ASCII as the system takes it: Python would first load what makes such a name of any other."""
+    return host.encode("ascii") if host.isascii() else host
 
 
 def refuse_private(host: str, addresses: list[tuple[int, str]]) -> None:
