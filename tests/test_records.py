@@ -51,6 +51,12 @@ def classes(make: Any) -> dict[str, Any]:
             if self.name == "bad":
                 raise ValueError("bad name")
 
+    @make(frozen=True)
+    class Further(Named):
+        """With one more by position, after those that are by name."""
+
+        z: int = 1
+
     @make
     class Tally:
         """Not frozen."""
@@ -78,7 +84,7 @@ def classes(make: Any) -> dict[str, Any]:
     class Plain(Point):
         """Derived without a decorator."""
 
-    return {each.__name__: each for each in (Point, Named, Tally, Own, Empty, Plain)}
+    return {each.__name__: each for each in (Point, Named, Further, Tally, Own, Empty, Plain)}
 
 
 def told(action: Callable[[dict[str, Any]], Any]) -> tuple[Any, Any]:
@@ -100,6 +106,7 @@ def put(it: Any, name: str) -> Any:
 
 ACTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "made": lambda of: [of["Point"](1), of["Point"](1, 2, "t"), of["Named"](1, name="n"), of["Tally"](), of["Empty"]()],
+    "by position": lambda of: of["Further"](1, 2, "t", {}, 5, name="n"),
     "missing": lambda of: of["Point"](),
     "missing by keyword": lambda of: of["Named"](1),
     "unknown": lambda of: of["Named"](1, name="n", other=2),
