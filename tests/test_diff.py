@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ocifast import aio
+from ocifast.cli.display import format_size
 from ocifast.difference import Change, compare
 from ocifast.errors import CancelledError, DigestMismatchError, UsageError
 
@@ -324,14 +325,14 @@ def test_both_ways_to_compare_agree_with_the_canonical_texts(
             assert found(again) == found(difference.changes)
 
 
-def test_by_layer(tmp_path: Path, registry: Registry) -> None:
+def test_layers_alone(tmp_path: Path, registry: Registry) -> None:
     layers = [Layer(TarBuilder().file(name, name.encode())) for name in "abcde"]
     a, b, c, d, e = layers
     one, other = build_image([a, b, c, d]), build_image([a, c, e, d, b])
     where = f"oci:{write_layout(tmp_path, one)}:app"
     reference = registry.put(other, "diff/layers:1")
     before = len(registry.requests())
-    told = json.loads(command("diff", "--json", "--by-layer", where, reference))
+    told = json.loads(command("diff", "--json", "--layers", where, reference))
     asked = " ".join(registry.requests()[before:])
     assert not any(layer.digest in asked for layer in layers)
     found = [(row["kind"], row["first"], row["second"], row["diff_id"]) for row in told["layers"]]
@@ -344,13 +345,151 @@ def test_by_layer(tmp_path: Path, registry: Registry) -> None:
         ("added", None, 4, b.diff_id),
     ]
     assert (told["differs"], told["first_digest"], told["second_digest"]) == (True, one.digest, other.digest)
-    lines = command("diff", "--by-layer", where, reference).decode().splitlines()
+    lines = command("diff", "--layers", where, reference).decode().splitlines()
     assert [line.split()[0] for line in lines] == ["=", "-", "=", "+", "=", "+"]
     assert lines[1] == f"-    1    -  {len(b.blob):>7} B  {b.diff_id}"
-    done = try_ocifast("diff", "--by-layer", "--exit-code", where, reference)
+    done = try_ocifast("diff", "--layers", "--exit-code", where, reference)
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 6)
-    done = try_ocifast("diff", "--by-layer", "--exit-code", where, where)
+    done = try_ocifast("diff", "--layers", "--exit-code", where, where)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert try_ocifast("diff", "--by-layer", "--times", where, where).returncode == 2
+    assert try_ocifast("diff", "--layers", "--times", where, where).returncode == 2
     with ocifast.open(where) as image:
         assert [change.kind for change in ocifast.compare_layers(image, image)] == ["same"] * 4
+
+
+LOW = TarBuilder().directory("etc").file("etc/base", b"b").file("other", b"o")
+OLD = (
+    TarBuilder()
+    .directory("app", mode=0o700)
+    .file("app/run", b"one", mode=0o755)
+    .file("app/twice", b"first")
+    .file("app/twice", b"second")
+    .file("app/same", b"same", uid=1)
+    .symlink("app/link", "run")
+    .hard_link("app/base", "etc/base")
+    .device("app/null", "char", 1, 3)
+    .file("app/gone", bytes(1500))
+    .whiteout("etc/old")
+    .opaque("app/below")
+)
+NEW = (
+    TarBuilder()
+    .directory("app")
+    .file("app/run", b"two", mode=0o755, mtime=9)
+    .file("app/twice", b"second")
+    .file("app/same", b"same", uid=1, mtime=9)
+    .symlink("app/link", "same")
+    .hard_link("app/base", "other")
+    .device("app/null", "char", 1, 5)
+    .file("app/new\x1b", b"n", xattrs={"user.a": b"1"})
+    .whiteout("etc/base")
+    .opaque("app/below")
+    .directory("app/below")
+)
+BY_LAYER = """\
+=    0    0  {low}
+=    2    1  {second}
+>    1    2  {first}
+~    3    3  {new}
+    ~ /app/  mode 0700 -> 0755
+    ~ /app/base  target etc/base -> other
+    + /app/below/
+    - /app/gone  1.5 kB
+    ~ /app/link  target run -> same
+    + /app/new\\x1b  1 B
+    ~ /app/null  device
+    ~ /app/run  content
+    + /etc/base  whiteout
+    - /etc/old  whiteout
+-    4    -  {alone}
+    - /alone  5 B
+=    5    4  {top}
++    -    5  {more}
+    + /more  4 B
+    + /name  link to /more
+"""
+
+
+def test_files_by_layer(tmp_path: Path, registry: Registry) -> None:
+    """Two layers in one place, two that changed places, one that is alone in each image; what both have is not read."""
+    layers = {
+        "low": Layer(LOW),
+        "first": Layer(TarBuilder().file("first", b"1")),
+        "second": Layer(TarBuilder().file("second", b"2")),
+        "old": Layer(OLD),
+        "new": Layer(NEW, compression="zstd"),
+        "alone": Layer(TarBuilder().file("alone", b"alone")),
+        "top": Layer(TarBuilder().file("top", b"t")),
+        "more": Layer(TarBuilder().file("more", b"more").hard_link("name", "more")),
+    }
+    one, other = (
+        build_image([layers[name] for name in names.split()])
+        for names in ("low first second old alone top", "low second first new top more")
+    )
+    where, reference = (registry.put(image, f"diff/{n}-by-layer:1") for n, image in enumerate((one, other)))
+    before = len(registry.requests())
+    lines = command("diff", "--no-cache", "--by-layer", where, reference).decode()
+    asked = " ".join(line for line in registry.requests()[before:] if "GET" in line)
+    read = {name for name, layer in layers.items() if layer.digest in asked}
+    assert read == {"old", "new", "alone", "more"}
+    heads = {name: f"{format_size(len(layer.blob)):>9}  {layer.diff_id}" for name, layer in layers.items()}
+    assert lines == BY_LAYER.format(**heads)
+    told = json.loads(command("diff", "--json", "--by-layer", where, reference))
+    rows = [(row["kind"], row["first"], row["second"], len(row["changes"])) for row in told["layers"]]
+    assert rows == [
+        ("same", 0, 0, 0),
+        ("same", 2, 1, 0),
+        ("moved", 1, 2, 0),
+        ("changed", 3, 3, 10),
+        ("removed", 4, None, 1),
+        ("same", 5, 4, 0),
+        ("added", None, 5, 2),
+    ]
+    changed = told["layers"][3]
+    assert (changed["first_diff_id"], changed["second_diff_id"]) == (layers["old"].diff_id, layers["new"].diff_id)
+    assert (changed["added"], changed["removed"], changed["changed"]) == (3, 2, 5)
+    entries = {
+        entry["path"]: entry for entry in json.loads(command("ls", "--json", "--layer", "3", reference))["entries"]
+    }
+    for change in changed["changes"]:
+        if change["kind"] != "removed" and change["path"] != "/app/below":
+            assert change["after"] == entries[change["path"]]
+    brief = json.loads(command("diff", "--json", "--stat", "--by-layer", where, reference))
+    assert [row.pop("changes") for row in brief["layers"]] == [[]] * 7
+    assert brief["layers"] == [{key: row[key] for key in row if key != "changes"} for row in told["layers"]]
+    counted = command("diff", "--stat", "--by-layer", where, reference).decode().splitlines()
+    assert counted[3] == f"~    3    3  {heads['new']}  3 added, 2 removed, 5 changed"
+    assert [len(counted), counted[0]] == [7, lines.splitlines()[0]]
+    timed = ocifast.diff_layers(where, reference, times=True)
+    assert [(change.path, change.fields) for change in timed.layers[3].changes if "mtime" in change.fields] == [
+        ("/app/run", ("content", "mtime")),
+        ("/app/same", ("mtime",)),
+    ]
+
+
+def test_by_layer_the_exit_status_and_nothing_to_read(pair: tuple[str, str]) -> None:
+    for words, status in [((), 0), (("--exit-code",), 1), (("--exit-code", "--stat", "--json"), 1)]:
+        assert try_ocifast("diff", "--by-layer", *words, *pair).returncode == status
+    done = try_ocifast("diff", "--by-layer", "--exit-code", pair[0], pair[0])
+    assert (done.returncode, [line[:11] for line in done.stdout.decode().splitlines()]) == (
+        0,
+        ["=    0    0", "=    1    1"],
+    )
+    assert try_ocifast("diff", "--by-layer", "--layers", *pair).returncode == 2
+    found = asyncio.run(aio.diff_layers(*pair))
+    assert found == ocifast.diff_layers(*pair)
+    with ocifast.open(pair[0]) as one, ocifast.open(pair[1]) as two:
+        assert ocifast.diff_layers(one, two) == found
+        assert found.digests == (one.digest, two.digest)
+
+
+def test_by_layer_a_damaged_layer_is_named_with_its_image(tmp_path: Path) -> None:
+    damaged = Layer(TarBuilder().file("x"), digest=wrong_digest(b"x"))
+    write_layout(tmp_path, {"one": build_image([BASE, FIRST]), "two": build_image([BASE, damaged])})
+    one, two = f"oci:{tmp_path}:one", f"oci:{tmp_path}:two"
+    for names in ((one, two), (two, one)):
+        with pytest.raises(DigestMismatchError) as caught:
+            ocifast.diff_layers(*names)
+        assert str(caught.value).startswith(f"{two}: ")
+    # What both have is not read, damaged or not.
+    assert not ocifast.diff_layers(two, two).differs

@@ -49,7 +49,7 @@ PYTHON: Mapping[int, Steps] = {
         ("planned",),
         ("sharing", "standalone", "writing"),
         ("compiler", "copying", "difference", "exporting", "footprint", "rewriting", "runnable"),
-        ("batch", "filesystem", "reporting", "transfers"),
+        ("batch", "filesystem", "layer_difference", "reporting", "transfers"),
         ("mirroring",),
         ("aio",),
         ("",),
@@ -65,7 +65,7 @@ RUST: Mapping[int, Steps] = {
         ("merge", "edit"),
     ),
     2: (("read",), ("layer", "decoded"), ("turns",), ("flatten",)),
-    3: (("output",), ("compare", "usage", "verify", "verity")),
+    3: (("output",), ("compare", "compare_layers", "usage", "verify", "verity")),
     4: (("bindings",), ("",)),
 }
 ROOMS: Mapping[str, Steps] = {

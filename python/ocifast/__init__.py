@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ocifast.footprint import Usage, usage
     from ocifast.history import History, HistoryEntry
     from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
+    from ocifast.layer_difference import EntryChange, LayerDifference, LayersDifference, diff_layers
     from ocifast.layer_entries import LayerEntry
     from ocifast.mirroring import MirrorEntry, MirrorResult, copy_many
     from ocifast.packers import (
@@ -70,6 +71,7 @@ __all__ = [
     "Difference",
     "DirOptions",
     "Edits",
+    "EntryChange",
     "ErofsOptions",
     "Event",
     "ExportedLayer",
@@ -82,8 +84,10 @@ __all__ = [
     "ImageConfig",
     "Index",
     "LayerChange",
+    "LayerDifference",
     "LayerEntry",
     "LayerState",
+    "LayersDifference",
     "Loss",
     "MirrorEntry",
     "MirrorResult",
@@ -111,6 +115,7 @@ __all__ = [
     "copy_many",
     "delete",
     "diff",
+    "diff_layers",
     "errors",
     "export_layers",
     "open",
@@ -141,6 +146,7 @@ _HOMES = {
     "Difference": "difference",
     "DirOptions": "packers",
     "Edits": "edits",
+    "EntryChange": "layer_difference",
     "ErofsOptions": "packers",
     "Event": "progress",
     "ExportedLayer": "exporting",
@@ -153,8 +159,10 @@ _HOMES = {
     "ImageConfig": "spec",
     "Index": "image",
     "LayerChange": "difference",
+    "LayerDifference": "layer_difference",
     "LayerEntry": "layer_entries",
     "LayerState": "progress",
+    "LayersDifference": "layer_difference",
     "Loss": "packers",
     "MirrorEntry": "mirroring",
     "MirrorResult": "mirroring",
@@ -181,6 +189,7 @@ _HOMES = {
     "copy_many": "mirroring",
     "delete": "transfers",
     "diff": "difference",
+    "diff_layers": "layer_difference",
     "export_layers": "exporting",
     "open": "image",
     "open_index": "image",

@@ -285,12 +285,21 @@ class Flattener:
                 the directory; "all": what is in it at any depth.
             follow: whether a link at the path's end is followed.
         """
-    def entries_of(self, layer: int, /) -> list[tuple[bytes, str, int, int, int, int, int, bytes, int]]:
+    def entries_of(self, layer: int, /) -> list[_LayerRow]:
         """What a layer that was waited for holds itself, in the order of its archive.
 
         Each: path of the image, what it is (as in `Tree.entries`, or "hardlink", "whiteout", "opaque", "bookkeeping"),
         mode, uid, gid, mtime seconds, mtime nanoseconds, target of a link (else b""), size in bytes. Raises LayerError
         for a path that no tree takes.
+        """
+    def compare_layers(
+        self, first: int | None, second: int | None, /, *, times: bool
+    ) -> list[tuple[bytes, _LayerRow | None, _LayerRow | None, list[str]]]:
+        """What differs between two layers that were waited for, by path; `rust/src/compare_layers.rs` says what can.
+
+        None for a layer that holds nothing. Each: path, the entry in the first layer and in the second (as in
+        `entries_of`; None where it has none), what differs where both have it. `times` compares modification times as
+        well. Raises LayerError for a path that no tree takes.
         """
     def tree_so_far(self) -> Tree:
         """The tree of the layers read so far: right where `settles` says so. Raises LayerError, naming the layer."""
@@ -528,6 +537,7 @@ class Tree:
         """
 
 _Row: TypeAlias = tuple[bytes, str, int, int, int, int, int, bytes, int, int]
+_LayerRow: TypeAlias = tuple[bytes, str, int, int, int, int, int, bytes, int]
 
 def compare(first: Tree, second: Tree, /, *, times: bool) -> list[tuple[bytes, _Row | None, _Row | None, list[str]]]:
     """What differs between two trees, in the order of `Tree.entries`; `rust/src/compare.rs` names what can differ.

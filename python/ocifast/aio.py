@@ -10,7 +10,17 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
-from ocifast import batch, compiler, difference, exporting, footprint, mirroring, reporting, transfers
+from ocifast import (
+    batch,
+    compiler,
+    difference,
+    exporting,
+    footprint,
+    layer_difference,
+    mirroring,
+    reporting,
+    transfers,
+)
 from ocifast import image as image_module
 from ocifast.compiled import CompiledImage
 from ocifast.compiler import CompileOptions, CompilePlan
@@ -34,6 +44,7 @@ __all__ = [
     "copy_many",
     "delete",
     "diff",
+    "diff_layers",
     "export_layers",
     "flatten",
     "open",
@@ -195,6 +206,7 @@ pull = _taken_back(transfers.pull)
 push = _taken_back(transfers.push)
 compare_layers = _waited_for(difference.compare_layers)
 diff = _taken_back(difference.diff)
+diff_layers = _taken_back(layer_difference.diff_layers)
 export_layers = _taken_back(exporting.export_layers)
 usage = _taken_back(footprint.usage)
 report = _taken_back(reporting.report)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ocifast import _core
@@ -176,17 +177,8 @@ def diff(
         ImageReferenceError, SourceError, VerificationError, LayerError.
         UsageError: a platform or options for images that are open.
     """
-    with ExitStack() as stack:
-        images = []
-        for image in (first, second):
-            if isinstance(image, str):
-                image = stack.enter_context(
-                    open_image(image, platform=platform, options=options, cache=cache, offline=offline, refresh=refresh)
-                )
-            images.append(image)
-        if all(isinstance(image, Image) for image in (first, second)) and (platform is not None or options is not None):
-            raise UsageError("a platform and options are for images that are named, not for those that are open")
-        one, other = images
+    opening = Opening(platform, options, cache, offline=offline, refresh=refresh)
+    with opening.both(first, second) as (one, other):
         shared = shared_layers(one, other)
         digests = (one.digest, other.digest)
         if shared == len(one.diff_ids) == len(other.diff_ids):
@@ -194,3 +186,37 @@ def diff(
         trees = flatten_both(one, other, options=flattening, progress=progress, cancelled=cancelled)
         with trees[0], trees[1]:
             return Difference(compare(*trees, times=times), shared, digests)
+
+
+class Opening:
+    """How images that are named are opened; see `diff`."""
+
+    def __init__(
+        self,
+        platform: Platform | str | None,
+        options: RegistryOptions | None,
+        cache: Cache | None,
+        *,
+        offline: bool | None,
+        refresh: bool,
+    ) -> None:
+        self._named_only = platform is not None or options is not None
+        self._open = partial(
+            open_image, platform=platform, options=options, cache=cache, offline=offline, refresh=refresh
+        )
+
+    @contextmanager
+    def both(self, first: str | Image, second: str | Image) -> Iterator[tuple[Image, Image]]:
+        """Two images, of which those that are named are closed in the end.
+
+        Raises:
+            ImageReferenceError, SourceError, VerificationError.
+            UsageError: a platform or options for images that are open.
+        """
+        if self._named_only and isinstance(first, Image) and isinstance(second, Image):
+            raise UsageError("a platform and options are for images that are named, not for those that are open")
+        with ExitStack() as stack:
+            one, other = (
+                stack.enter_context(self._open(image)) if isinstance(image, str) else image for image in (first, second)
+            )
+            yield one, other

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from ocifast import _core
 from ocifast.errors import OcifastError, UsageError
@@ -15,7 +16,10 @@ from ocifast.rootfs import path_of
 from ocifast.sources import Blob
 from ocifast.spec import Descriptor
 
-__all__ = ["LayerEntry", "entries_of_layer"]
+__all__ = ["ChosenLayers", "LayerEntry", "entries_of_layer", "layer_entry", "read_apart"]
+
+Row = tuple[bytes, str, int, int, int, int, int, bytes, int]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,32 @@ class LayerEntry:
     size: int
 
 
-class _Single:
-    """An image of which one layer counts."""
+class ChosenLayers:
+    """Some layers of one image or of several, in the place of an image.
 
-    def __init__(self, image: Layered, number: int) -> None:
-        self._image = image
-        self.name = image.name
-        self.layers = (image.layers[number],)
-        self.diff_ids = (image.diff_ids[number],)
+    Args:
+        layers: images, each with the number of one of its layers from 0, the lowest.
+        name: how messages call them all.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Layered, int]], name: str) -> None:
+        self.name = name
+        self.layers = tuple(image.layers[number] for image, number in layers)
+        self.diff_ids = tuple(image.diff_ids[number] for image, number in layers)
+        self._images = {layer.digest: image for layer, (image, _) in zip(self.layers, layers, strict=True)}
+
+    def name_of(self, digest: str) -> str:
+        """The name of the image that a layer is read from; of all, where it is none of these layers."""
+        return self._images[digest].name if digest in self._images else self.name
 
     def blob(self, descriptor: Descriptor, *, offset: int = 0) -> Blob:
-        """Opens the layer."""
-        return self._image.blob(descriptor, offset=offset)
+        """Opens one of the layers."""
+        return self._images[descriptor.digest].blob(descriptor, offset=offset)
 
     def close(self) -> None:
-        """Closes the image."""
-        self._image.close()
+        """Closes the images."""
+        for image in self._images.values():
+            image.close()
 
 
 def layer_number(image: Layered, layer: int | str) -> int:
@@ -102,23 +116,61 @@ def entries_of_layer(
         UsageError: there is no such layer.
         SourceError, VerificationError, LayerError: it could not be read.
     """
-    options = options or FlattenOptions()
-    single = _Single(image, layer_number(image, layer))
+    chosen = ChosenLayers([(image, layer_number(image, layer))], image.name)
+    for row in read_apart(chosen, lambda flattener: flattener.entries_of(0), options=options, progress=progress):
+        yield layer_entry(row)
+
+
+def layer_entry(row: Row) -> LayerEntry:
+    """An entry as the core gives it."""
+    path, kind, mode, uid, gid, seconds, nanoseconds, target, size = row
+    mtime = seconds * 1_000_000_000 + nanoseconds
+    return LayerEntry(path_of(path), kind, mode, uid, gid, mtime, os.fsdecode(target), size)
+
+
+def read_apart(
+    chosen: ChosenLayers,
+    end: Callable[[_core.Flattener], Made],
+    *,
+    options: FlattenOptions | None = None,
+    progress: Progress = silent,
+    cancelled: Callable[[], bool] | None = None,
+) -> Made:
+    """Reads layers without merging them, and does `end`, which has the entries of each by its number among these.
+
+    Args:
+        chosen: the layers; after a failure their images are closed.
+        end: gets the flattener, whose contents are gone after.
+        options: bounds on what they may ask for together, and where blobs are kept.
+        progress: gets the LAYER_ACQUIRE events.
+        cancelled: asked several times a second while layers arrive.
+
+    Raises:
+        SourceError, VerificationError, LayerError: one could not be read.
+    """
     import tempfile
 
+    options = options or FlattenOptions()
+    rows = [(layer.digest, layer.size, diff_id) for layer, diff_id in zip(chosen.layers, chosen.diff_ids, strict=True)]
     with tempfile.TemporaryDirectory(prefix="ocifast-") as folder:
-        rows = [(single.layers[0].digest, single.layers[0].size, single.diff_ids[0])]
-        erofs = erofs_layers(single.layers)
         flattener = _core.Flattener(
-            rows, store="spool", folder=folder, limits=options.limits, from_top=True, erofs=erofs
+            rows,
+            store="spool",
+            folder=folder,
+            limits=options.limits,
+            decoders=options.decoders,
+            from_top=True,
+            erofs=erofs_layers(chosen.layers),
         )
+
+        def whole() -> Made:
+            for number in range(len(rows)):
+                flattener.wait_for(number)
+            return end(flattener)
+
         try:
-            Intake(single, flattener, options, progress, None, None).run(lambda: flattener.wait_for(0))
-            entries = flattener.entries_of(0)
+            return Intake(chosen, flattener, options, progress, cancelled, None).run(whole)
         except OcifastError as error:
-            raise error.about(image.name) from error.__cause__
+            raise error.about(chosen.name_of(error.context.get("layer", ""))) from error.__cause__
         finally:
             flattener.abort()
-    for path, kind, mode, uid, gid, seconds, nanoseconds, target, size in entries:
-        mtime = seconds * 1_000_000_000 + nanoseconds
-        yield LayerEntry(path_of(path), kind, mode, uid, gid, mtime, os.fsdecode(target), size)

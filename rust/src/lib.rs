@@ -43,6 +43,7 @@ mod turns;
 pub mod output;
 
 pub mod compare;
+pub mod compare_layers;
 pub mod usage;
 pub mod verify;
 pub mod verity;

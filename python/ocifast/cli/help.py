@@ -41,7 +41,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "digest": ("ocifast digest python:3.13-slim", "ocifast digest --platform linux/arm64 oci:layout:app"),
     "history": ("ocifast history oci:layout:app", "ocifast history --no-trunc ghcr.io/org/app:1.2"),
     "ls": ("ocifast ls -lh python:3.13-slim /etc", "ocifast ls --layer 2 oci:layout:app"),
-    "diff": ("ocifast diff python:3.13-slim python:3.13", "ocifast diff --stat --exit-code oci:one oci:two"),
+    "diff": (
+        "ocifast diff python:3.13-slim python:3.13",
+        "ocifast diff --stat --exit-code oci:one oci:two",
+        "ocifast diff --by-layer oci:layout:app ghcr.io/org/app:1.2",
+    ),
     "du": ("ocifast du python:3.13-slim", "ocifast du --top 3 oci:layout:app /usr"),
     "report": (
         "ocifast report python:3.13-slim -o report.html",

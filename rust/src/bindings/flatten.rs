@@ -13,6 +13,7 @@ use super::fd::duplicate;
 use super::output::SquashfsCompression;
 use super::tree::Tree;
 use crate::batch::Ingested;
+use crate::compare_layers::compare_layers;
 use crate::contents::Store;
 use crate::decoded::Keep;
 use crate::edit::Edited;
@@ -100,6 +101,9 @@ fn descriptor((digest, size, diff_id): LayerRow, added: bool, erofs: Option<Path
 
 /// Path, what it is, mode, uid, gid, mtime seconds, nanoseconds, target, size.
 type EntryRow = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64);
+
+/// Path, the entry in the first layer, the one in the second, what differs.
+type LayerChangeRow = (Py<PyBytes>, Option<EntryRow>, Option<EntryRow>, Vec<&'static str>);
 
 /// An entry as it stands in a layer.
 fn entry_row(py: Python<'_>, ingested: Ingested) -> PyResult<EntryRow> {
@@ -278,6 +282,27 @@ impl Flattener {
     fn entries_of(&self, py: Python<'_>, layer: usize) -> PyResult<Vec<EntryRow>> {
         let batches = self.inner.above().layer(layer);
         batches.iter().cloned().flatten().map(|ingested| entry_row(py, ingested)).collect()
+    }
+
+    #[pyo3(signature = (first, second, /, *, times))]
+    fn compare_layers(
+        &self,
+        py: Python<'_>,
+        first: Option<usize>,
+        second: Option<usize>,
+        times: bool,
+    ) -> PyResult<Vec<LayerChangeRow>> {
+        let changes = py.detach(|| {
+            let layer = |layer: Option<usize>| layer.map(|layer| self.inner.above().layer(layer)).unwrap_or_default();
+            let (one, other) = (layer(first), layer(second));
+            let (first, second) = (one.iter().cloned().flatten(), other.iter().cloned().flatten());
+            compare_layers(first, second, self.kept.contents(), times)
+        })?;
+        let rows = changes.into_iter().map(|change| {
+            let row = |ingested: Option<Ingested>| ingested.map(|ingested| entry_row(py, ingested)).transpose();
+            Ok((PyBytes::new(py, &change.path).unbind(), row(change.first)?, row(change.second)?, change.fields))
+        });
+        rows.collect()
     }
 
     fn tree_so_far(&self, py: Python<'_>) -> PyResult<Tree> {
