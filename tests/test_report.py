@@ -251,6 +251,33 @@ def test_light_dark_and_paper(page: Page) -> None:
 
 
 @pytest.mark.tools
+def test_paper(page_file: Path, tmp_path: Path, page: Page) -> None:
+    """The map has room on paper that is narrower than the window, and no list goes on for pages."""
+    # In one go, so that nothing is drawn anew between: so it is when a browser prints.
+    beyond = page.run(
+        "(() => { const map = document.querySelector('#map'); map.style.width = '300px'; "
+        "const edge = map.getBoundingClientRect().right; "
+        "const over = [...map.children].filter(one => one.getBoundingClientRect().right > edge).length; "
+        "map.style.width = ''; return [map.children.length > 5, over]; })()"
+    )
+    assert beyond == [True, 0]
+    names = [f"gone{number:02}" for number in range(60)]
+    low, high = TarBuilder(), TarBuilder()
+    for number, name in enumerate(names):
+        low.file(name, b"x" * (100 + number))
+        high.whiteout(name)
+    write_layout(tmp_path, build_image([low, high]))
+    (tmp_path / "page.html").write_bytes(ocifast.report(f"oci:{tmp_path}:app"))
+    page.open(tmp_path / "page.html")
+    rows = "[...document.querySelectorAll('[aria-labelledby=wasted] tbody tr')].filter(one => one.offsetHeight).length"
+    assert page.run(rows) == 60
+    page.call("Emulation.setEmulatedMedia", media="print", features=[])
+    assert page.run(rows) == 50
+    page.call("Emulation.setEmulatedMedia", media="", features=[])
+    page.open(page_file)
+
+
+@pytest.mark.tools
 def test_narrow_windows(page: Page) -> None:
     page.call("Emulation.setDeviceMetricsOverride", width=360, height=700, deviceScaleFactor=1, mobile=True)
     assert page.run("document.documentElement.scrollWidth") <= 360

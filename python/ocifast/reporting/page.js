@@ -88,6 +88,7 @@
   const draw = (focus) => {
     map.replaceChildren();
     let left = CELLS;
+    const [wide, high] = [map.clientWidth, map.clientHeight];
     const cell = (node, box, depth) => {
       if (box.w < 4 || box.h < 4 || left <= 0) return;
       left--;
@@ -99,10 +100,11 @@
       button.type = "button";
       button.node = node;
       button.tabIndex = depth || map.childElementCount ? -1 : 0;
-      button.style.left = `${box.x}px`;
-      button.style.top = `${box.y}px`;
-      button.style.width = `${Math.max(box.w - 1, 2)}px`;
-      button.style.height = `${Math.max(box.h - 1, 2)}px`;
+      // In shares of the map: paper is narrower than the window that this was drawn for.
+      button.style.left = `${(100 * box.x) / wide}%`;
+      button.style.top = `${(100 * box.y) / high}%`;
+      button.style.width = `${(100 * Math.max(box.w - 1, 2)) / wide}%`;
+      button.style.height = `${(100 * Math.max(box.h - 1, 2)) / high}%`;
       button.title = about(node);
       button.setAttribute("aria-label", about(node));
       if (box.w > 34 && box.h > 15) {
@@ -112,7 +114,7 @@
       map.append(button);
       if (opened) squarify(node.inside, inner, (child, place) => cell(child, place, depth + 1));
     };
-    const box = { x: 1, y: 1, w: map.clientWidth - 2, h: map.clientHeight - 2 };
+    const box = { x: 1, y: 1, w: wide - 2, h: high - 2 };
     if (here.bytes) squarify(here.inside.length ? here.inside : [here], box, (node, place) => cell(node, place, 0));
     else map.append(make("p", "no files", "faint"));
     const crumbs = by("crumbs");
@@ -168,7 +170,6 @@
     }
   };
   new ResizeObserver(redraw).observe(map);
-  addEventListener("beforeprint", () => draw());
   redraw();
 
   // The search: all words, in any order, in the files that are there and in those that are gone.

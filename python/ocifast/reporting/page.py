@@ -217,7 +217,7 @@ def _files(usage: Usage) -> Iterator[str]:
 def _table(heads: Sequence[tuple[str, str]], lines: Iterable[Sequence[str]]) -> Iterator[str]:
     """A table of cells that are HTML already; a head is its class and its text."""
     head = "".join(f'<th class="{kind}">{text}</th>' for kind, text in heads)
-    yield f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
+    yield f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody class="listed">'
     for line in lines:
         cells = (f'<td class="{kind}">{cell}</td>' for (kind, _), cell in zip(heads, line, strict=True))
         yield f"<tr>{''.join(cells)}</tr>"
@@ -226,7 +226,7 @@ def _table(heads: Sequence[tuple[str, str]], lines: Iterable[Sequence[str]]) -> 
 
 def _more(count: int) -> Iterator[str]:
     if count >= _ROWS:
-        yield f'<p class="faint">The first {_ROWS} are shown.</p>'
+        yield f'<p class="faint screen">The first {_ROWS} are shown.</p>'
 
 
 def _wasted(usage: Usage) -> Iterator[str]:
