@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from ocifast.cli.options import together
 from ocifast.edits import Addition, Edits
 from ocifast.errors import UsageError
 from ocifast.patterns import pattern
 
 __all__ = ["edit_options", "make_edits"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_OPTIONS = (
+edit_options = together(
     click.option(
         "--add",
         multiple=True,
@@ -42,13 +40,7 @@ _OPTIONS = (
         "--id-offset", metavar="N", type=click.IntRange(min=0), default=0, help="Add N to every user and group number."
     ),
 )
-
-
-def edit_options(function: Function) -> Function:
-    """Adds the options; they are passed on as `make_edits` takes them."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+"""They are passed on as `make_edits` takes them."""
 
 
 def make_edits(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from ocifast.cli.options import SIZE
+from ocifast.cli.options import SIZE, together
 
 __all__ = ["chosen_kernel", "kernel_options"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_OPTIONS = (
+kernel_options = together(
     click.option(
         "--esp/--no-esp",
         default=None,
@@ -56,13 +53,7 @@ _OPTIONS = (
         help="Write vmlinuz, initrd, uki.efi (as far as there are) and cmdline into DIR, beside a disk.",
     ),
 )
-
-
-def kernel_options(command: Command) -> Command:
-    """Adds the options, whose values `chosen_kernel` takes."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""`chosen_kernel` takes their values."""
 
 
 def chosen_kernel(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

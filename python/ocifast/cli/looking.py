@@ -148,16 +148,15 @@ def looking_options(function: Function) -> Function:
         looking = Looking(platform, seeds, follow_links, verify, no_cache, offline, refresh, quiet, progress, registry)
         return function(*arguments, looking=looking, **others)
 
-    decorated: Any = registry_options(command)
-    for option in (
-        options.progress,
-        options.quiet,
-        options.cached,
-        verify_options,
-        options.follow_links,
-        options.seed,
+    decorate = options.together(
         options.platform,
-    ):
-        decorated = option(decorated)
-    result: Function = decorated
-    return result
+        options.seed,
+        options.follow_links,
+        verify_options,
+        options.cached,
+        options.quiet,
+        options.progress,
+        registry_options,
+    )
+    decorated: Function = decorate(command)
+    return decorated

@@ -31,10 +31,22 @@ __all__ = [
     "quiet",
     "seed",
     "tmp_dir",
+    "together",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
+
+
+def together(*options: Decorator[Any]) -> Decorator[Any]:
+    """One decorator for several options, which help shows in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def _remember_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:
@@ -74,7 +86,7 @@ platform: Decorator[Any] = click.option(
 )
 """Passes `platform: str | None`."""
 
-_CACHE = (
+cached = together(
     click.option("--no-cache", is_flag=True, help="Neither look into the cache nor write to it."),
     click.option(
         "--offline",
@@ -86,13 +98,7 @@ _CACHE = (
         "--refresh", is_flag=True, help="Ask the registry for the manifest again, also where OCIFAST_OFFLINE is set."
     ),
 )
-
-
-def cached(function: Function) -> Function:
-    """Adds the options of the cache; passes `no_cache: bool`, `offline: bool | None` and `refresh: bool`."""
-    for option in reversed(_CACHE):
-        function = option(function)
-    return function
+"""Passes `no_cache: bool`, `offline: bool | None` and `refresh: bool`."""
 
 
 def cache_for(no_cache: bool, offline: bool | None, refresh: bool) -> Cache | None:

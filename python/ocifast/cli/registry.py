@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ocifast.cli.options import together
 from ocifast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def seconds(name: str, default: int, text: str) -> Callable[[Function], Function
     )
 
 
-_OPTIONS = (
+registry_options = together(
     click.option(
         "-v",
         "--verbose",
@@ -127,13 +128,7 @@ _OPTIONS = (
         help="Do not check the certificate of the registry that is named, and speak plain HTTP where it has none.",
     ),
 )
-
-
-def registry_options(function: Function) -> Function:
-    """Adds the options; they are passed on as `make_options` takes them."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+"""They are passed on as `make_options` takes them."""
 
 
 def make_options(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from ocifast.cli.options import together
+
 __all__ = ["remote_choices", "remote_options"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_OPTIONS = (
+remote_options = together(
     click.option(
         "--remote-cache",
         metavar="PLACE",
@@ -26,13 +25,7 @@ _OPTIONS = (
         help="Sign what is pushed to the remote cache with this private key (PEM).",
     ),
 )
-
-
-def remote_options(function: Function) -> Function:
-    """Adds the options; they are passed on as `remote_choices` takes them."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+"""They are passed on as `remote_choices` takes them."""
 
 
 def remote_choices(others: dict[str, Any]) -> dict[str, Any]:

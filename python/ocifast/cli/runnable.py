@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +19,7 @@ from ocifast.cli.options import (
     no_sync,
     progress,
     quiet,
+    together,
 )
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_OPTIONS = (
+_options = together(
     click.option("-t", "--tag", "reference", metavar="NAME", help="The image's name: HOST/NAME[:TAG]."),
     click.option(
         "-o",
@@ -81,18 +79,9 @@ _OPTIONS = (
 )
 
 
-def _all(options: Iterable[Callable[[Function], Function]]) -> Callable[[Function], Function]:
-    def add(function: Function) -> Function:
-        for option in reversed(list(options)):
-            function = option(function)
-        return function
-
-    return add
-
-
 @click.command(cls=Command)
 @click.argument("executables", metavar="EXECUTABLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_all(_OPTIONS)
+@_options
 @no_sync
 @registry_options
 @quiet

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ocifast.cli.options import together
 from ocifast.seals import SEALS, load_seals
 
 __all__ = ["chosen_seals", "seal_options"]
@@ -25,9 +26,8 @@ def seal_options(command: Command) -> Command:
             help="Sign the root hash for the kernel, into OUTPUT.verity.p7s: a private key and its certificate.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    decorated: Command = together(*options)(command)
+    return decorated
 
 
 def chosen_seals(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
+from ocifast.cli.options import together
+
 __all__ = ["verify_options"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_OPTIONS = (
+_options = together(
     click.option(
         "--verify-key",
         "verify_keys",
@@ -43,7 +45,4 @@ def verify_options(function: Function) -> Any:
             verify = Verification(verify_keys, policy)
         return function(*arguments, verify=verify, **options)
 
-    decorated: Any = command
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+    return _options(command)
