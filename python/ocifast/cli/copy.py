@@ -20,6 +20,7 @@ from ocifast.cli.options import (
     platform,
     progress,
     quiet,
+    together,
 )
 from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import make_options, registry_options
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ocifast.copying import CopyResult
     from ocifast.signatures import Verification
 
-__all__ = ["all_platforms", "command", "parallel", "run_copy"]
+__all__ = ["all_platforms", "command", "moving", "parallel", "run_copy"]
 
 all_platforms = click.option(
     "--all", "all_platforms", is_flag=True, default=None, help="Take every platform of an index."
@@ -42,6 +43,8 @@ parallel = click.option(
     show_default=True,
     help="Blobs at a time, per registry.",
 )
+moving = together(parallel, follow_links, verify_options, cached, no_sync, registry_options, quiet, progress, as_json)
+"""What all that moves images has; `run_copy` and `run_mirror` take it."""
 
 
 @click.command(cls=Command)
@@ -71,15 +74,7 @@ parallel = click.option(
     "--layers", type=click.Choice(["erofs"]), help="Rewrite the layers of one image to erofs images; see --draft."
 )
 @click.option("--draft", is_flag=True, help="Says that --layers is a draft, whose media types may change.")
-@parallel
-@follow_links
-@verify_options
-@cached
-@no_sync
-@registry_options
-@quiet
-@progress
-@as_json
+@moving
 def command(
     source: str | None,
     destination: str | None,

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ocifast.cli.display import format_size, printable, redirected
+from ocifast.cli.display import format_size, printable
 from ocifast.cli.screen import Screen
 from ocifast.cli.tally import Tally
-from ocifast.progress import Event, Progress
+from ocifast.progress import Progress
 
 __all__ = ["drawing"]
 
@@ -64,26 +64,7 @@ def drawing() -> Iterator[tuple[Callable[[str], Progress], Callable[[str], None]
     screen = Screen(sys.stderr.fileno(), images.lines, encoding=sys.stderr.encoding or "ascii")
 
     def begin(image: str) -> Progress:
-        tally = images.begin(image)
+        return screen.telling(images.begin(image).take)
 
-        def show(event: Event) -> None:
-            tally.take(event)
-            screen.poke()
-
-        return show
-
-    def end(image: str) -> None:
-        images.end(image)
-        screen.poke()
-
-    def tell_retry(what: str, seconds: float) -> None:
-        images.tell_retry(what, seconds)
-        screen.poke()
-
-    sys.stderr.flush()
-    with redirected(screen.above):
-        screen.start()
-        try:
-            yield begin, end, tell_retry
-        finally:
-            screen.close()
+    with screen.drawing():
+        yield begin, screen.telling(images.end), screen.telling(images.tell_retry)

@@ -119,21 +119,8 @@ def _drawing(title: str, finishes: bool) -> Iterator[Progress]:
         encoding=encoding,
     )
 
-    def show(event: Event) -> None:
-        tally.take(event)
-        screen.poke()
-
-    def tell_retry(what: str, seconds: float) -> None:
-        tally.tell_retry(what, seconds)
-        screen.poke()
-
-    sys.stderr.flush()
-    with _retries(tell_retry), display.redirected(screen.above):
-        screen.start()
-        try:
-            yield show
-        finally:
-            screen.close()
+    with _retries(screen.telling(tally.tell_retry)), screen.drawing():
+        yield screen.telling(tally.take)
 
 
 @contextmanager

@@ -6,11 +6,9 @@ from typing import Any
 
 import click
 
-from ocifast.cli.copy import all_platforms, parallel, run_copy
+from ocifast.cli.copy import all_platforms, moving, run_copy
 from ocifast.cli.help import Command
-from ocifast.cli.options import PLACE, as_json, cached, follow_links, no_sync, platform, progress, quiet
-from ocifast.cli.registry import registry_options
-from ocifast.cli.verify import verify_options
+from ocifast.cli.options import PLACE, platform
 
 __all__ = ["command"]
 
@@ -20,15 +18,7 @@ __all__ = ["command"]
 @click.argument("destination", metavar="DEST", type=PLACE)
 @platform
 @all_platforms
-@parallel
-@follow_links
-@verify_options
-@cached
-@no_sync
-@registry_options
-@quiet
-@progress
-@as_json
+@moving
 def command(image: str, destination: str, *, all_platforms: bool | None, **options: Any) -> None:
     """Fetch IMAGE from a registry into DEST: one platform of an index, unless --all is given.
 

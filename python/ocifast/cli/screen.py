@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec
+
+from ocifast.cli.display import redirected
 
 __all__ = ["Screen"]
+
+Given = ParamSpec("Given")
 
 _PAUSE = 0.1
 """Seconds between two frames: ten a second at most, whatever is told."""
@@ -42,6 +49,26 @@ class Screen:
         """Something changed: the next frame is worth drawing. Cheap, from any thread."""
         if not self._changed.is_set():
             self._changed.set()
+
+    def telling(self, work: Callable[Given, object]) -> Callable[Given, None]:
+        """The same work, after which the next frame is worth drawing."""
+
+        def tell(*arguments: Given.args, **options: Given.kwargs) -> None:
+            work(*arguments, **options)
+            self.poke()
+
+        return tell
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draws while the block runs; what is written on standard error meanwhile stays above."""
+        sys.stderr.flush()
+        with redirected(self.above):
+            self.start()
+            try:
+                yield
+            finally:
+                self.close()
 
     def start(self) -> None:
         """Begins to draw."""
