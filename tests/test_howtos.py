@@ -107,15 +107,12 @@ def localized(text: str, names: dict[str, str]) -> str:
 
 
 def prepare(page: str, told: Story, folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """What a reader of the page has: files of their own, a kernel, passwords. Returns the names that are replaced."""
+    """What a reader of the page has: a kernel, passwords. Returns the names that are replaced."""
     names: dict[str, str] = dict(request.getfixturevalue("stand_ins"))
     if page in BOOTS:
         kernel: Kernel = request.getfixturevalue("kernel")
         (package,) = kernel.image.parent.parent.parent.glob("linux-image-*.deb")
         (folder / package.name).symlink_to(package)
-        for name in ("secrets", "empty"):
-            (folder / name).mkdir()
-        (folder / "secrets/key").write_bytes(b"secret")
     if page == "registries":
         names |= request.getfixturevalue("private")
         (folder / "aws").write_text('#!/bin/sh\necho "$ECR_TOKEN"\n')
