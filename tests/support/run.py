@@ -21,7 +21,6 @@ COMMAND = Path(sys.executable).with_name("ocifast")
 EVERYWHERE = frozenset(
     {
         "bash",
-        "bzip2",
         "cargo",
         "cat",
         "cc",
@@ -64,7 +63,6 @@ EVERYWHERE = frozenset(
         "tr",
         "true",
         "wc",
-        "xz",
     }
 )
 """What any machine has that can build this package: `make test` runs nothing else."""
