@@ -129,7 +129,11 @@ def _tiles(image: Image, usage: Usage, names: int) -> Iterator[str]:
         (format_size(image.size), "compressed", ""),
         (f"{len(usage.layers)}", "layers" if len(usage.layers) != 1 else "layer", ""),
         (f"{names:,}", "files, folders and links", ""),
-        (format_size(usage.hidden_bytes), f"wasted ({_share(usage.hidden_bytes, whole)})", "waste"),
+        (
+            format_size(usage.hidden_bytes),
+            f"wasted ({_share(usage.hidden_bytes, whole)})",
+            "waste" if usage.hidden_bytes else "",
+        ),
         (format_size(usage.duplicate_bytes), f"there twice ({_share(usage.duplicate_bytes, usage.bytes)})", ""),
     ]
     yield '<div class="tiles">'
