@@ -146,3 +146,20 @@ def test_a_wheel_that_must_not_be_released_is_refused(
 def test_wheels_wants_a_job_and_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     assert wheels.main(["check"]) == wheels.main(["publish", "x.whl"]) == 2
     assert "try FILE" in capfd.readouterr().err
+
+
+def test_a_source_package_can_be_built(tmp_path: Path) -> None:
+    """All that the build asks for is in it, with the manual pages; what is built of it `make wheels` tries."""
+    maturin = str(Path(sys.executable).with_name("maturin"))
+    environment = {**os.environ, **home(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run(maturin, "sdist", "--out", tmp_path, cwd=ROOT, env=environment)
+    (package,) = tmp_path.glob("*.tar.gz")
+    run("tar", "-xzf", package, "-C", tmp_path)
+    folder = tmp_path / package.name.removesuffix(".tar.gz")
+    words: list[str | Path] = ["pep517", "write-dist-info", "--metadata-directory", tmp_path / "metadata"]
+    run(maturin, *words, "--interpreter", sys.executable, cwd=folder, env=environment)
+    assert [path.name for path in (tmp_path / "metadata").iterdir()] == [
+        f"{package.name.removesuffix('.tar.gz')}.dist-info"
+    ]
+    for part in ("ocifast.data/data/share/man/man1/ocifast.1", "rust/Cargo.toml", "Cargo.lock", "LICENSE-MIT"):
+        assert (folder / part).is_file(), part
