@@ -69,7 +69,7 @@ RUST: Mapping[int, Steps] = {
     4: (("bindings",), ("",)),
 }
 ROOMS: Mapping[str, Steps] = {
-    "output.erofs": (("options",), ("format",), ("data",), ("meta",)),
+    "output.erofs": (("identity",), ("format",), ("data",), ("meta",)),
 }
 """Folders with rooms of their own: a room imports from those before it, and from itself."""
 

@@ -6,17 +6,16 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
-use ocifast_core::contents::{Contents, Store};
+use ocifast_core::contents::Store;
 use ocifast_core::decompress::decompress;
 use ocifast_core::digest::Digest;
 use ocifast_core::flatten::Flattener;
 use ocifast_core::layer::Descriptor;
 use ocifast_core::limits::Limits;
-use ocifast_core::output::write_tar;
+use ocifast_core::output::{Source, Target, WriteRequest, tar};
 use ocifast_core::spool::SpoolStore;
 
 /// Digest and size of the blob, digest of what is in it.
@@ -48,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     let (tree, notices) = flattener.finish()?;
     println!("{} names, dropped: {notices:?}", tree.names());
-    write_tar(&tree, &*store as &dyn Contents, BufWriter::new(File::create(output)?), None)?;
+    let target = Target::Open(File::create(output)?);
+    tar::write(WriteRequest::new(Source::new(&tree, &*store), target, tar::Options::default()))?;
     Ok(())
 }

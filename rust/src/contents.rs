@@ -1,5 +1,6 @@
 //! Where file contents wait between the layer that brings them and the output that wants them.
 
+use std::any::Any;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -155,6 +156,11 @@ pub trait Contents: Send + Sync {
     /// # Errors
     /// `io_error`.
     fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+
+    /// The store that this is, for a writer that looks whether contents wait in its own.
+    fn store(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// Reads a sparse-aware store: `raw(position, buffer)` reads stored bytes, counted from the content's first.

@@ -1,5 +1,6 @@
 //! Contents that wait in unnamed files, for every output that has no better place for them.
 
+use std::any::Any;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -165,6 +166,10 @@ impl Contents for SpoolStore {
             Some(part) => part.read(bytes, content.position + position),
             None => unreachable!("content of a layer that was never written"),
         })
+    }
+
+    fn store(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 

@@ -3,9 +3,11 @@
 #[path = "support/trees.rs"]
 mod trees;
 
+use ocifast_core::contents::Contents;
 use ocifast_core::entry::Kind;
 use ocifast_core::error::{Code, Result};
-use ocifast_core::output::write_cpio;
+use ocifast_core::output::{Loss, Source, Target, WriteRequest, cpio};
+use ocifast_core::tree::Tree;
 use trees::Maker;
 
 /// One line for each member: number, mode, owner, links, time, size, device, name, data.
@@ -47,6 +49,17 @@ fn listing(archive: &[u8]) -> Vec<String> {
     }
 }
 
+/// The archive, and what it could not hold.
+fn written(tree: &Tree, contents: &dyn Contents, clamp_mtime: Option<i64>) -> Result<(Vec<u8>, Vec<Loss>)> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("archive");
+    let request = WriteRequest::new(Source::new(tree, contents), Target::Path(&path), cpio::Options::default());
+    let written = cpio::write(WriteRequest { clamp_mtime, ..request })?;
+    let archive = std::fs::read(&path).expect("an archive");
+    assert_eq!(written.bytes, Some(archive.len() as u64));
+    Ok((archive, written.losses))
+}
+
 #[test]
 fn members_carry_all_that_the_format_has() -> Result<()> {
     let mut maker = Maker::new();
@@ -57,7 +70,7 @@ fn members_carry_all_that_the_format_has() -> Result<()> {
     maker.entry("n", Kind::CharDevice { major: 1, minor: 1 << 20 }).link("m", "n");
     maker.entry("s", Kind::BlockDevice { major: 8, minor: 0 });
     let (tree, memory) = maker.finish()?;
-    let (archive, losses) = write_cpio(&tree, &memory, Vec::new(), None)?;
+    let (archive, losses) = written(&tree, &memory, None)?;
     assert_eq!(losses, []);
     let expected = [
         "1 41777 1:2 1 10 0 0:0 0:0 0 . ",
@@ -88,7 +101,7 @@ fn what_is_lost_is_said_once_for_each_file() -> Result<()> {
     let folder = "d/".repeat(2046);
     maker.file(format!("{folder}abc"), b"").file(format!("{folder}abcd"), b"");
     let (tree, memory) = maker.finish()?;
-    let (archive, losses) = write_cpio(&tree, &memory, Vec::new(), None)?;
+    let (archive, losses) = written(&tree, &memory, None)?;
     let said: Vec<String> = losses
         .iter()
         .flat_map(|it| it.paths.iter().map(move |path| format!("{} {}", it.kind, path.escape_ascii())))
@@ -109,7 +122,7 @@ fn what_is_lost_is_said_once_for_each_file() -> Result<()> {
         .map(|line| line.split(' ').nth(4).expect("a time").to_owned())
         .collect();
     assert_eq!(times, ["0", "5", "4294967295"]);
-    let (_, losses) = write_cpio(&tree, &memory, Vec::new(), Some(5))?;
+    let (_, losses) = written(&tree, &memory, Some(5))?;
     assert!(losses.iter().filter(|it| it.kind == "mtime").all(|it| it.paths == [b"early"]));
     Ok(())
 }
@@ -122,7 +135,7 @@ fn data_stand_at_the_last_name_that_linux_unpacks() -> Result<()> {
     maker.file("a", b"one").link("b", "a").link(&lon3, "a");
     maker.file(&lon1, b"two").link(&lon2, &lon1);
     let (tree, memory) = maker.finish()?;
-    let (archive, _) = write_cpio(&tree, &memory, Vec::new(), None)?;
+    let (archive, _) = written(&tree, &memory, None)?;
     let lines = listing(&archive);
     let files = lines.iter().filter(|line| line.split(' ').nth(1) == Some("100644"));
     let data: Vec<&str> = files.map(|line| line.rsplit(' ').next().expect("data")).collect();
@@ -136,9 +149,11 @@ fn four_gibibytes_are_refused_before_anything_is_written() -> Result<()> {
     let mut maker = Maker::new();
     maker.file("a", b"data").sparse("z", 1 << 32, &[]);
     let (tree, memory) = maker.finish()?;
-    let mut out = Vec::new();
-    let error = write_cpio(&tree, &memory, &mut out, None).map(|_| ()).expect_err("refused");
-    assert_eq!((error.code, out.len()), (Code::OutputUnsupported, 0));
+    let out = tempfile::tempfile().expect("a file");
+    let target = Target::Open(out.try_clone().expect("a file"));
+    let request = WriteRequest::new(Source::new(&tree, &memory), target, cpio::Options::default());
+    let error = cpio::write(request).expect_err("refused");
+    assert_eq!((error.code, out.metadata().expect("a size").len()), (Code::OutputUnsupported, 0));
     assert_eq!(error.context.path.as_deref(), Some(&b"z"[..]));
     Ok(())
 }

@@ -4,12 +4,20 @@
 #[expect(dead_code, reason = "folders are all that is needed here")]
 mod trees;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ocifast_core::error::Result;
-use ocifast_core::output::{DirectoryStore, write_directory};
+use ocifast_core::output::{DirectoryStore, Source, Target, WriteRequest, directory};
+use ocifast_core::tree::Tree;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use trees::Maker;
+
+/// Makes the tree in an empty folder.
+fn make(tree: &Tree, store: &DirectoryStore, target: &Path, owners: bool) -> Result<()> {
+    let options = directory::Options { owners, record: false };
+    directory::write(WriteRequest::new(Source::new(tree, store), Target::Path(target), options)).map(drop)
+}
 
 /// Makes a chain of `depth` folders; returns how deep it is on disk.
 fn depth_made(depth: usize) -> Result<usize> {
@@ -21,7 +29,7 @@ fn depth_made(depth: usize) -> Result<usize> {
     std::fs::create_dir(&staging).expect("a folder");
     std::fs::create_dir(&target).expect("a folder");
     let store = Arc::new(DirectoryStore::new(&staging, 2)?);
-    write_directory(&tree, &store, &target, false, false, None)?;
+    make(&tree, &store, &target, false)?;
     let mut folder = target;
     Ok(std::iter::from_fn(|| {
         folder.push("d");

@@ -14,13 +14,19 @@ use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
 use ocifast_core::limits::Limits;
 use ocifast_core::merge::Merge;
-use ocifast_core::output::{DirectoryStore, write_directory};
+use ocifast_core::output::{DirectoryStore, Source, Target, WriteRequest, directory};
 use ocifast_core::tree::Tree;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::geteuid;
 
 /// Folders of the tree: each has two files and a pipe.
 const FOLDERS: [&str; 6] = ["a", "a/b", "a/b/c", "d", "d/e", "f"];
+
+/// Makes the tree in an empty folder.
+fn make(tree: &Tree, store: &DirectoryStore, target: &Path, owners: bool) -> Result<()> {
+    let options = directory::Options { owners, record: false };
+    directory::write(WriteRequest::new(Source::new(tree, store), Target::Path(target), options)).map(drop)
+}
 
 /// A place with the two folders that the writer works in, and one that is none of its business.
 struct Scene {
@@ -80,7 +86,7 @@ impl Scene {
     }
 
     fn write(&self) -> Result<()> {
-        write_directory(&self.tree, &self.store, &self.path("target"), geteuid().is_root(), false, None).map(drop)
+        make(&self.tree, &self.store, &self.path("target"), geteuid().is_root())
     }
 
     /// Everything outside: type and mode, owner, times, size and what is in it.

@@ -17,7 +17,7 @@ use items::{Item, Part, bytes, merged};
 use ocifast_core::contents::Contents;
 use ocifast_core::entry::{Kind, permitted};
 use ocifast_core::error::Result;
-use ocifast_core::output::{DirectoryStore, write_directory};
+use ocifast_core::output::{DirectoryStore, Source, Target, WriteRequest, directory};
 use ocifast_core::spool::SpoolStore;
 use ocifast_core::tree::{InodeKind, Tree};
 use proptest::prelude::*;
@@ -25,6 +25,12 @@ use rustix::process::{getegid, geteuid};
 
 /// What is compared of one name. Link counts stand for which names are one inode.
 type Line = (u32, u32, u32, i64, i64, u64, Vec<u8>, Option<Vec<u8>>);
+
+/// Makes the tree in an empty folder.
+fn make(tree: &Tree, store: &DirectoryStore, target: &Path, owners: bool) -> Result<()> {
+    let options = directory::Options { owners, record: false };
+    directory::write(WriteRequest::new(Source::new(tree, store), Target::Path(target), options)).map(drop)
+}
 
 /// The tree, as a directory of this user must show it.
 fn expected(tree: &Tree, contents: &dyn Contents) -> BTreeMap<Vec<u8>, Line> {
@@ -108,7 +114,7 @@ fn check(layers: &[Vec<Item>], order: &[usize], threads: usize) -> Result<Vec<St
     let lines = expected(&merged(layers, order, &spool)?, &*spool);
     let store = Arc::new(DirectoryStore::new(&place.path().join("staging"), threads)?);
     let tree = merged(layers, order, &store)?;
-    write_directory(&tree, &store, &place.path().join("target"), geteuid().is_root(), false, None)?;
+    make(&tree, &store, &place.path().join("target"), geteuid().is_root())?;
     let left = fs::read_dir(place.path().join("staging")).expect("the staging folder");
     let mut left: Vec<String> =
         left.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
@@ -223,7 +229,7 @@ fn folders_beyond_the_bound_are_made_file_by_file() -> Result<()> {
     let tree = merged(&[layer], &[0], &store)?;
     let entries = fs::read_dir(&staging).expect("the staging folder").map(|entry| entry.expect("an entry"));
     assert_eq!(entries.filter(|entry| entry.file_type().expect("a type").is_dir()).count(), 4);
-    write_directory(&tree, &store, &target, geteuid().is_root(), false, None)?;
+    make(&tree, &store, &target, geteuid().is_root())?;
     for number in 0..30 {
         assert_eq!(fs::read(target.join(format!("d{}/f{number}", number % 10))).expect("a file"), b"x");
     }

@@ -3,12 +3,13 @@
 mod erofs_support;
 
 use erofs_support::back;
-use erofs_support::build::{Built, Item, Part, build, bytes, compress, options};
+use erofs_support::build::{self, Built, Item, Part, build, bytes, compress, request};
 use erofs_support::fsck;
 use erofs_support::items::text;
 use erofs_support::read::{Found, read};
 use ocifast_core::error::{Code, Error};
-use ocifast_core::output::erofs::{Compression, write_compressed};
+use ocifast_core::output::WriteRequest;
+use ocifast_core::output::erofs::{self, Compression};
 use ocifast_core::read::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -27,8 +28,8 @@ const KINDS: [(&str, Option<i32>, usize); 7] = [
 fn check(built: &Built) -> Vec<Found> {
     let expected = built.dump();
     let each = KINDS.map(|(name, level, cluster)| {
-        let compression = Compression::parse(name, level, cluster, 2).expect("a compression");
-        let (image, path) = compress(built, &compression);
+        let compression = Compression::parse(name, level, cluster).expect("a compression");
+        let (image, path) = compress(built, compression, 2);
         let found = read(&image);
         for (expected, seen) in expected.lines().zip(found.dump.lines()) {
             assert_eq!(expected, seen, "{name} {cluster}");
@@ -89,14 +90,23 @@ fn sizes_around_blocks_pieces_and_what_fits_behind_an_inode() {
 }
 
 /// What is told while an image is written; the call numbered `refused` says no.
-fn reports(built: &Built, compression: &Compression, refused: usize) -> (Vec<(u64, u64)>, Result<(), Code>) {
+fn reports(
+    built: &Built,
+    compression: Compression,
+    threads: usize,
+    refused: usize,
+) -> (Vec<(u64, u64)>, Result<(), Code>) {
     let mut told = Vec::new();
     let path = built.folder.path().join("reported.erofs");
-    let mut progress = |done, total| {
+    let progress = Box::new(|done, total| {
         told.push((done, total));
         if told.len() == refused { Err(Error::new(Code::Cancelled, "no more")) } else { Ok(()) }
-    };
-    let written = write_compressed(&built.tree, &*built.store, &path, &options(), compression, &mut progress);
+    });
+    let (options, progress) =
+        (erofs::Options { compression: Some(compression), whole_blocks: false }, Some(progress as _));
+    let common = build::options();
+    let request = request(&built.tree, &*built.store, &path, &common);
+    let written = erofs::write(WriteRequest { options, threads, progress, ..request });
     std::fs::remove_file(&path).expect("a file");
     (told, written.map(drop).map_err(|error| error.code))
 }
@@ -111,12 +121,12 @@ fn progress_counts_the_bytes_of_all_contents() {
     let built = build(&[layer, vec![Item::file("gone", bytes(4, 100_000))], vec![Item::whiteout(".", "gone")]]);
     let total = 11 * MIB + 12_288 + 5;
     for threads in [1, 2, 5] {
-        let compression = Compression::parse("lz4", None, 65_536, threads).expect("a compression");
+        let compression = Compression::parse("lz4", None, 65_536).expect("a compression");
         let expected = [(0, total), (4 * MIB, total), (8 * MIB, total), (total, total)];
-        assert_eq!(reports(&built, &compression, usize::MAX), (expected.to_vec(), Ok(())));
+        assert_eq!(reports(&built, compression, threads, usize::MAX), (expected.to_vec(), Ok(())));
         // Whoever is told may end the work, at the beginning, on the way and at the end.
         for refused in 1..=4 {
-            let (told, ended) = reports(&built, &compression, refused);
+            let (told, ended) = reports(&built, compression, threads, refused);
             assert_eq!((&told[..], ended), (&expected[..refused], Err(Code::Cancelled)));
         }
     }
@@ -154,7 +164,7 @@ fn what_was_deleted_is_not_in_it() {
     let secret = b"a secret that a later layer deletes ".repeat(1000);
     let lower = vec![Item::file("gone", [bytes(1, 5000), secret].concat()), Item::file("kept", text(1, 9000))];
     let built = build(&[lower, vec![Item::whiteout(".", "gone")]]);
-    let (image, _) = compress(&built, &Compression::parse("zstd", None, 65_536, 2).expect("a compression"));
+    let (image, _) = compress(&built, Compression::parse("zstd", None, 65_536).expect("a compression"), 2);
     assert!(image.len() < 5 * 4096, "{}", image.len());
 }
 
@@ -164,7 +174,8 @@ fn threads_change_nothing() {
         (0..200).map(|seed| Item::file(format!("{seed}"), text(seed, (seed as usize * 7919) % 300_000))).collect();
     let built = build(&[layer]);
     for name in ["lz4", "zstd"] {
-        let image = |threads| compress(&built, &Compression::parse(name, None, 65_536, threads).expect("valid")).0;
+        let compression = Compression::parse(name, None, 65_536).expect("valid");
+        let image = |threads| compress(&built, compression, threads).0;
         let one = image(1);
         assert!(one == image(2) && one == image(7), "{name}");
     }
@@ -181,7 +192,7 @@ fn settings_that_there_are_not() {
         ("lz4", None, 2 << 20, "a physical cluster of erofs has 4096 to 1048576 bytes, a power of two"),
     ];
     for (name, level, cluster, message) in table {
-        let error = Compression::parse(name, level, cluster, 1).expect_err(message);
+        let error = Compression::parse(name, level, cluster).expect_err(message);
         assert_eq!((error.code, &*error.message), (Code::Internal, message));
     }
 }
@@ -210,7 +221,7 @@ proptest! {
         }
         let built = build(&[layer]);
         let (name, level, cluster) = KINDS[kind];
-        let (image, path) = compress(&built, &Compression::parse(name, level, cluster, 3).expect("a compression"));
+        let (image, path) = compress(&built, Compression::parse(name, level, cluster).expect("a compression"), 3);
         prop_assert_eq!(read(&image).dump, built.dump());
         if name == "lz4" {
             fsck(&path);

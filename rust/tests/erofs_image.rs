@@ -3,13 +3,12 @@
 mod erofs_support;
 
 use erofs_support::back;
-use erofs_support::build::{Built, Item, Part, build, bytes, options, try_build};
+use erofs_support::build::{Built, Item, Options, Part, build, bytes, options, try_build};
 use erofs_support::fsck;
 use erofs_support::read::read;
-use ocifast_core::entry::{Kind, Mtime};
+use ocifast_core::entry::Kind;
 use ocifast_core::error::Code;
 use ocifast_core::output::Loss;
-use ocifast_core::output::erofs::Options;
 use ocifast_core::read::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -25,8 +24,8 @@ fn check(built: &Built) -> erofs_support::read::Found {
     back::same(&built.image(), Format::Erofs, &expected);
     // An empty block may be needed at the end.
     let dead = found.unused_blocks.saturating_sub(1) * 4096;
-    assert!(dead * 100 <= built.summary.bytes, "{dead} bytes are dead");
-    assert_eq!(built.summary.bytes, built.image().len() as u64);
+    assert!(dead * 100 <= built.bytes(), "{dead} bytes are dead");
+    assert_eq!(built.bytes(), built.image().len() as u64);
     fsck(&built.path);
     found
 }
@@ -36,7 +35,7 @@ fn an_empty_image() {
     for layers in [&[][..], &[vec![]], &[vec![], vec![], vec![]]] {
         let built = build(layers);
         assert_eq!(check(&built).dump, "/ directory 0755 0 0 0.000000000 - - - -\n");
-        assert_eq!(built.summary.bytes, 2 * 4096);
+        assert_eq!(built.bytes(), 2 * 4096);
     }
 }
 
@@ -74,7 +73,7 @@ fn every_type_owner_mode_and_time() {
     let form = |path: &str| found.inodes[path].extended;
     assert!(!form("/build-time") && form("/build-time-and-a-nanosecond") && !form("/d") && form("/e"));
     assert_eq!((found.inodes["/inline"].layout, found.inodes["/block"].layout), (2, 0));
-    assert_eq!(built.summary.losses, []);
+    assert_eq!(built.written.losses, []);
 }
 
 #[test]
@@ -185,10 +184,10 @@ fn attributes_inline_and_shared() {
     }
     let built = build(&[layer]);
     let found = check(&built);
-    assert_eq!(built.summary.losses, []);
+    assert_eq!(built.written.losses, []);
     assert_eq!(found.inodes["/label-0"].xattrs["security.selinux".as_bytes()].len(), 27);
     // A value of 64 KiB is in the image once, and does not keep the file's tail from its inode.
-    assert!(built.summary.bytes < 700_000, "{}", built.summary.bytes);
+    assert!(built.bytes() < 700_000, "{}", built.bytes());
     assert_eq!(found.inodes["/largest"].layout, 2);
 }
 
@@ -228,7 +227,7 @@ fn what_cannot_be_held_is_said() {
         ("xattr", "a", format!("user.{long}: erofs holds attribute names of up to 255 bytes after the prefix")),
     ];
     let expected = expected.map(|(kind, path, detail)| Loss { kind, detail, count: 1, paths: vec![path.into()] });
-    assert_eq!(built.summary.losses, expected);
+    assert_eq!(built.written.losses, expected);
 }
 
 #[test]
@@ -256,7 +255,7 @@ fn more_attributes_than_an_inode_can_have() {
         (0..5000).fold(Item::file("a", "x"), |file, index| file.xattr(&format!("user.{index:04}"), bytes(index, 100)));
     let built = build(&[vec![file]]);
     let held = read(&built.image()).inodes["/a"].xattrs.len();
-    assert_eq!(held + built.summary.losses.len(), 5000);
+    assert_eq!(held + built.written.losses.len(), 5000);
     assert_eq!(held, 2417);
 }
 
@@ -267,7 +266,7 @@ fn attributes_that_cannot_be_held_do_not_count() {
     let built = build(&[vec![file]]);
     fsck(&built.path);
     let names: Vec<Vec<u8>> = read(&built.image()).inodes["/a"].xattrs.keys().cloned().collect();
-    assert_eq!((names, built.summary.losses.len()), (vec![b"user.big".to_vec()], 300));
+    assert_eq!((names, built.written.losses.len()), (vec![b"user.big".to_vec()], 300));
 }
 
 #[test]
@@ -295,7 +294,7 @@ fn holes() {
     }
     // The chunks of "large" are as large as its holes.
     assert_eq!(found.inodes["/large"].data, 8);
-    assert!(built.summary.bytes < 4 << 20);
+    assert!(built.bytes() < 4 << 20);
 }
 
 #[test]
@@ -303,7 +302,7 @@ fn five_gibibytes_with_two_blocks_of_data() {
     let parts = vec![Part::Hole(4 << 30), Part::Data(bytes(1, 4096)), Part::Hole(1 << 30), Part::Data(vec![1; 1])];
     let built = build(&[vec![Item::sparse("large", parts)]]);
     fsck(&built.path);
-    assert!(built.summary.bytes < 6 << 20, "{}", built.summary.bytes);
+    assert!(built.bytes() < 6 << 20, "{}", built.bytes());
     let parts = vec![Part::Hole(1 << 50), Part::Data(vec![1; 4096]), Part::Hole(1 << 12), Part::Data(vec![1; 1])];
     let refused = try_build(&[vec![Item::sparse("absurd", parts)]], &[0], &options()).err().expect("refused");
     assert_eq!(refused.code, Code::OutputUnsupported);
@@ -323,7 +322,7 @@ fn an_inode_at_the_end_of_its_block() {
 fn times_are_clamped() {
     let layer =
         vec![Item::directory("./").mtime(10, 7), Item::file("a", "x").mtime(100, 1), Item::file("b", "x").mtime(-3, 5)];
-    let options = Options { clamp_mtime: Some(50), build_time: Mtime { seconds: 50, nanoseconds: 0 }, ..options() };
+    let options = Options { clamp_mtime: Some(50), created: 50, ..options() };
     let built = try_build(&[layer], &[0], &options).expect("an image");
     let found = read(&built.image());
     let times: Vec<(i64, u64)> = found.inodes.values().map(|inode| inode.mtime).collect();

@@ -5,12 +5,13 @@ mod erofs_support;
 
 use std::sync::Arc;
 
-use erofs_support::build::{Built, Item, build, bytes, options, try_build};
+use erofs_support::build::{Built, Item, build, bytes, options, request, try_build};
 use erofs_support::fsck;
 use erofs_support::read::read;
 use ocifast_core::contents::{Contents, Store};
 use ocifast_core::entry::Metadata;
-use ocifast_core::output::erofs::{ErofsStore, finish};
+use ocifast_core::output::WriteRequest;
+use ocifast_core::output::erofs::{self, ErofsStore};
 use ocifast_core::tree::{InodeKind, Tree};
 
 const SECRET: &[u8] = b"a secret that a later layer deletes";
@@ -23,7 +24,7 @@ fn check(built: &Built) {
     let image = built.image();
     assert_eq!(read(&image).dump, built.dump());
     let waste = read(&image).unused_blocks * 4096;
-    assert!(waste == built.summary.dead || waste == built.summary.dead + 4096);
+    assert!(waste == built.written.properties.dead || waste == built.written.properties.dead + 4096);
     assert!(waste * 100 < image.len() as u64, "{waste} of {} bytes are dead", image.len());
     assert!(!image.windows(SECRET.len()).any(|window| window == SECRET), "a deleted file can be read in the image");
     fsck(&built.path);
@@ -44,7 +45,7 @@ fn metadata_fill_what_little_is_deleted() {
     let gone = |index| index % 20 == 7;
     let built = build(&[files(2000, 6000, gone), without(2000, gone)]);
     check(&built);
-    assert_eq!(built.summary.dead, 0);
+    assert_eq!(built.written.properties.dead, 0);
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn what_little_stays_dead_is_cleared() {
     let lower = vec![Item::file("gone", secret(80_000)), Item::file("large", bytes(1, 10_000_000))];
     let built = build(&[lower, vec![Item::whiteout(".", "gone")]]);
     check(&built);
-    assert!(built.summary.dead > 10 * 4096, "{}", built.summary.dead);
+    assert!(built.written.properties.dead > 10 * 4096, "{}", built.written.properties.dead);
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn files_move_down_when_more_is_deleted() {
     let built = build(&[files(600, 40_960, gone), without(600, gone)]);
     check(&built);
     // 200 files of 10 blocks, and next to nothing else.
-    assert!(built.summary.bytes < 2050 * 4096, "{}", built.summary.bytes);
+    assert!(built.bytes() < 2050 * 4096, "{}", built.bytes());
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn nothing_is_left_of_what_is_replaced_whole() {
     let built =
         build(&[files(100, 100_000, |_| true), vec![Item::new("d/.wh..wh..opq", ocifast_core::entry::Kind::Fifo)]]);
     check(&built);
-    assert_eq!(built.summary.bytes, 2 * 4096);
+    assert_eq!(built.bytes(), 2 * 4096);
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn the_order_in_which_layers_are_read_does_not_matter() {
     for order in [[4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [1, 0, 2, 3, 4], [0, 2, 1, 4, 3]] {
         let built = try_build(&layers, &order, &options()).expect("an image");
         assert!(built.image() == expected.image(), "{order:?}");
-        assert_eq!(built.summary, expected.summary);
+        assert_eq!(built.written, expected.written);
         let left: Vec<_> = std::fs::read_dir(built.folder.path()).expect("listed").collect();
         assert_eq!(left.len(), 1, "spool files are left");
     }
@@ -125,9 +126,8 @@ fn layers_side_by_side() {
     let expected = build(&layers);
     check(&expected);
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("image.erofs");
-    let image = std::fs::File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
-    let store = Arc::new(ErofsStore::new(image, folder.path(), layers.len()));
+    let path = folder.path().join("published.erofs");
+    let store = Arc::new(ErofsStore::create(folder.path(), layers.len()).expect("a store"));
     let mut parts: Vec<_> = (0..4).map(|index| store.layer(index).expect("a layer")).collect();
     // A file of each in turn, the highest layer first; they end from the top as well.
     for file in 0..40 {
@@ -144,15 +144,14 @@ fn layers_side_by_side() {
     for part in parts.iter_mut().rev() {
         part.finish().expect("finished");
     }
-    finish(&expected.tree, &store, &options()).expect("an image");
+    erofs::write(request(&expected.tree, &*store, &path, &options())).expect("an image");
     assert!(std::fs::read(&path).expect("the image") == expected.image());
 }
 
 #[test]
 fn contents_are_read_before_the_image_is_complete() {
     let folder = tempfile::tempdir().expect("a folder");
-    let image = tempfile::tempfile().expect("a file");
-    let store = Arc::new(ErofsStore::new(image, folder.path(), 1));
+    let store = Arc::new(ErofsStore::create(folder.path(), 1).expect("a store"));
     let mut layer = store.layer(0).expect("a layer");
     let whole = bytes(1, 10_000);
     layer.begin(&Metadata::default(), 10_000).expect("begun");
@@ -173,14 +172,20 @@ fn contents_are_read_before_the_image_is_complete() {
 #[test]
 fn an_image_is_completed_once_and_only_from_complete_layers() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Arc::new(ErofsStore::new(tempfile::tempfile().expect("a file"), folder.path(), 1));
+    let store = Arc::new(ErofsStore::create(folder.path(), 1).expect("a store"));
+    let (tree, options) = (Tree::new(), options());
+    let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
     let mut layer = store.layer(0).expect("a layer");
-    let error = finish(&Tree::new(), &store, &options()).expect_err("refused");
+    let error = erofs::write(request(&tree, &*store, &one, &options)).expect_err("refused");
     assert_eq!(error.message, "a layer of the image is not complete");
     layer.finish().expect("finished");
-    finish(&Tree::new(), &store, &options()).expect("an image");
-    let error = finish(&Tree::new(), &store, &options()).expect_err("refused");
-    assert_eq!(error.message, "the image is complete already");
+    erofs::write(request(&tree, &*store, &one, &options)).expect("an image");
+    // The next one is a copy, which needs a place for what is copied.
+    let error = erofs::write(request(&tree, &*store, &other, &options)).expect_err("refused");
+    assert_eq!(error.message, "contents wait in another store, and there is no folder for copies");
+    let folder = Some(folder.path());
+    erofs::write(WriteRequest { folder, ..request(&tree, &*store, &other, &options) }).expect("an image");
+    assert!(std::fs::read(&one).expect("an image") == std::fs::read(&other).expect("an image"));
 }
 
 #[test]

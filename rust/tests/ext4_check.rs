@@ -7,16 +7,37 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
+use ocifast_core::contents::Contents;
 use ocifast_core::entry::Kind;
 use ocifast_core::error::{Code, Error, Result};
-use ocifast_core::output::Loss;
-use ocifast_core::output::ext4::{Options, Size, write};
+use ocifast_core::output::ext4::{self, Size, write};
+use ocifast_core::output::{Loss, Source, Target, WriteRequest, Written};
+use ocifast_core::tree::Tree;
 use trees::Maker;
 
 const UUID: [u8; 16] = *b"\x01\x23\x45\x67\x89\xab\xcd\xef\x01\x23\x45\x67\x89\xab\xcd\xef";
 
+/// What is asked for.
+#[derive(Clone)]
+struct Options {
+    uuid: [u8; 16],
+    size: Size,
+    journal: bool,
+    clamp_mtime: Option<i64>,
+}
+
+impl Options {
+    fn write(&self, tree: &Tree, contents: &dyn Contents, file: &File) -> Result<Written> {
+        let target = Target::Open(file.try_clone().expect("a file"));
+        let options = ext4::Options { size: self.size, journal: self.journal };
+        let request = WriteRequest::new(Source::new(tree, contents), target, options);
+        let (uuid, created, clamp_mtime) = (self.uuid, 1_700_000_000, self.clamp_mtime);
+        write(WriteRequest { uuid, created, clamp_mtime, ..request })
+    }
+}
+
 fn options(size: Size) -> Options {
-    Options { uuid: UUID, created: 1_700_000_000, size, journal: false, clamp_mtime: None }
+    Options { uuid: UUID, size, journal: false, clamp_mtime: None }
 }
 
 fn tool(name: &str, arguments: &[&str], image: &Path) -> (bool, String) {
@@ -35,7 +56,8 @@ struct Made {
 fn make(maker: Maker, options: &Options) -> Result<Made> {
     let (tree, memory) = maker.finish()?;
     let image = tempfile::NamedTempFile::new().expect("a temporary file");
-    let (bytes, losses) = write(&tree, &memory, image.as_file(), options)?;
+    let Written { bytes, losses, .. } = options.write(&tree, &memory, image.as_file())?;
+    let bytes = bytes.expect("a file");
     assert_eq!(image.as_file().metadata().expect("a size").len(), bytes);
     let (clean, said) = tool("e2fsck", &["-fn"], image.path());
     assert!(clean, "{said}");
@@ -45,7 +67,7 @@ fn make(maker: Maker, options: &Options) -> Result<Made> {
 fn refused(maker: Maker, options: &Options) -> (Error, u64) {
     let (tree, memory) = maker.finish().expect("a tree");
     let file: File = tempfile::tempfile().expect("a temporary file");
-    let error = write(&tree, &memory, &file, options).expect_err("refused");
+    let error = options.write(&tree, &memory, &file).expect_err("refused");
     (error, file.metadata().expect("a size").len())
 }
 

@@ -9,7 +9,7 @@ use ocifast_core::output::squashfs::{Compression, write};
 use ocifast_core::read::Format;
 use squashfs_support::back;
 use squashfs_support::items::{Item, Part, bytes, text};
-use squashfs_support::{OPTIONS, build, build_under};
+use squashfs_support::{OPTIONS, build, build_under, request};
 
 #[test]
 fn what_seems_replaced_is_compressed_when_it_is_wanted_all_the_same() {
@@ -36,7 +36,7 @@ fn what_seems_replaced_is_compressed_when_it_is_wanted_all_the_same() {
         assert!(built.image() == build(&layers, &compression).image(), "{name}");
         // Once more: nothing of the first time is in the way.
         let again = built.folder.path().join("again");
-        write(&built.tree, &built.store, &again, &OPTIONS, &mut |_| Ok(())).expect("an image");
+        write(request(&built.tree, &*built.store, &again, &compression, &OPTIONS)).expect("an image");
         assert!(std::fs::read(&again).expect("an image") == built.image());
     }
 }

@@ -9,14 +9,15 @@ use ocifast_core::contents::Covers;
 use ocifast_core::entry::Kind;
 use ocifast_core::error::{Code, Error};
 use ocifast_core::output::Loss;
-use ocifast_core::output::squashfs::{Compression, Options, write};
+use ocifast_core::output::WriteRequest;
+use ocifast_core::output::squashfs::{Compression, write};
 use ocifast_core::read::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use squashfs_support::back;
 use squashfs_support::items::{Item, Part, bytes, text};
 use squashfs_support::read::{Found, read};
-use squashfs_support::{Built, OPTIONS, build, build_under, try_build, zstd};
+use squashfs_support::{Built, OPTIONS, Options, build, build_under, request, try_build, zstd};
 
 const KINDS: [(&str, Option<i32>, usize, bool); 11] = [
     ("zstd", None, 1 << 17, true),
@@ -45,7 +46,7 @@ fn check(built: &Built) -> Found {
     }
     assert_eq!(expected.len(), seen.len());
     back::same(&built.image(), Format::Squashfs, &expected);
-    assert_eq!(built.summary.bytes, built.image().len() as u64);
+    assert_eq!(built.bytes(), built.image().len() as u64);
     found
 }
 
@@ -60,7 +61,7 @@ fn an_empty_image() {
         for found in check_all(layers) {
             assert_eq!(found.dump, "/ directory 0755 0 0 0.000000000 - - - -\n");
         }
-        assert_eq!(build(layers, &zstd(1 << 17)).summary.bytes, 2 * 4096);
+        assert_eq!(build(layers, &zstd(1 << 17)).bytes(), 2 * 4096);
     }
 }
 
@@ -88,7 +89,7 @@ fn every_type_owner_mode_and_time() {
         layer.push(Item::new(format!("{name}-b"), Kind::BlockDevice { major, minor }));
     }
     let built = build(&[layer.clone()], &zstd(1 << 17));
-    assert_eq!(built.summary.losses, []);
+    assert_eq!(built.written.losses, []);
     for found in check_all(&[layer]) {
         let kind = |path: &str| found.inodes[path].kind;
         assert_eq!([kind("/d"), kind("/d/with"), kind("/short"), kind("/with"), kind("/fifo-with")], [1, 8, 3, 10, 13]);
@@ -209,9 +210,9 @@ fn attributes_stand_once() {
         layer.push((0..count).fold(file, |file, index| file.xattr(&format!("user.{index}"), bytes(index, length))));
     }
     let built = build(&[layer.clone()], &compression(("none", None, 1 << 17, true)));
-    assert_eq!(built.summary.losses, []);
+    assert_eq!(built.written.losses, []);
     // The value of 64 KiB is in the image once.
-    assert!(built.summary.bytes < 400_000, "{}", built.summary.bytes);
+    assert!(built.bytes() < 400_000, "{}", built.bytes());
     for found in check_all(&[layer]) {
         assert_eq!(found.sets, 12);
     }
@@ -250,7 +251,7 @@ fn what_cannot_be_held_is_said() {
         loss("xattr", &["a"], format!("user.{}: its name is longer than 255 bytes", "n".repeat(251))),
         loss("mtime", &["c"], "squashfs holds times in whole seconds".into()),
     ];
-    assert_eq!(built.summary.losses, expected);
+    assert_eq!(built.written.losses, expected);
 }
 
 #[test]
@@ -299,7 +300,7 @@ fn holes() {
 fn five_gibibytes_with_two_blocks_of_data() {
     let parts = vec![Part::Hole(4 << 30), Part::Data(bytes(1, 4096)), Part::Hole(1 << 30), Part::Data(vec![1; 1])];
     let built = build(&[vec![Item::sparse("large", parts)]], &zstd(1 << 17));
-    assert!(built.summary.bytes < 5 * 4096, "{}", built.summary.bytes);
+    assert!(built.bytes() < 5 * 4096, "{}", built.bytes());
 }
 
 #[test]
@@ -310,7 +311,7 @@ fn times_are_clamped() {
     let image = built.image();
     let times: Vec<u64> = read(&image).inodes.values().map(|inode| inode.mtime).collect();
     assert_eq!((times, &image[8..12]), (vec![10, 50], &50u32.to_le_bytes()[..]));
-    assert_eq!(built.summary.losses, []);
+    assert_eq!(built.written.losses, []);
 }
 
 #[test]
@@ -414,19 +415,22 @@ fn neither_threads_nor_the_order_of_arrival_change_anything() {
 fn whoever_is_told_may_end_the_work() {
     let layer = (0..60).map(|seed| Item::file(format!("{seed}"), text(seed, 100_000))).collect();
     let built = build(&[layer, vec![Item::file("blocks", text(1, 3 << 20))]], &zstd(1 << 17));
+    let all = 6_000_000 + (3 << 20);
     let run = |refused: usize| {
         let path = built.folder.path().join("again");
         let mut told = Vec::new();
-        let written = write(&built.tree, &built.store, &path, &OPTIONS, &mut |done| {
+        let progress = Box::new(|done: u64, total: u64| {
+            assert_eq!(total, all);
             told.push(done);
             if told.len() == refused { Err(Error::new(Code::Cancelled, "no more")) } else { Ok(()) }
         });
+        let request = request(&built.tree, &*built.store, &path, &zstd(1 << 17), &OPTIONS);
+        let written = write(WriteRequest { progress: Some(progress as _), ..request });
         std::fs::remove_file(&path).expect("a file");
         (told, written.map_err(|error| error.code))
     };
     let (told, written) = run(usize::MAX);
-    assert_eq!(written.map(|summary| summary.bytes), Ok(built.summary.bytes));
-    let all = 6_000_000 + (3 << 20);
+    assert_eq!(written.map(|written| written.bytes), Ok(built.written.bytes));
     assert_eq!((told.first(), told.last()), (Some(&(3 << 20)), Some(&all)));
     assert!(told.is_sorted() && told.len() > 40);
     for refused in [1, 2, told.len() / 2, told.len()] {

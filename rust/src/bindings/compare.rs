@@ -12,8 +12,8 @@ type ChangeRow = (Py<PyBytes>, Option<Row>, Option<Row>, Vec<&'static str>);
 #[pyo3(signature = (first, second, /, *, times))]
 pub(super) fn compare(py: Python<'_>, first: &Tree, second: &Tree, times: bool) -> PyResult<Vec<ChangeRow>> {
     let changes = py.detach(|| -> Result<_> {
-        let one = Side { tree: &first.tree, contents: first.kept.contents() };
-        let other = Side { tree: &second.tree, contents: second.kept.contents() };
+        let one = Side { tree: &first.tree, contents: &*first.contents };
+        let other = Side { tree: &second.tree, contents: &*second.contents };
         core::compare(&one, &other, std::ptr::addr_eq(one.contents, other.contents), times)
     })?;
     let rows = changes.into_iter().map(|change| {

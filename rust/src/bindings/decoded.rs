@@ -1,17 +1,15 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::contents::Kept;
 use super::fd::duplicate;
-use super::tree::{LossRow, Tree, losses};
+use super::tree::{LossRow, Tree, losses, open};
 use crate::decoded as core;
-use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
+use crate::output::WriteRequest;
 use crate::output::erofs::{self, Completed};
-use crate::spool::SpoolStore;
 
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct LayerTable(pub(super) core::Table);
@@ -103,17 +101,10 @@ pub(super) fn layer_digest(py: Python<'_>, fd: i32) -> PyResult<String> {
     Ok(py.detach(|| erofs::layer_digest(&duplicate(fd)?))?.to_string())
 }
 
-fn spool(tree: &Tree) -> Result<&Arc<SpoolStore>> {
-    match &tree.kept {
-        Kept::Spool(store) => Ok(store),
-        _ => Err(Error::new(Code::Internal, "contents wait in another store than in the files of layers")),
-    }
-}
-
 #[pyfunction]
 #[pyo3(signature = (tree, /))]
 pub(super) fn layers_in_use(py: Python<'_>, tree: &Tree) -> PyResult<Vec<(u32, u64, u64)>> {
-    let found = py.detach(|| erofs::layers_in_use(&tree.tree, spool(tree)?))?;
+    let found = py.detach(|| erofs::layers_in_use(tree.source()))?;
     Ok(found.iter().map(|layer| (layer.layer, layer.length, layer.dead)).collect())
 }
 
@@ -122,7 +113,7 @@ pub(super) fn layers_in_use(py: Python<'_>, tree: &Tree) -> PyResult<Vec<(u32, u
 pub(super) fn write_private_layers(py: Python<'_>, tree: &Tree, files: Vec<(u32, i32)>) -> PyResult<()> {
     py.detach(|| {
         let files = files.into_iter().map(|(layer, fd)| Ok((layer, duplicate(fd)?)));
-        erofs::write_private_layers(&tree.tree, spool(tree)?, &files.collect::<Result<Vec<_>>>()?)
+        erofs::write_private_layers(tree.source(), &files.collect::<Result<Vec<_>>>()?)
     })?;
     Ok(())
 }
@@ -140,10 +131,11 @@ pub(super) fn write_layered_erofs(
     single: bool,
     clamp_mtime: Option<i64>,
 ) -> PyResult<(u64, Vec<LossRow>, Vec<u64>)> {
-    let options = erofs::Options { uuid, build_time: Mtime { seconds: created, nanoseconds: 0 }, clamp_mtime };
     let devices: Vec<_> = devices.into_iter().map(|(layers, tag)| erofs::Device { layers, tag }).collect();
-    let written =
-        py.detach(|| erofs::write_layered(&tree.tree, spool(tree)?, &duplicate(fd)?, &devices, single, &options));
-    let (summary, bases) = written?;
-    Ok((summary.bytes, losses(py, summary.losses), bases))
+    let options = erofs::LayeredOptions { devices: &devices, single };
+    let written = py.detach(|| {
+        let request = WriteRequest::new(tree.source(), open(fd)?, options);
+        erofs::write_layered(WriteRequest { uuid, created, clamp_mtime, ..request })
+    })?;
+    Ok((written.bytes.unwrap_or_default(), losses(py, written.losses), written.properties.bases))
 }

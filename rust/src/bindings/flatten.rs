@@ -6,7 +6,6 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
-use super::contents::Kept;
 use super::decoded::{KeptLayer, LayerTable};
 use super::edit::Edit;
 use super::fd::duplicate;
@@ -14,7 +13,7 @@ use super::output::SquashfsCompression;
 use super::tree::Tree;
 use crate::batch::Ingested;
 use crate::compare_layers::compare_layers;
-use crate::contents::Store;
+use crate::contents::{Contents, Store};
 use crate::decoded::Keep;
 use crate::edit::Edited;
 use crate::entry::{Entry, Kind, Metadata};
@@ -54,7 +53,7 @@ impl Limits {
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Flattener {
     inner: core::Flattener,
-    kept: Kept,
+    contents: Arc<dyn Contents>,
 }
 
 /// Where contents wait: a name, or a squashfs image that is compressed so.
@@ -65,27 +64,27 @@ enum StoreChoice {
 }
 
 impl StoreChoice {
-    fn make(&self, folder: &Path, layers: usize, threads: usize) -> Result<(Kept, Arc<dyn Store>)> {
+    fn make(&self, folder: &Path, layers: usize, threads: usize) -> Result<(Arc<dyn Contents>, Arc<dyn Store>)> {
         let name = match self {
             StoreChoice::Named(name) => name,
             StoreChoice::Squashfs(compression) => {
                 let store = Arc::new(SquashfsStore::new(&compression.0, folder, layers)?);
-                return Ok((Kept::Squashfs(Arc::clone(&store)), Arc::new(store)));
+                return Ok((Arc::clone(&store) as Arc<dyn Contents>, Arc::new(store)));
             }
         };
         Ok(match name.as_str() {
             "spool" => {
                 let store = Arc::new(SpoolStore::new(folder, layers));
-                (Kept::Spool(Arc::clone(&store)), Arc::new(store))
+                (Arc::clone(&store) as Arc<dyn Contents>, Arc::new(store))
             }
             "directory" => {
                 let store = Arc::new(DirectoryStore::new(folder, threads)?);
-                (Kept::Directory(Arc::clone(&store)), Arc::new(store))
+                (Arc::clone(&store) as Arc<dyn Contents>, Arc::new(store))
             }
             "erofs" | "erofs-blocks" => {
                 let made = ErofsStore::create(folder, layers)?;
                 let store = Arc::new(if name == "erofs" { made } else { made.of_whole_blocks() });
-                (Kept::Erofs(Arc::clone(&store)), Arc::new(store))
+                (Arc::clone(&store) as Arc<dyn Contents>, Arc::new(store))
             }
             _ => return Err(Error::new(Code::Internal, format!("no store is called \"{name}\""))),
         })
@@ -141,9 +140,9 @@ impl Flattener {
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
-        let (kept, store) = store.make(folder, layers.len(), decoders)?;
+        let (contents, store) = store.make(folder, layers.len(), decoders)?;
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
-        Ok(Flattener { inner: core::Flattener::making(layers, store, limits, decoders, making)?, kept })
+        Ok(Flattener { inner: core::Flattener::making(layers, store, limits, decoders, making)?, contents })
     }
 
     fn check(&self, layer: usize) -> Result<()> {
@@ -252,13 +251,13 @@ impl Flattener {
             Ok::<_, Error>((edited, notices))
         });
         let (Edited { tree, unmatched }, notices) = finished?;
-        Ok(Tree::new(tree, notices, unmatched, self.kept.clone()))
+        Ok(Tree::new(tree, notices, unmatched, Arc::clone(&self.contents)))
     }
 
     fn finish_all(&self, py: Python<'_>) -> PyResult<Vec<Tree>> {
         let finished = py.detach(|| self.inner.finish_all())?;
         let trees = finished.into_iter();
-        Ok(trees.map(|(tree, notices)| Tree::new(tree, notices, Vec::new(), self.kept.clone())).collect())
+        Ok(trees.map(|(tree, notices)| Tree::new(tree, notices, Vec::new(), Arc::clone(&self.contents))).collect())
     }
 
     #[pyo3(signature = (layer, /))]
@@ -296,7 +295,7 @@ impl Flattener {
             let layer = |layer: Option<usize>| layer.map(|layer| self.inner.above().layer(layer)).unwrap_or_default();
             let (one, other) = (layer(first), layer(second));
             let (first, second) = (one.iter().cloned().flatten(), other.iter().cloned().flatten());
-            compare_layers(first, second, self.kept.contents(), times)
+            compare_layers(first, second, &*self.contents, times)
         })?;
         let rows = changes.into_iter().map(|change| {
             let row = |ingested: Option<Ingested>| ingested.map(|ingested| entry_row(py, ingested)).transpose();
@@ -307,7 +306,7 @@ impl Flattener {
 
     fn tree_so_far(&self, py: Python<'_>) -> PyResult<Tree> {
         let (tree, notices) = py.detach(|| self.inner.above().tree())?;
-        Ok(Tree::new(tree, notices, Vec::new(), self.kept.clone()))
+        Ok(Tree::new(tree, notices, Vec::new(), Arc::clone(&self.contents)))
     }
 
     fn abort(&self, py: Python<'_>) {

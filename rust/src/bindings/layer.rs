@@ -5,11 +5,12 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::fd::duplicate;
+use crate::digest::Digest;
 use crate::entry::{Metadata, Mtime, is_device};
 use crate::error::{Code, Error, Result};
-use crate::output::Compression;
 use crate::output::below::Below;
-use crate::output::layer::{self as core, Content, LayerMember, Positioned};
+use crate::output::layer::{self as core, Content, LayerMember};
+use crate::output::{Compression, Target, WriteRequest, Written};
 
 /// Path, mode, kind, source or data or target, size, owner, group, mtime as seconds and nanoseconds.
 type Row = (Vec<u8>, u16, String, Vec<u8>, u64, u32, u32, i64, u32);
@@ -26,6 +27,10 @@ fn member((path, mode, kind, data, size, uid, gid, seconds, nanoseconds): Row) -
     Ok(LayerMember { path, metadata: Metadata { mode, uid, gid, mtime, xattrs: None }, content })
 }
 
+fn text(digest: Option<Digest>) -> String {
+    digest.map_or_else(String::new, |digest| digest.to_string())
+}
+
 /// Writes the blob of a layer into a file; returns digest, size, diff ID.
 #[pyfunction]
 #[pyo3(signature = (members, fd, offset, /, *, compression, level))]
@@ -39,11 +44,11 @@ pub(super) fn write_layer(
 ) -> PyResult<(String, u64, String)> {
     let written = py.detach(|| -> Result<_> {
         let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
-        let output = Positioned::new(duplicate(fd)?, offset);
-        core::write_layer(&members, Compression::parse(compression, level)?, output)
+        let options = core::Options { compression: Compression::parse(compression, level)? };
+        core::write(WriteRequest::new(&members[..], Target::At(duplicate(fd)?, offset), options))
     });
-    let layer = written?;
-    Ok((layer.digest.to_string(), layer.size, layer.diff_id.to_string()))
+    let Written { bytes, properties, .. } = written?;
+    Ok((text(properties.digest), bytes.unwrap_or_default(), text(properties.diff_id)))
 }
 
 /// Path, mode, kind, target, size, owner, group, mtime as seconds and nanoseconds, attributes, device number.
@@ -74,8 +79,9 @@ pub(super) fn write_folder(py: Python<'_>, folder: i32, members: Vec<FolderRow>,
             Ok(LayerMember { path, metadata, content })
         };
         let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
-        core::write_layer(&members, Compression::None, Positioned::new(duplicate(fd)?, 0))
+        let options = core::Options { compression: Compression::None };
+        core::write(WriteRequest::new(&members[..], Target::At(duplicate(fd)?, 0), options))
     });
-    let layer = written?;
-    Ok((layer.digest.to_string(), layer.size))
+    let Written { bytes, properties, .. } = written?;
+    Ok((text(properties.digest), bytes.unwrap_or_default()))
 }

@@ -2,7 +2,6 @@
 //! released, and maps the error.
 
 mod compare;
-mod contents;
 mod decoded;
 mod decompress;
 mod digest;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::contents::Kept;
 use super::flatten::Limits;
 use super::tree::Tree;
 use crate::error::{Code, Error, Result};
@@ -27,7 +26,7 @@ pub(super) fn read_image(py: Python<'_>, path: PathBuf, form: &str, limits: Opti
         let file = File::open(&path).map_err(|error| Error::io(what, &error))?;
         core::read(Arc::new(FileSource::new(file)?), format, &limits)
     })?;
-    Ok(Tree::new(image.tree, Notices::default(), Vec::new(), Kept::Image(image.contents)))
+    Ok(Tree::new(image.tree, Notices::default(), Vec::new(), image.contents))
 }
 
 /// The kinds of losses that may explain a difference; what was said of others explains none.
@@ -55,7 +54,7 @@ pub(super) fn verify(
         })
         .collect();
     py.detach(|| {
-        let contents = tree.kept.contents();
+        let contents = &*tree.contents;
         let expected = proof::Expected { tree: &tree.tree, contents, losses: &losses, clamp: clamp_mtime };
         proof::verify(&expected, &path, format, &folder, threads)
     })?;

@@ -6,17 +6,18 @@ use std::thread::available_parallelism;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::contents::{Kept, Metered};
 use super::fd::duplicate;
 use super::output::SquashfsCompression;
 use super::pages::Pages;
 use crate::contents::{Content, Contents};
-use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::merge::Notices;
 use crate::output::erofs::{self, ErofsStore};
-use crate::output::squashfs::{self, SquashfsStore};
-use crate::output::{self, BehindStream, Compression, Compressor, DirectoryStore, Loss, ext4};
+use crate::output::tar::{self, Holes};
+use crate::output::{
+    self, Compression, DirectoryStore, Loss, Progress, Source, Target, WriteRequest, Written, content_bytes, cpio,
+    directory, ext4, squashfs, squashfs_tar,
+};
 use crate::tree::{self as core, InodeId, InodeKind};
 
 #[pyclass(frozen, module = "ocifast._core")]
@@ -24,7 +25,8 @@ pub(super) struct Tree {
     pub tree: core::Tree,
     notices: Notices,
     unmatched: Vec<String>,
-    pub kept: Kept,
+    /// The store where its contents wait.
+    pub contents: Arc<dyn Contents>,
     pages: Pages,
     /// Bytes of contents that the writer has taken so far.
     packed: AtomicU64,
@@ -46,8 +48,8 @@ pub(super) fn losses(py: Python<'_>, losses: Vec<Loss>) -> Vec<LossRow> {
 }
 
 impl Tree {
-    pub(super) fn new(tree: core::Tree, notices: Notices, unmatched: Vec<String>, kept: Kept) -> Self {
-        Tree { tree, notices, unmatched, kept, pages: Pages::default(), packed: AtomicU64::new(0) }
+    pub(super) fn new(tree: core::Tree, notices: Notices, unmatched: Vec<String>, contents: Arc<dyn Contents>) -> Self {
+        Tree { tree, notices, unmatched, contents, pages: Pages::default(), packed: AtomicU64::new(0) }
     }
 
     pub(super) fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
@@ -75,29 +77,38 @@ impl Tree {
         )
     }
 
-    /// The contents for a writer, which counts what it takes.
-    fn metered(&self) -> Metered<'_> {
-        self.packed.store(0, Ordering::Relaxed);
-        Metered { contents: self.kept.contents(), taken: &self.packed }
+    /// The tree for a writer.
+    pub(super) fn source(&self) -> Source<'_> {
+        Source { tree: &self.tree, contents: &*self.contents, taken: Some(&self.packed) }
     }
 
-    /// Runs a writer on a descriptor; returns its result and the bytes written.
-    fn write<T>(
-        &self,
-        fd: i32,
-        write: impl FnOnce(&core::Tree, &dyn Contents, BehindStream) -> Result<(BehindStream, T)>,
-    ) -> Result<(u64, T)> {
-        let out = BehindStream::new(duplicate(fd)?)?;
-        let (out, value) = write(&self.tree, &self.metered(), out)?;
-        let bytes = out.finish().map_err(|error| Error::io("writing the archive", &error))?;
-        Ok((bytes, value))
+    fn store<S: 'static>(&self) -> Option<&S> {
+        self.source().store()
     }
 }
 
-/// Where a writer copies contents that wait in another store than its own.
-fn for_copies(folder: Option<PathBuf>) -> Result<PathBuf> {
-    folder
-        .ok_or_else(|| Error::new(Code::Internal, "contents wait in another store, and there is no folder for copies"))
+/// An open file of Python's as a target.
+pub(super) fn open(fd: i32) -> Result<Target<'static>> {
+    Ok(Target::Open(duplicate(fd)?))
+}
+
+/// What was written, as most writers tell it to Python.
+fn row(py: Python<'_>, written: Written) -> (u64, Vec<LossRow>) {
+    (written.bytes.unwrap_or_default(), losses(py, written.losses))
+}
+
+/// Runs a writer that tells a callback of Python's how far it is; what that raises ends the work.
+fn told(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    write: impl FnOnce(Progress<'_>) -> Result<Written> + Send,
+) -> PyResult<(u64, Vec<LossRow>)> {
+    let mut raised = None;
+    let written = py.detach(|| write(Box::new(|done, total| tell(progress.as_ref(), &mut raised, done, total))));
+    match raised {
+        Some(raised) => Err(raised),
+        None => Ok(row(py, written?)),
+    }
 }
 
 /// Calls a progress callback of Python's; what it raises ends the work and is kept.
@@ -109,17 +120,6 @@ pub(super) fn tell(progress: Option<&Py<PyAny>>, raised: &mut Option<PyErr>, don
     })
 }
 
-impl Tree {
-    /// What each file holds, each inode once.
-    fn contents(&self) -> impl Iterator<Item = &Content> {
-        let first = self.tree.walk().filter(|step| step.first);
-        first.filter_map(|step| match &self.tree.inode(step.inode).kind {
-            InodeKind::File(content) => Some(content),
-            _ => None,
-        })
-    }
-}
-
 #[pymethods]
 impl Tree {
     fn __len__(&self) -> usize {
@@ -127,19 +127,26 @@ impl Tree {
     }
 
     fn content_bytes(&self) -> u64 {
-        self.contents().map(|content| content.size).sum()
+        content_bytes(&self.tree)
     }
 
     fn data_bytes(&self) -> u64 {
-        self.contents().flat_map(Content::runs).map(|run| run.length).sum()
+        let first = self.tree.walk().filter(|step| step.first);
+        let contents = first.filter_map(|step| match &self.tree.inode(step.inode).kind {
+            InodeKind::File(content) => Some(content),
+            _ => None,
+        });
+        contents.flat_map(Content::runs).map(|run| run.length).sum()
     }
 
     fn packed(&self, py: Python<'_>) -> u64 {
-        match &self.kept {
-            Kept::Directory(store) => store.placed(),
+        if let Some(store) = self.store::<DirectoryStore>() {
+            return store.placed();
+        }
+        match self.store::<ErofsStore>() {
             // The image is where the contents are.
-            Kept::Erofs(store) if !store.is_complete() => py.detach(|| self.content_bytes()),
-            Kept::Erofs(_) | Kept::Squashfs(_) | Kept::Spool(_) | Kept::Image(_) => self.packed.load(Ordering::Relaxed),
+            Some(store) if !store.is_complete() => py.detach(|| self.content_bytes()),
+            _ => self.packed.load(Ordering::Relaxed),
         }
     }
 
@@ -203,7 +210,7 @@ impl Tree {
             // Memory follows what is there, not what was asked for.
             let there = content.size.saturating_sub(offset).min(length as u64).min(READ_MAX);
             let mut buffer = vec![0; usize::try_from(there).unwrap_or(usize::MAX)];
-            let read = self.kept.contents().read_at(content, offset, &mut buffer)?;
+            let read = self.contents.read_at(content, offset, &mut buffer)?;
             buffer.truncate(read);
             Ok(buffer)
         });
@@ -213,7 +220,7 @@ impl Tree {
     fn dump(&self, py: Python<'_>) -> PyResult<Py<PyBytes>> {
         let text = py.detach(|| -> Result<_> {
             let mut text = Vec::new();
-            output::dump(&self.tree, self.kept.contents(), |line| {
+            output::dump(&self.tree, &*self.contents, |line| {
                 text.extend_from_slice(line.as_bytes());
                 Ok(())
             })?;
@@ -223,7 +230,7 @@ impl Tree {
     }
 
     fn digest(&self, py: Python<'_>) -> PyResult<String> {
-        let digest = py.detach(|| output::tree_digest(&self.tree, self.kept.contents()));
+        let digest = py.detach(|| output::tree_digest(&self.tree, &*self.contents));
         Ok(digest?.as_str().to_owned())
     }
 
@@ -238,31 +245,22 @@ impl Tree {
         sparse: bool,
     ) -> PyResult<u64> {
         let compression = Compression::parse(compression, level)?;
+        let holes = if sparse { Holes::Kept } else { Holes::AsZeros };
+        let options = tar::Options { compression, holes };
         let written = py.detach(|| {
-            self.write(fd, |tree, contents, out| {
-                let out = Compressor::new(out, compression)?;
-                let write = if sparse { output::write_tar } else { output::write_plain_tar };
-                Ok((write(tree, contents, out, clamp_mtime)?.finish()?, ()))
-            })
-        });
-        let (bytes, ()) = written?;
-        Ok(bytes)
+            tar::write(WriteRequest { clamp_mtime, ..WriteRequest::new(self.source(), open(fd)?, options) })
+        })?;
+        Ok(written.bytes.unwrap_or_default())
     }
 
     #[pyo3(signature = (*, clamp_mtime = None))]
     fn tar_size(&self, py: Python<'_>, clamp_mtime: Option<i64>) -> PyResult<u64> {
-        let size = py.detach(|| {
-            output::size_of(|contents, out| output::write_tar(&self.tree, contents, out, clamp_mtime).map(drop))
-        });
-        Ok(size?)
+        Ok(py.detach(|| tar::size(&self.tree, clamp_mtime))?)
     }
 
     #[pyo3(signature = (*, clamp_mtime = None))]
     fn cpio_size(&self, py: Python<'_>, clamp_mtime: Option<i64>) -> PyResult<u64> {
-        let size = py.detach(|| {
-            output::size_of(|contents, out| output::write_cpio(&self.tree, contents, out, clamp_mtime).map(drop))
-        });
-        Ok(size?)
+        Ok(py.detach(|| cpio::size(&self.tree, clamp_mtime))?)
     }
 
     #[pyo3(signature = (fd, /, *, compression = "none", level = 0, clamp_mtime = None))]
@@ -274,16 +272,11 @@ impl Tree {
         level: i32,
         clamp_mtime: Option<i64>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
-        let compression = Compression::parse(compression, level)?;
+        let options = cpio::Options { compression: Compression::parse(compression, level)? };
         let written = py.detach(|| {
-            self.write(fd, |tree, contents, out| {
-                let out = Compressor::new(out, compression)?;
-                let (out, lost) = output::write_cpio(tree, contents, out, clamp_mtime)?;
-                Ok((out.finish()?, lost))
-            })
-        });
-        let (bytes, lost) = written?;
-        Ok((bytes, losses(py, lost)))
+            cpio::write(WriteRequest { clamp_mtime, ..WriteRequest::new(self.source(), open(fd)?, options) })
+        })?;
+        Ok(row(py, written))
     }
 
     #[pyo3(signature = (path, /, *, uuid, created, folder = None, whole_blocks = false, clamp_mtime = None))]
@@ -298,27 +291,11 @@ impl Tree {
         whole_blocks: bool,
         clamp_mtime: Option<i64>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
-        let build_time = Mtime { seconds: created, nanoseconds: 0 };
-        let options = erofs::Options { uuid, build_time, clamp_mtime };
-        let written = py.detach(|| {
-            if let Kept::Erofs(store) = &self.kept
-                && !store.is_complete()
-                && store.inline_tails() != whole_blocks
-            {
-                self.packed.store(self.content_bytes(), Ordering::Relaxed);
-                let summary = erofs::finish(&self.tree, store, &options)?;
-                store.publish(&path)?;
-                return Ok(summary);
-            }
-            let made = ErofsStore::create(&for_copies(folder)?, 1)?;
-            let store = Arc::new(if whole_blocks { made.of_whole_blocks() } else { made });
-            let tree = output::move_contents(&self.tree, &self.metered(), &store, &mut |_| Ok(()))?;
-            let summary = erofs::finish(&tree, &store, &options)?;
-            store.publish(&path)?;
-            Ok::<_, Error>(summary)
-        });
-        let summary = written?;
-        Ok((summary.bytes, losses(py, summary.losses)))
+        let options = erofs::Options { compression: None, whole_blocks };
+        let request = WriteRequest::new(self.source(), Target::Path(&path), options);
+        let folder = folder.as_deref();
+        let written = py.detach(|| erofs::write(WriteRequest { uuid, created, clamp_mtime, folder, ..request }))?;
+        Ok(row(py, written))
     }
 
     #[pyo3(signature = (
@@ -339,19 +316,13 @@ impl Tree {
         clamp_mtime: Option<i64>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
-        let build_time = Mtime { seconds: created, nanoseconds: 0 };
-        let options = erofs::Options { uuid, build_time, clamp_mtime };
-        let mut raised = None;
-        let written = py.detach(|| {
-            let compression = erofs::Compression::parse(compression, level, cluster, threads)?;
-            let mut tell = |done, total| tell(progress.as_ref(), &mut raised, done, total);
-            erofs::write_compressed(&self.tree, self.kept.contents(), &path, &options, &compression, &mut tell)
-        });
-        if let Some(raised) = raised {
-            return Err(raised);
-        }
-        let summary = written?;
-        Ok((summary.bytes, losses(py, summary.losses)))
+        let compression = Some(erofs::Compression::parse(compression, level, cluster)?);
+        let options = erofs::Options { compression, whole_blocks: false };
+        told(py, progress, |progress| {
+            let request = WriteRequest::new(self.source(), Target::Path(&path), options);
+            let progress = Some(progress);
+            erofs::write(WriteRequest { uuid, created, clamp_mtime, threads, progress, ..request })
+        })
     }
 
     #[pyo3(signature = (fd, /, *, uuid, created, free = None, size = None, journal = false, clamp_mtime = None))]
@@ -368,10 +339,12 @@ impl Tree {
         clamp_mtime: Option<i64>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
         let size = size.map_or(ext4::Size::Free(free.unwrap_or_default()), ext4::Size::Total);
-        let options = ext4::Options { uuid, created, size, journal, clamp_mtime };
-        let written = py.detach(|| ext4::write(&self.tree, &self.metered(), &duplicate(fd)?, &options));
-        let (bytes, lost) = written?;
-        Ok((bytes, losses(py, lost)))
+        let options = ext4::Options { size, journal };
+        let written = py.detach(|| {
+            let request = WriteRequest::new(self.source(), open(fd)?, options);
+            ext4::write(WriteRequest { uuid, created, clamp_mtime, ..request })
+        })?;
+        Ok(row(py, written))
     }
 
     #[pyo3(signature = (path, /, *, compression, created, folder, clamp_mtime = None, progress = None))]
@@ -386,45 +359,25 @@ impl Tree {
         clamp_mtime: Option<i64>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
-        let options = squashfs::Options { created, clamp_mtime };
-        let mut raised = None;
-        let written = py.detach(|| {
-            let total = self.content_bytes();
-            let mut furthest = 0;
-            let mut tell = |done: u64| {
-                furthest = furthest.max(done);
-                tell(progress.as_ref(), &mut raised, furthest, total)
-            };
-            match &self.kept {
-                Kept::Squashfs(store) if store.compression().makes_the_same_as(&compression.0) => {
-                    squashfs::write(&self.tree, store, &path, &options, &mut tell)
-                }
-                kept => {
-                    let store = Arc::new(SquashfsStore::new(&compression.0, &folder, 1)?);
-                    let tree = output::move_contents(&self.tree, kept.contents(), &store, &mut tell)?;
-                    squashfs::write(&tree, &store, &path, &options, &mut tell)
-                }
-            }
-        });
-        if let Some(raised) = raised {
-            return Err(raised);
-        }
-        let summary = written?;
-        Ok((summary.bytes, losses(py, summary.losses)))
+        let options = squashfs::Options { compression: compression.0 };
+        told(py, progress, |progress| {
+            let request = WriteRequest::new(self.source(), Target::Path(&path), options);
+            let (folder, progress) = (Some(&*folder), Some(progress));
+            squashfs::write(WriteRequest { created, clamp_mtime, folder, progress, ..request })
+        })
     }
 
     #[pyo3(signature = (fd, /, *, clamp_mtime = None))]
     fn write_squashfs_tar(&self, py: Python<'_>, fd: i32, clamp_mtime: Option<i64>) -> PyResult<Vec<LossRow>> {
         let written = py.detach(|| {
-            self.write(fd, |tree, contents, out| output::write_squashfs_tar(tree, contents, out, clamp_mtime))
-        });
-        let (_, lost) = written?;
-        Ok(losses(py, lost))
+            squashfs_tar::write(WriteRequest { clamp_mtime, ..WriteRequest::new(self.source(), open(fd)?, ()) })
+        })?;
+        Ok(losses(py, written.losses))
     }
 
     #[pyo3(signature = (*, clamp_mtime = None))]
     fn squashfs_losses(&self, py: Python<'_>, clamp_mtime: Option<i64>) -> Vec<LossRow> {
-        let lost = py.detach(|| output::squashfs_losses(&self.tree, clamp_mtime));
+        let lost = py.detach(|| squashfs_tar::losses(&self.tree, clamp_mtime));
         losses(py, lost)
     }
 
@@ -450,15 +403,11 @@ impl Tree {
         folder: Option<PathBuf>,
         clamp_mtime: Option<i64>,
     ) -> PyResult<Vec<LossRow>> {
-        let lost = py.detach(|| {
-            if let Kept::Directory(store) = &self.kept {
-                return output::write_directory(&self.tree, store, &path, owners, record, clamp_mtime);
-            }
-            let store =
-                Arc::new(DirectoryStore::new(&for_copies(folder)?, available_parallelism().map_or(1, usize::from))?);
-            let tree = output::move_contents(&self.tree, &self.metered(), &store, &mut |_| Ok(()))?;
-            output::write_directory(&tree, &store, &path, owners, record, clamp_mtime)
-        });
-        Ok(losses(py, lost?))
+        let options = directory::Options { owners, record };
+        let threads = available_parallelism().map_or(1, usize::from);
+        let request = WriteRequest::new(self.source(), Target::Path(&path), options);
+        let folder = folder.as_deref();
+        let written = py.detach(|| directory::write(WriteRequest { clamp_mtime, threads, folder, ..request }))?;
+        Ok(losses(py, written.losses))
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn usage(
     layers: usize,
     top: usize,
 ) -> PyResult<(Vec<LayerRow>, Vec<LargeRow>, Vec<LargeRow>, Vec<HiddenRow>, Vec<DuplicateRow>, u64)> {
-    let found = py.detach(|| core::usage(&tree.tree, tree.kept.contents(), path, layers, top))?;
+    let found = py.detach(|| core::usage(&tree.tree, &*tree.contents, path, layers, top))?;
     let text = |path: &[u8]| PyBytes::new(py, path).unbind();
     let layer = |one: &core::LayerUsage| (one.files, one.bytes, one.hidden_files, one.hidden_bytes);
     let large = |one: &core::Large| (text(&one.path), one.bytes.0, one.layer);

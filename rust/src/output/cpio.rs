@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use super::{CHUNK, Loss, Losses, clamped, copy_content, refuse_unholdable};
+use super::compress::Compression;
+use super::request::{WriteRequest, Written, write_stream};
+use super::{CHUNK, Loss, Losses, clamped, copy_content, refuse_unholdable, size_of};
 use crate::contents::Contents;
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
@@ -20,18 +22,32 @@ const BLOCK: u64 = 512;
 /// Longest path that Linux unpacks, with its final zero byte; it passes over longer ones in silence.
 const PATH_MAX: usize = 4096;
 
-/// Writes the tree to `out`; gives `out` back, and what the format could not hold.
-///
-/// Times later than `clamp`, in seconds since 1970, become `clamp`. The first member is `.`, the root's own metadata.
+/// What is chosen about a cpio archive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Of the whole stream.
+    pub compression: Compression,
+}
+
+/// Writes the tree. The first member is `.`, the root's own metadata.
 ///
 /// # Errors
 /// `output_unsupported` for a file of 4 GiB or more, before anything is written; what reading and writing return.
-pub fn write_cpio<W: Write>(
-    tree: &Tree,
-    contents: &dyn Contents,
-    out: W,
-    clamp: Option<i64>,
-) -> Result<(W, Vec<Loss>)> {
+pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
+    let WriteRequest { source, target, options, clamp_mtime, .. } = request;
+    write_stream(target, options.compression, |out| archive(source.tree, &source.metered(), out, clamp_mtime))
+}
+
+/// Bytes of an archive that is not compressed.
+///
+/// # Errors
+/// As [`write`].
+pub fn size(tree: &Tree, clamp: Option<i64>) -> Result<u64> {
+    size_of(|contents, out| archive(tree, contents, out, clamp).map(drop))
+}
+
+/// Writes the tree to `out`; gives `out` back, and what the format could not hold.
+fn archive<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<(W, Vec<Loss>)> {
     refuse_unholdable(tree)?;
     check(tree)?;
     let mut archive = Archive { out, written: 0 };

@@ -13,6 +13,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
 use crate::output::below::Below;
+use crate::output::request::{Properties, Target, WriteRequest, Written};
 use crate::output::{Compression, Compressor};
 use crate::tar::{self, Member, MemberKind};
 
@@ -63,33 +64,43 @@ pub struct LayerMember {
     pub content: Content,
 }
 
-/// What a descriptor and a config say of a layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// Of the blob as written.
-    pub digest: Digest,
-    /// Bytes of the blob as written.
-    pub size: u64,
-    /// Of the tar.
-    pub diff_id: Digest,
+/// What is chosen about a layer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Of the blob.
+    pub compression: Compression,
 }
 
-/// Writes the blob of a layer.
+/// Writes the blob of a layer, and tells its digest and its diff ID.
 ///
 /// # Errors
-/// `io_error` when a file cannot be read or `output` not be written; `size_mismatch` when a file has another size than
+/// `io_error` when a file cannot be read or the target not be written; `size_mismatch` when a file has another size than
 /// its member says; `output_unsupported` for what a tar cannot hold.
-pub fn write_layer(members: &[LayerMember], compression: Compression, output: impl Write) -> Result<Layer> {
+pub fn write(request: WriteRequest<'_, Options, &[LayerMember]>) -> Result<Written> {
+    let WriteRequest { source, target, options, .. } = request;
+    let output = match target {
+        Target::At(file, offset) => Positioned::new(file, offset),
+        other => Positioned::new(other.file()?, 0),
+    };
+    write_blob(source, options.compression, output)
+}
+
+/// Writes the blob to `output`.
+fn write_blob(members: &[LayerMember], compression: Compression, output: impl Write) -> Result<Written> {
     let output = BufWriter::with_capacity(CHUNK, output);
+    let written = |digest, size, diff_id| {
+        let properties = Properties { digest: Some(digest), diff_id: Some(diff_id), ..Properties::default() };
+        Written { bytes: Some(size), losses: Vec::new(), properties }
+    };
     if compression == Compression::None {
         // Digest and diff ID are the same, and worked out once.
         let (diff_id, _, size) = write_tar(members, output)?.finish();
-        return Ok(Layer { digest: diff_id.clone(), size, diff_id });
+        return Ok(written(diff_id.clone(), size, diff_id));
     }
     let (diff_id, compressor, _) = write_tar(members, Compressor::new(Hashed::new(output), compression)?)?.finish();
     let (digest, mut output, size) = compressor.finish()?.finish();
     output.flush().map_err(|error| Error::io("cannot write the layer", &error))?;
-    Ok(Layer { digest, size, diff_id })
+    Ok(written(digest, size, diff_id))
 }
 
 /// The members as a tar, in one pass; returns `output` with what went into it summed up.
@@ -180,14 +191,14 @@ impl<W: Write> Write for Hashed<W> {
 
 /// Writes to a place in a file, whatever its position is and whoever else writes to other places.
 #[derive(Debug)]
-pub struct Positioned {
+struct Positioned {
     file: File,
     offset: u64,
 }
 
 impl Positioned {
     /// The first byte goes to `offset`.
-    pub fn new(file: File, offset: u64) -> Self {
+    fn new(file: File, offset: u64) -> Self {
         Positioned { file, offset }
     }
 }
@@ -280,11 +291,11 @@ mod tests {
         let members = members(&sample(folder.path())?);
         for compression in ALL {
             let mut blob = Vec::new();
-            let layer = write_layer(&members, compression, &mut blob)?;
-            assert_eq!(layer.digest, Digest::of(&blob), "{compression:?}");
-            assert_eq!(layer.size, blob.len() as u64, "{compression:?}");
+            let layer = write_blob(&members, compression, &mut blob)?;
+            assert_eq!(layer.properties.digest, Some(Digest::of(&blob)), "{compression:?}");
+            assert_eq!(layer.bytes, Some(blob.len() as u64), "{compression:?}");
             let tar = decompressed(compression, &blob).map_err(|error| Error::io("blob", &error))?;
-            assert_eq!(layer.diff_id, Digest::of(&tar), "{compression:?}");
+            assert_eq!(layer.properties.diff_id, Some(Digest::of(&tar)), "{compression:?}");
             assert_eq!(
                 listing(&tar)?,
                 [
@@ -307,7 +318,10 @@ mod tests {
         let members = members(&sample(folder.path())?);
         let digests: Vec<String> = ALL
             .into_iter()
-            .map(|compression| Ok(write_layer(&members, compression, io::sink())?.digest.as_str()[7..23].to_owned()))
+            .map(|compression| {
+                let written = write_blob(&members, compression, io::sink())?;
+                Ok(written.properties.digest.expect("a digest").as_str()[7..23].to_owned())
+            })
             .collect::<Result<_>>()?;
         assert_eq!(digests, ["f4de320d623637ed", "011c0a714b284ead", "17124eee1d6ac596"]);
         Ok(())
@@ -316,7 +330,7 @@ mod tests {
     #[test]
     fn nothing_of_the_machine_stands_in_the_gzip_header() -> Result<()> {
         let mut blob = Vec::new();
-        write_layer(&[], Compression::Gzip { level: 6 }, &mut blob)?;
+        write_blob(&[], Compression::Gzip { level: 6 }, &mut blob)?;
         assert_eq!(blob[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
         Ok(())
     }
@@ -327,19 +341,19 @@ mod tests {
         let path = sample(folder.path())?;
         for (size, word) in [(3_000_000, "longer"), (3_000_002, "shorter"), (0, "longer")] {
             let members = [member("a", 0o755, Content::File { path: path.clone(), size })];
-            let error = write_layer(&members, Compression::None, io::sink()).expect_err("refused");
+            let error = write_blob(&members, Compression::None, io::sink()).expect_err("refused");
             assert_eq!(error.code, Code::SizeMismatch);
             assert!(error.message.contains(word), "{}", error.message);
         }
         let missing = [member("a", 0o755, Content::File { path: folder.path().join("none"), size: 1 })];
-        assert_eq!(write_layer(&missing, Compression::None, io::sink()).expect_err("refused").code, Code::Io);
+        assert_eq!(write_blob(&missing, Compression::None, io::sink()).expect_err("refused").code, Code::Io);
         Ok(())
     }
 
     #[test]
     fn a_failing_output_is_told() {
         let mut room = [0; 600];
-        let error = write_layer(&[], Compression::None, Cursor::new(&mut room[..])).expect_err("refused");
+        let error = write_blob(&[], Compression::None, Cursor::new(&mut room[..])).expect_err("refused");
         assert_eq!(error.code, Code::Io);
     }
 

@@ -1,10 +1,12 @@
 //! What a finished tree is written as. Each output walks the tree; what it cannot hold it reports as a [`Loss`].
+//!
+//! Every writer takes a [`WriteRequest`] and returns what was [`Written`].
 
 mod behind;
 pub mod below;
 mod compress;
-mod cpio;
-mod directory;
+pub mod cpio;
+pub mod directory;
 mod dump;
 pub mod erofs;
 pub mod ext4;
@@ -13,19 +15,17 @@ pub mod layer;
 mod losses;
 mod moved;
 mod refused;
+mod request;
 pub mod squashfs;
-mod squashfs_tar;
-mod tar;
+pub mod squashfs_tar;
+pub mod tar;
 
-pub use behind::BehindStream;
 pub use compress::{Compression, Compressor};
-pub use cpio::write_cpio;
-pub use directory::{DirectoryStore, write_directory};
+pub use directory::DirectoryStore;
 pub use dump::{dump, tree_digest};
 pub use losses::{Loss, Losses};
 pub use moved::{move_contents, move_contents_of};
-pub use squashfs_tar::{squashfs_losses, write_squashfs_tar};
-pub use tar::{write_plain_tar, write_tar};
+pub use request::{Progress, Properties, Source, Target, WriteRequest, Written, content_bytes};
 
 use std::io::Write;
 use std::ops::Range;
@@ -115,7 +115,7 @@ fn copy_range(
 ///
 /// # Errors
 /// What `write` returns.
-pub fn size_of(write: impl FnOnce(&dyn Contents, &mut Count) -> Result<()>) -> Result<u64> {
+fn size_of(write: impl FnOnce(&dyn Contents, &mut Count) -> Result<()>) -> Result<u64> {
     struct Unread;
     impl Contents for Unread {
         fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -129,7 +129,7 @@ pub fn size_of(write: impl FnOnce(&dyn Contents, &mut Count) -> Result<()>) -> R
 
 /// Counts bytes and drops them.
 #[derive(Debug)]
-pub struct Count(u64);
+struct Count(u64);
 
 impl Write for Count {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -144,8 +144,6 @@ impl Write for Count {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::entry::Metadata;
     use crate::spool::SpoolStore;
@@ -174,30 +172,39 @@ mod tests {
             path
         };
         let spool = SpoolStore::new(folder.path(), 0);
-        let staged = Arc::new(DirectoryStore::new(&make("staged"), 2).expect("a store"));
+        let staged = DirectoryStore::new(&make("staged"), 2).expect("a store");
         let erofs = erofs::ErofsStore::create(&make("erofs"), 0).expect("a store");
-        let file = || std::fs::File::create(folder.path().join("file")).expect("a file");
-        let build_time = Mtime::default();
-        let options = erofs::Options { uuid: [0; 16], build_time, clamp_mtime: None };
-        let size = ext4::Size::Free(0);
-        let ext4 = ext4::Options { uuid: [0; 16], created: 0, size, journal: false, clamp_mtime: None };
-        let compression = erofs::Compression::parse("lz4", None, 65536, 1).expect("known");
-        let clusters = folder.path().join("clusters");
-        let compressed = erofs::write_compressed(tree, &spool, &clusters, &options, &compression, &mut |_, _| Ok(()));
         let plain = squashfs::Compression::parse("none", None, 4096, true, 1).expect("known");
-        let squashed = Arc::new(squashfs::SquashfsStore::new(&plain, folder.path(), 0).expect("a store"));
-        let squashfs_options = squashfs::Options { created: 0, clamp_mtime: None };
-        let image = folder.path().join("squashfs");
-        let squashfs = squashfs::write(tree, &squashed, &image, &squashfs_options, &mut |_| Ok(()));
+        let squashed = squashfs::SquashfsStore::new(&plain, folder.path(), 0).expect("a store");
+        let lz4 = Some(erofs::Compression::parse("lz4", None, 65536).expect("known"));
+        let paths = ["squashfs", "tar", "squashfs.tar", "cpio", "ext4", "flat", "compressed"];
+        let paths = paths.map(|name| folder.path().join(format!("out-{name}")));
+        let [squashfs, tar, squashfs_tar, cpio, ext4, flat, compressed] =
+            paths.each_ref().map(|path| Target::Path(path));
+        let target = make("target");
+        let from = |contents| Source::new(tree, contents);
+        let compression = Compression::None;
+        let ext4_options = ext4::Options { size: ext4::Size::Free(0), journal: false };
+        let options = directory::Options { owners: true, record: false };
         vec![
-            ("squashfs", squashfs.map(drop)),
-            ("tar", write_tar(tree, &spool, Vec::new(), None).map(drop)),
-            ("tar for squashfs", write_squashfs_tar(tree, &spool, Vec::new(), None).map(drop)),
-            ("cpio", write_cpio(tree, &spool, Vec::new(), None).map(drop)),
-            ("ext4", ext4::write(tree, &spool, &file(), &ext4).map(drop)),
-            ("erofs", erofs::finish(tree, &erofs, &options).map(drop)),
-            ("compressed erofs", compressed.map(drop)),
-            ("dir", write_directory(tree, &staged, &make("target"), true, false, None).map(drop)),
+            (
+                "squashfs",
+                squashfs::write(WriteRequest::new(from(&squashed), squashfs, squashfs::Options { compression: plain })),
+            ),
+            ("tar", tar::write(WriteRequest::new(from(&spool), tar, tar::Options::default()))),
+            ("tar for squashfs", squashfs_tar::write(WriteRequest::new(from(&spool), squashfs_tar, ()))),
+            ("cpio", cpio::write(WriteRequest::new(from(&spool), cpio, cpio::Options { compression }))),
+            ("ext4", ext4::write(WriteRequest::new(from(&spool), ext4, ext4_options))),
+            ("erofs", erofs::write(WriteRequest::new(from(&erofs), flat, erofs::Options::default()))),
+            (
+                "compressed erofs",
+                erofs::write(WriteRequest::new(
+                    from(&spool),
+                    compressed,
+                    erofs::Options { compression: lz4, whole_blocks: false },
+                )),
+            ),
+            ("dir", directory::write(WriteRequest::new(from(&staged), Target::Path(&target), options))),
         ]
         .into_iter()
         .map(|(writer, result)| (writer, result.err().map(|error| error.code)))

@@ -3,42 +3,61 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use super::{CHUNK, clamped, copy_range, refuse_unholdable};
+use super::compress::Compression;
+use super::request::{WriteRequest, Written, write_stream};
+use super::{CHUNK, clamped, copy_range, refuse_unholdable, size_of};
 use crate::contents::{Content, Contents};
 use crate::entry::Metadata;
 use crate::error::Result;
 use crate::tar::{Member, MemberKind, Writer};
 use crate::tree::{InodeId, InodeKind, Tree};
 
-/// Writes the tree to `out` and gives `out` back. The archive ends only when all of it was written: a reader of a
-/// stream that broke off sees that it did.
-///
-/// The first member is `./`, the root's own metadata. The second name of an inode, in the order of the walk, and all
-/// later ones are hard links to the first. Holes are kept (GNU's sparse format 1.0), so that they cost nothing.
-///
-/// # Errors
-/// What reading the contents or writing returns.
-pub fn write_tar<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<W> {
-    let fit = |_: &[u8], metadata: &mut Metadata| metadata.mtime = clamped(metadata.mtime, clamp);
-    write_fitted(tree, contents, Writer::new(out), Holes::Kept, fit)
-}
-
-/// The same with holes as zeros, for readers that do not know GNU's sparse format.
-///
-/// # Errors
-/// As [`write_tar`].
-pub fn write_plain_tar<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<W> {
-    let fit = |_: &[u8], metadata: &mut Metadata| metadata.mtime = clamped(metadata.mtime, clamp);
-    write_fitted(tree, contents, Writer::new(out), Holes::AsZeros, fit)
+/// What is chosen about a tar.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Of the whole stream.
+    pub compression: Compression,
+    /// What becomes of holes.
+    pub holes: Holes,
 }
 
 /// What becomes of holes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holes {
-    /// They are kept, where that makes the archive smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holes {
+    /// They are kept (GNU's sparse format 1.0), where that makes the archive smaller.
+    #[default]
     Kept,
-    /// They are zeros like any others.
+    /// They are zeros like any others, for readers that do not know that format.
     AsZeros,
+}
+
+/// Writes the tree. The archive ends only when all of it was written: a reader of a stream that broke off sees that it
+/// did.
+///
+/// The first member is `./`, the root's own metadata. The second name of an inode, in the order of the walk, and all
+/// later ones are hard links to the first.
+///
+/// # Errors
+/// What reading the contents or writing returns.
+pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
+    let WriteRequest { source, target, options: Options { compression, holes }, clamp_mtime, .. } = request;
+    write_stream(target, compression, |out| {
+        Ok((archive(source.tree, &source.metered(), out, holes, clamp_mtime)?, Vec::new()))
+    })
+}
+
+/// Bytes of a tar that is not compressed.
+///
+/// # Errors
+/// As [`write`].
+pub fn size(tree: &Tree, clamp: Option<i64>) -> Result<u64> {
+    size_of(|contents, out| archive(tree, contents, out, Holes::Kept, clamp).map(drop))
+}
+
+/// Writes the tree to `out` and gives `out` back.
+fn archive<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, holes: Holes, clamp: Option<i64>) -> Result<W> {
+    let fit = |_: &[u8], metadata: &mut Metadata| metadata.mtime = clamped(metadata.mtime, clamp);
+    write_fitted(tree, contents, Writer::new(out), holes, fit)
 }
 
 /// Shortest hole that is looked at: a block of the archive.

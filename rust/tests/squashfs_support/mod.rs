@@ -7,13 +7,14 @@ pub mod back;
 pub mod items;
 pub mod read;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use items::{Item, dumped, merged};
-use ocifast_core::contents::{Covers, Store};
+use ocifast_core::contents::{Contents, Covers, Store};
 use ocifast_core::error::Result;
-use ocifast_core::output::squashfs::{Compression, Options, SquashfsStore, Summary, write};
+use ocifast_core::output::squashfs::{self, Compression, SquashfsStore, write};
+use ocifast_core::output::{Source, Target, WriteRequest, Written};
 use ocifast_core::tree::Tree;
 use tempfile::TempDir;
 
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 pub struct Built {
     pub tree: Tree,
     pub store: Arc<SquashfsStore>,
-    pub summary: Summary,
+    pub written: Written,
     pub path: PathBuf,
     pub folder: TempDir,
 }
@@ -31,10 +32,34 @@ impl Built {
         std::fs::read(&self.path).expect("the image")
     }
 
+    pub fn bytes(&self) -> u64 {
+        self.written.bytes.expect("a file")
+    }
+
     /// The canonical text of the tree that the image was made from.
     pub fn dump(&self) -> String {
         dumped(&self.tree, &*self.store)
     }
+}
+
+/// What is asked for beside a tree.
+#[derive(Clone, Copy)]
+pub struct Options {
+    pub created: i64,
+    pub clamp_mtime: Option<i64>,
+}
+
+/// A request for an image.
+pub fn request<'a>(
+    tree: &'a Tree,
+    contents: &'a dyn Contents,
+    path: &'a Path,
+    compression: &Compression,
+    options: &Options,
+) -> WriteRequest<'a, squashfs::Options> {
+    let chosen = squashfs::Options { compression: *compression };
+    let request = WriteRequest::new(Source::new(tree, contents), Target::Path(path), chosen);
+    WriteRequest { created: options.created, clamp_mtime: options.clamp_mtime, ..request }
 }
 
 pub const OPTIONS: Options = Options { created: 1_700_000_000, clamp_mtime: None };
@@ -71,6 +96,6 @@ fn build_in(
     let store = Arc::new(SquashfsStore::new(compression, folder.path(), layers.len())?);
     prepare(&store);
     let tree = merged(layers, order, &store)?;
-    let summary = write(&tree, &store, &path, options, &mut |_| Ok(()))?;
-    Ok(Built { tree, store, summary, path, folder })
+    let written = write(request(&tree, &*store, &path, compression, options))?;
+    Ok(Built { tree, store, written, path, folder })
 }

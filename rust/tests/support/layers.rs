@@ -16,10 +16,11 @@ use ocifast_core::error::Result;
 use ocifast_core::flatten::Flattener;
 use ocifast_core::layer::Descriptor;
 use ocifast_core::limits::Limits;
-use ocifast_core::output::dump;
-use ocifast_core::output::erofs::{ErofsStore, Options, complete_kept, finish, seal};
+use ocifast_core::output::erofs::{self, ErofsStore, complete_kept, seal};
+use ocifast_core::output::{Source, Target, WriteRequest, dump};
 use ocifast_core::spool::SpoolStore;
 use ocifast_core::tar::{Member, MemberKind, Writer};
+use ocifast_core::tree::Tree;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -293,6 +294,19 @@ pub fn dumped(archives: &[Archive], decoded: &[Option<Kept>]) -> String {
     text
 }
 
+fn written(
+    tree: &Tree,
+    store: &ErofsStore,
+    folder: &TempDir,
+    whole_blocks: bool,
+) -> std::result::Result<Vec<u8>, String> {
+    let path = folder.path().join("published");
+    let options = erofs::Options { compression: None, whole_blocks };
+    let request = WriteRequest::new(Source::new(tree, store), Target::Path(&path), options);
+    erofs::write(WriteRequest { uuid: [7; 16], ..request }).map_err(|error| error.to_string())?;
+    Ok(std::fs::read(&path).expect("read"))
+}
+
 fn image(archives: &[Archive], decoded: &[Option<Kept>], inline: bool) -> std::result::Result<Vec<u8>, String> {
     let mut made = None;
     let run = start(archives, Limits::default(), |folder| {
@@ -304,11 +318,7 @@ fn image(archives: &[Archive], decoded: &[Option<Kept>], inline: bool) -> std::r
     let _ = feed(&run.flattener, archives, decoded);
     let (tree, _) = run.flattener.finish().map_err(|error| error.to_string())?;
     let store = made.expect("a store");
-    let options = Options { uuid: [7; 16], build_time: Mtime::default(), clamp_mtime: None };
-    finish(&tree, &store, &options).map_err(|error| error.to_string())?;
-    let path = run.folder.path().join("published");
-    store.publish(&path).expect("published");
-    Ok(std::fs::read(path).expect("read"))
+    written(&tree, &store, &run.folder, !inline)
 }
 
 /// The flat image, or the failure.
@@ -339,11 +349,7 @@ pub fn flatten(archives: &[Archive], keep: bool) -> std::result::Result<Vec<u8>,
     let _ = feed(&run.flattener, archives, &[]);
     let (tree, _) = run.flattener.finish().map_err(|error| error.to_string())?;
     let store = made.expect("a store");
-    let options = Options { uuid: [7; 16], build_time: Mtime::default(), clamp_mtime: None };
-    finish(&tree, &store, &options).map_err(|error| error.to_string())?;
-    let path = run.folder.path().join("published");
-    store.publish(&path).expect("published");
-    Ok(std::fs::read(path).expect("read"))
+    written(&tree, &store, &run.folder, false)
 }
 
 /// What becomes of a kept layer in the place of an archive, held to `limits`.

@@ -1,12 +1,10 @@
 //! Layers written in every form that there is.
 
-use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ocifast_core::contents::Contents;
-use ocifast_core::entry::Mtime;
-use ocifast_core::output::{Compression, Compressor, Loss, erofs, ext4, squashfs, write_cpio, write_tar};
+use ocifast_core::output::{Compression, Loss, Source, Target, WriteRequest, cpio, erofs, ext4, squashfs, tar};
 use ocifast_core::read::Format;
 use ocifast_core::spool::SpoolStore;
 use ocifast_core::tree::Tree;
@@ -80,55 +78,53 @@ pub fn write(layers: &[Vec<Item>], form: Form) -> Option<Made> {
     let order: Vec<usize> = (0..layers.len()).collect();
     let (name, block) = form.how;
     let spool = Arc::new(SpoolStore::new(folder.path(), layers.len()));
-    let create = || File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
-    let build_time = Mtime { seconds: 1_700_000_000, nanoseconds: 0 };
-    let options = erofs::Options { uuid: [5; 16], build_time, clamp_mtime: None };
-    let (tree, contents, losses): (Tree, Arc<dyn Contents>, Vec<Loss>) = match form.format {
+    let target = || Target::Path(&path);
+    let (uuid, created) = ([5; 16], 1_700_000_000);
+    let spooled = || merged(layers, &order, &spool).ok();
+    // What reads an image is not asked about itself: the tree of the spool is compared with it.
+    let (tree, written) = match form.format {
         Format::Erofs if name == "none" => {
-            let image = OpenOptions::new().read(true).write(true).create_new(true).open(&path).expect("a file");
-            let store = Arc::new(erofs::ErofsStore::new(image, folder.path(), layers.len()));
+            let store = Arc::new(erofs::ErofsStore::create(folder.path(), layers.len()).expect("a store"));
             let tree = merged(layers, &order, &store).ok()?;
-            let summary = erofs::finish(&tree, &store, &options).expect("an image");
-            // What reads the image is not asked about itself.
-            let spooled = merged(layers, &order, &spool).ok()?;
-            (spooled, spool, summary.losses)
+            let request = WriteRequest::new(Source::new(&tree, &*store), target(), erofs::Options::default());
+            (spooled()?, erofs::write(WriteRequest { uuid, created, ..request }))
         }
         Format::Erofs => {
-            let tree = merged(layers, &order, &spool).ok()?;
-            let compression = erofs::Compression::parse(name, None, block, 1).expect("known");
-            let written = erofs::write_compressed(&tree, &*spool, &path, &options, &compression, &mut |_, _| Ok(()));
-            (tree, spool, written.expect("an image").losses)
+            let tree = spooled()?;
+            let compression = Some(erofs::Compression::parse(name, None, block).expect("known"));
+            let options = erofs::Options { compression, whole_blocks: false };
+            let request = WriteRequest::new(Source::new(&tree, &*spool), target(), options);
+            let written = erofs::write(WriteRequest { uuid, created, ..request });
+            (tree, written)
         }
         Format::Squashfs => {
             let compression = squashfs::Compression::parse(name, None, block, true, 1).expect("known");
             let store = Arc::new(squashfs::SquashfsStore::new(&compression, folder.path(), layers.len()).ok()?);
             let tree = merged(layers, &order, &store).ok()?;
-            let options = squashfs::Options { created: 0, clamp_mtime: None };
-            let summary = squashfs::write(&tree, &store, &path, &options, &mut |_| Ok(())).expect("an image");
-            let spooled = merged(layers, &order, &spool).ok()?;
-            (spooled, spool, summary.losses)
+            let options = squashfs::Options { compression };
+            let request = WriteRequest::new(Source::new(&tree, &*store), target(), options);
+            (spooled()?, squashfs::write(request))
         }
         Format::Ext4 => {
-            let tree = merged(layers, &order, &spool).ok()?;
-            let size = ext4::Size::Free(0);
-            let options = ext4::Options { uuid: [5; 16], created: 0, size, journal: false, clamp_mtime: None };
-            let (_, losses) = ext4::write(&tree, &*spool, &create(), &options).expect("an image");
-            (tree, spool, losses)
+            let tree = spooled()?;
+            let options = ext4::Options { size: ext4::Size::Free(0), journal: false };
+            let request = WriteRequest::new(Source::new(&tree, &*spool), target(), options);
+            let written = ext4::write(WriteRequest { uuid, ..request });
+            (tree, written)
         }
         Format::Cpio => {
-            let tree = merged(layers, &order, &spool).ok()?;
-            let out = Compressor::new(create(), compression(name)).expect("a compressor");
-            let (out, losses) = write_cpio(&tree, &*spool, out, None).expect("an archive");
-            out.finish().expect("written");
-            (tree, spool, losses)
+            let tree = spooled()?;
+            let options = cpio::Options { compression: compression(name) };
+            let written = cpio::write(WriteRequest::new(Source::new(&tree, &*spool), target(), options));
+            (tree, written)
         }
         Format::Tar => {
-            let tree = merged(layers, &order, &spool).ok()?;
-            let out = Compressor::new(create(), compression(name)).expect("a compressor");
-            let out = write_tar(&tree, &*spool, out, None).expect("an archive");
-            out.finish().expect("written");
-            (tree, spool, Vec::new())
+            let tree = spooled()?;
+            let options = tar::Options { compression: compression(name), ..tar::Options::default() };
+            let written = tar::write(WriteRequest::new(Source::new(&tree, &*spool), target(), options));
+            (tree, written)
         }
     };
-    Some(Made { form, tree, contents, path, losses, folder })
+    let losses = written.expect("an output").losses;
+    Some(Made { form, tree, contents: spool, path, losses, folder })
 }

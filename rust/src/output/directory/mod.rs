@@ -30,7 +30,8 @@ use self::staged::{StagedFiles, folder_name, open_folder};
 pub use self::store::DirectoryStore;
 use self::store::open_directory;
 use super::refused::is_refusal;
-use super::{Loss, Losses, refuse_unholdable};
+use super::request::{WriteRequest, Written, for_copies};
+use super::{Loss, Losses, move_contents, refuse_unholdable};
 use crate::contents::Content;
 use crate::error::Result;
 use crate::open_files::RaisedLimit;
@@ -60,22 +61,44 @@ struct Frame<'t> {
     length: usize,
 }
 
-/// Makes the tree in the empty folder `target`, on the file system of `store`'s folder; `store` is used up.
+/// What is chosen about a directory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Asks for the image's owners, which takes root; without it all belongs to the caller. An owner that is not the
+    /// image's is a loss, and takes the set-id bits with it.
+    pub owners: bool,
+    /// Gives files and directories their owner, mode and kind in an attribute of their own as well; they may be read and
+    /// written by their owner then. A device that may not be made is an empty file with such a record.
+    pub record: bool,
+}
+
+/// Makes the tree in an empty folder. A [`DirectoryStore`] of its contents, on the same file system, is used up; contents
+/// that wait in another store are copied to one in the request's folder.
 ///
-/// `owners` asks for the image's owners, which takes root; without it all belongs to the caller. An owner that is not the
-/// image's is a loss, and takes the set-id bits with it. With `record` files and directories have owner, mode and kind in
-/// an attribute of their own as well, and may be read and written by their owner; a device that may not be made is an
-/// empty file with such a record. Modes, times, extended attributes, devices and pipes that the
-/// system refuses, or takes and does not keep, are losses too.
+/// Modes, times, extended attributes, devices and pipes that the system refuses, or takes and does not keep, are losses.
 ///
 /// # Errors
 /// `output_unsupported` for a link target over 4095 bytes; `io_error`, naming the entry, also where links are refused.
-pub fn write_directory(
+pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
+    let WriteRequest { source, target, options, clamp_mtime, threads, folder, .. } = request;
+    let target = target.path()?;
+    let losses = match source.store::<DirectoryStore>() {
+        Some(store) => make(source.tree, store, target, options, clamp_mtime)?,
+        None => {
+            let store = Arc::new(DirectoryStore::new(for_copies(folder)?, threads)?);
+            let tree = move_contents(source.tree, &source.metered(), &store, &mut |_| Ok(()))?;
+            make(&tree, &store, target, options, clamp_mtime)?
+        }
+    };
+    Ok(Written { losses, ..Written::default() })
+}
+
+/// Makes what is in the folder.
+fn make(
     tree: &Tree,
     store: &DirectoryStore,
     target: &Path,
-    owners: bool,
-    record: bool,
+    Options { owners, record }: Options,
     clamp: Option<i64>,
 ) -> Result<Vec<Loss>> {
     refuse_unholdable(tree)?;

@@ -1,5 +1,6 @@
 //! Where contents wait for a directory: one file each, in a staging folder.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -118,6 +119,10 @@ impl Contents for DirectoryStore {
         read_runs(content, offset, buffer, |position, part| {
             file.read_exact_at(part, position).map_err(|error| Error::io("cannot read a staged file", &error))
         })
+    }
+
+    fn store(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 

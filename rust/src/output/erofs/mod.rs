@@ -1,20 +1,19 @@
 //! An erofs image (Linux, Documentation/filesystems/erofs.rst): a file system that is only read, mounted by the kernel.
 //!
 //! File data are in the image before the tree is known: [`ErofsStore`] is the store that layers are read into.
-//! [`finish`] then adds the metadata, and the superblock last.
+//! [`write()`] then adds the metadata, and the superblock last.
 //!
 //! Three rooms, each of which imports only from those before it: `format` has the numbers and records as they stand on
 //! the disk, `data` the contents and the blocks that they take, `meta` all that leads to them.
 
 mod data;
 mod format;
+mod identity;
 mod meta;
-mod options;
 
 pub use data::codec::{Algorithm, Compression};
 pub use data::devices::Device;
 pub use data::store::ErofsStore;
-pub use meta::build::{Summary, finish, finish_layer, write_compressed};
+pub use meta::build::{Options, write};
 pub use meta::kept::{Completed, complete_kept, layer_digest, seal};
-pub use meta::layered::{LayerInUse, layers_in_use, write_layered, write_private_layers};
-pub use options::Options;
+pub use meta::layered::{LayerInUse, LayeredOptions, layers_in_use, write as write_layered, write_private_layers};

@@ -18,18 +18,16 @@ mod survey;
 mod writer;
 mod xattr;
 
-use std::fs::File;
-
+use self::options::Identity;
 pub use self::options::{Options, Size};
 
 use self::layout::{BLOCK, Geometry, least_blocks, whole_groups};
 use self::superblock::journal_blocks;
 use self::survey::Survey;
 use self::writer::Writer;
-use super::{Loss, refuse_unholdable};
-use crate::contents::Contents;
+use super::refuse_unholdable;
+use super::request::{WriteRequest, Written};
 use crate::error::{Code, Error, Result};
-use crate::tree::Tree;
 
 /// Bytes of free space for which there is one free inode, as mke2fs chooses.
 const BYTES_PER_INODE: u64 = 16 << 10;
@@ -39,23 +37,26 @@ const KEPT_BACK_MAX: u64 = 4096;
 /// Blocks that block numbers of 32 bits can count.
 const BLOCKS_MAX: u64 = u32::MAX as u64;
 
-/// Writes the tree into `file`, which is empty, and returns the image's size in bytes and what ext4 could not hold.
+/// Writes the tree into an empty file.
 ///
 /// Free space and holes are never written: the file is sparse where its file system allows.
 ///
 /// # Errors
 /// `output_unsupported` for what cannot be held even in part (nothing is written then), `io_error`.
-pub fn write(tree: &Tree, contents: &dyn Contents, file: &File, options: &Options) -> Result<(u64, Vec<Loss>)> {
+pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
+    let WriteRequest { source, target, options, uuid, created, clamp_mtime, .. } = request;
+    let (tree, file) = (source.tree, target.file()?);
     refuse_unholdable(tree)?;
-    let survey = Survey::new(tree, options)?;
-    let (geometry, journal) = plan(&survey, options)?;
+    let identity = Identity { uuid, created, clamp_mtime };
+    let survey = Survey::new(tree, &identity)?;
+    let (geometry, journal) = plan(&survey, &options)?;
     let bytes = match options.size {
         Size::Free(_) => geometry.blocks * BLOCK as u64,
         Size::Total(bytes) => bytes,
     };
     file.set_len(bytes).map_err(|error| Error::io("cannot set the size of the image", &error))?;
-    Writer::new(tree, contents, file, options, &survey, &geometry)?.write(journal)?;
-    Ok((bytes, survey.losses.into_vec()))
+    Writer::new(tree, &source.metered(), &file, &identity, &survey, &geometry)?.write(journal)?;
+    Ok(Written { bytes: Some(bytes), losses: survey.losses.into_vec(), ..Written::default() })
 }
 
 /// Chooses the geometry and the blocks of the journal.
@@ -100,7 +101,7 @@ fn plan(survey: &Survey, options: &Options) -> Result<(Geometry, u64)> {
                     Ok((geometry, journal(blocks)))
                 }
                 _ => {
-                    let least = Options { size: Size::Free(0), ..options.clone() };
+                    let least = Options { size: Size::Free(0), ..*options };
                     let least = plan(survey, &least)?.0.blocks * BLOCK as u64;
                     let message = format!("the tree needs an ext4 image of at least {least} bytes, not {bytes}");
                     Err(Error::new(Code::OutputUnsupported, message))

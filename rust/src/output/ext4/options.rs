@@ -1,16 +1,21 @@
 //! What the caller of the ext4 writer chooses.
 
 /// What the caller chooses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// UUID of the file system; the seed of its directory hashes follows from it.
-    pub uuid: [u8; 16],
-    /// Seconds since 1970 that stand for the time of creation.
-    pub created: i64,
     /// How big the image is.
     pub size: Size,
     /// Whether there is a journal, empty.
     pub journal: bool,
+}
+
+/// What an image says that its tree does not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    /// UUID of the file system; the seed of its directory hashes follows from it.
+    pub uuid: [u8; 16],
+    /// Seconds since 1970 that stand for the time of creation.
+    pub created: i64,
     /// Later modification times become this one, in seconds since 1970.
     pub clamp_mtime: Option<i64>,
 }
@@ -24,7 +29,7 @@ pub enum Size {
     Total(u64),
 }
 
-impl Options {
+impl Identity {
     /// The seed of the directories' hashes.
     pub(super) fn hash_seed(&self) -> [u32; 4] {
         let word = |at: usize| {

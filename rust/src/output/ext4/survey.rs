@@ -8,7 +8,7 @@ use super::directory::Shape;
 use super::extent::{EXTENT_BLOCKS, data_blocks, tree_blocks};
 use super::inode::{SECONDS, Type};
 use super::layout::{BLOCK, GROUP_BLOCKS};
-use super::options::Options;
+use super::options::Identity;
 use super::superblock::FIRST_INODE;
 use super::xattr::{Plan, SHARED_MAX};
 use crate::entry::{Mtime, Xattrs};
@@ -84,13 +84,13 @@ impl Survey {
     ///
     /// # Errors
     /// `output_unsupported` with the path of what ext4 cannot hold.
-    pub fn new(tree: &Tree, options: &Options) -> Result<Survey> {
+    pub fn new(tree: &Tree, identity: &Identity) -> Result<Survey> {
         let mut survey = Survey { numbers: vec![0; tree.inode_bound()], ..Survey::default() };
         let mut next = FIRST_INODE;
         for step in tree.walk().filter(|step| step.first) {
             let number = if step.inode == tree.root() { ROOT_INODE } else { next };
             survey.numbers[step.inode.index()] = number;
-            let values = survey.inode(tree.inode(step.inode), &step, options)?;
+            let values = survey.inode(tree.inode(step.inode), &step, identity)?;
             let numbers = values + u32::from(number != ROOT_INODE);
             let Some(following) = next.checked_add(numbers) else {
                 return refuse(&step, "more than 4,294,967,295 inodes".to_owned());
@@ -104,9 +104,9 @@ impl Survey {
     }
 
     /// Counts one inode; returns how many inodes of attributes it needs.
-    fn inode(&mut self, inode: &Inode, step: &Step, options: &Options) -> Result<u32> {
+    fn inode(&mut self, inode: &Inode, step: &Step, identity: &Identity) -> Result<u32> {
         let metadata = &inode.metadata;
-        let mtime = crate::output::clamped(metadata.mtime, options.clamp_mtime);
+        let mtime = crate::output::clamped(metadata.mtime, identity.clamp_mtime);
         if holdable(mtime) != mtime {
             self.losses.add("mtime", &step.path, "ext4 has the years 1901 to 2446");
         }
@@ -126,7 +126,7 @@ impl Survey {
                 // Every group that a file crosses may split an extent; short files that do are counted by `size`.
                 self.data_blocks += blocks + tree_blocks(extents + 2 * (blocks / GROUP_BLOCKS));
             }
-            InodeKind::Directory(children) => match Shape::new(children, &options.hash_seed()) {
+            InodeKind::Directory(children) => match Shape::new(children, &identity.hash_seed()) {
                 Some(shape) => self.metadata_blocks += shape.blocks(),
                 None => return refuse(step, format!("a directory of {} names", children.len())),
             },

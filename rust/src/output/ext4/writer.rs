@@ -10,7 +10,7 @@ use super::directory::Shape;
 use super::extent::{self, EXTENT_BLOCKS, Mapping, data_blocks};
 use super::inode::{EA_INODE, EXTENTS, INDEX, Record, Times, Type, device, seal};
 use super::layout::{Allocator, BLOCK, Geometry, INODE, Run, has_superblock};
-use super::options::Options;
+use super::options::Identity;
 use super::stream::Stream;
 use super::superblock::{FIRST_INODE, JOURNAL_INODE, Summary, journal_superblock, superblock};
 use super::survey::{LINKS_MAX, ROOT_INODE, SetId, Survey, TARGET_INSIDE, holdable, shared_set, type_of};
@@ -24,7 +24,7 @@ use crate::tree::{Children, InodeKind, Step, Tree};
 pub(super) struct Writer<'a> {
     tree: &'a Tree,
     contents: &'a dyn Contents,
-    options: &'a Options,
+    identity: &'a Identity,
     survey: &'a Survey,
     geometry: &'a Geometry,
     seed: u32,
@@ -69,7 +69,7 @@ impl<'a> Writer<'a> {
         tree: &'a Tree,
         contents: &'a dyn Contents,
         file: &'a File,
-        options: &'a Options,
+        identity: &'a Identity,
         survey: &'a Survey,
         geometry: &'a Geometry,
     ) -> Result<Self> {
@@ -77,10 +77,10 @@ impl<'a> Writer<'a> {
         Ok(Writer {
             tree,
             contents,
-            options,
+            identity,
             survey,
             geometry,
-            seed: file_system_seed(&options.uuid),
+            seed: file_system_seed(&identity.uuid),
             tables: Stream::new(file),
             metadata: Stream::new(file),
             data: Stream::behind(file)?,
@@ -121,8 +121,8 @@ impl<'a> Writer<'a> {
         let usage = Use { blocks: self.far.position(), inodes: self.survey.last_inode, directories: &self.directories };
         let (descriptors, free_blocks) = write_bitmaps(self.geometry, &usage, self.seed, &mut self.metadata)?;
         let summary = Summary {
-            uuid: self.options.uuid,
-            hash_seed: self.options.hash_seed(),
+            uuid: self.identity.uuid,
+            hash_seed: self.identity.hash_seed(),
             created: self.created(),
             free_blocks,
             free_inodes: self.geometry.inodes() - self.survey.last_inode,
@@ -140,7 +140,7 @@ impl<'a> Writer<'a> {
     }
 
     fn created(&self) -> u32 {
-        self.options.created.clamp(0, i64::from(u32::MAX)) as u32
+        self.identity.created.clamp(0, i64::from(u32::MAX)) as u32
     }
 
     fn reserved_inode(&mut self, number: u32) -> Result<()> {
@@ -162,7 +162,7 @@ impl<'a> Writer<'a> {
         let mut map = Map::default();
         map.allocate(&mut self.near, 0, blocks, |_, _| Ok(()))?;
         let first = map.mappings.first().map_or(0, |it| it.physical);
-        let bytes = journal_superblock(blocks as u32, &self.options.uuid);
+        let bytes = journal_superblock(blocks as u32, &self.identity.uuid);
         self.metadata.put(first * BLOCK as u64, &bytes)?;
         let mut record = Record::new(Type::File, Times::all(epoch(i64::from(self.created()))));
         record.permissions = 0o600;
@@ -191,7 +191,7 @@ impl<'a> Writer<'a> {
         let inode = self.tree.inode(step.inode);
         let number = self.survey.numbers[step.inode.index()];
         let metadata = &inode.metadata;
-        let mtime = holdable(crate::output::clamped(metadata.mtime, self.options.clamp_mtime));
+        let mtime = holdable(crate::output::clamped(metadata.mtime, self.identity.clamp_mtime));
         let mut record = Record::new(type_of(inode), Times::all(mtime));
         (record.permissions, record.uid, record.gid) = (metadata.mode, metadata.uid, metadata.gid);
         record.links = inode.nlink as u16;
@@ -231,7 +231,7 @@ impl<'a> Writer<'a> {
         self.ancestors.push(number);
         self.directories[self.geometry.group_of(number)] += 1;
 
-        let shape = Shape::new(children, &self.options.hash_seed()).ok_or_else(full)?;
+        let shape = Shape::new(children, &self.identity.hash_seed()).ok_or_else(full)?;
         let mut map = Map::default();
         map.allocate(&mut self.near, 0, shape.blocks(), |_, _| Ok(()))?;
         let mut blocks = map.mappings.iter().flat_map(|it| it.physical..it.physical + u64::from(it.length));

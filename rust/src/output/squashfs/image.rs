@@ -1,8 +1,8 @@
 //! The image as a whole: contents, tables and superblock.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::format::{CONTENTS, Fields, METADATA_PLAIN, PADDING, Superblock, Tables, narrow};
 use super::fragments::Fragments;
@@ -12,35 +12,50 @@ use super::placed::{Placed, copy};
 use super::store::SquashfsStore;
 use super::tree_writer::TreeWriter;
 use crate::error::{Error, Result};
-use crate::output::{Loss, refuse_unholdable};
+use crate::output::request::{WriteRequest, Written, create, for_copies};
+use crate::output::{move_contents, refuse_unholdable};
 use crate::tree::Tree;
 
-/// A finished image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Its size.
-    pub bytes: u64,
-    /// What it cannot hold.
-    pub losses: Vec<Loss>,
-}
-
-/// Writes the image of `tree`, whose contents are in `store` and whose layers are all finished, to `path`, which does
-/// not exist yet. `progress` is told the bytes of files that are done, now and then and at the end.
+/// Writes the image of a tree to a path that does not exist yet. Contents wait in a [`SquashfsStore`] of the same
+/// compression, whose layers are all finished; others are read and compressed in a store in the request's folder.
+/// Progress is told the bytes of files, now and then and at the end; it never goes back.
 ///
 /// # Errors
-/// `output_unsupported` when the tree is beyond the format's bounds; `io_error`; what `progress` returns.
-pub fn write(
+/// `output_unsupported` when the tree is beyond the format's bounds; `io_error`; what the progress returns.
+pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
+    let WriteRequest { source, target, options: Options { compression }, created, clamp_mtime, mut progress, .. } =
+        request;
+    let (total, mut furthest) = (source.content_bytes(), 0);
+    let mut tell = |done: u64| {
+        furthest = furthest.max(done);
+        progress.as_mut().map_or(Ok(()), |progress| progress(furthest, total))
+    };
+    let path = target.path()?;
+    match source.store::<SquashfsStore>() {
+        Some(store) if store.compression().makes_the_same_as(&compression) => {
+            assemble(source.tree, store, path, created, clamp_mtime, &mut tell)
+        }
+        _ => {
+            let store = Arc::new(SquashfsStore::new(&compression, for_copies(request.folder)?, 1)?);
+            let tree = move_contents(source.tree, source.contents, &store, &mut tell)?;
+            assemble(&tree, &store, path, created, clamp_mtime, &mut tell)
+        }
+    }
+}
+
+/// Puts the image together from the blocks of its store.
+fn assemble(
     tree: &Tree,
     store: &SquashfsStore,
     path: &Path,
-    options: &Options,
+    created: i64,
+    clamp_mtime: Option<i64>,
     progress: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<Summary> {
+) -> Result<Written> {
     refuse_unholdable(tree)?;
     let more = store.compress_waiting(tree, progress)?;
     let (tree, store) = more.as_ref().map_or((tree, store), |(tree, store)| (tree, store));
-    let image = &File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
-    let image = image.as_ref().map_err(|error| Error::io(format_args!("cannot write {}", path.display()), error))?;
+    let image = &create(path)?;
     let compression = *store.compression();
     let settings = compression.settings();
     let head = settings
@@ -58,7 +73,7 @@ pub fn write(
     })?;
 
     let inodes = fragments.end();
-    let written = TreeWriter::write(tree, store, &placed, options, image, inodes)?;
+    let written = TreeWriter::write(tree, store, &placed, clamp_mtime, image, inodes)?;
     let mut tables = written.directories;
     let directories = written.end;
     // Each table begins where the index of the one before ends: Linux compares.
@@ -76,7 +91,7 @@ pub fn write(
     let [fragment_index, export, ids] = index;
     let superblock = Superblock {
         inodes: count,
-        created: options.created.clamp(0, i64::from(u32::MAX)) as u32,
+        created: created.clamp(0, i64::from(u32::MAX)) as u32,
         block_size: compression.block as u32,
         fragments: narrow((fragments.table().len() / 16) as u64, "the fragments of the image")?,
         compressor: compression.number(),
@@ -93,5 +108,5 @@ pub fn write(
     image.write_all_at(&tables, directories).map_err(failed)?;
     image.set_len(bytes).map_err(failed)?;
     image.write_all_at(&[&superblock.encode()[..], &head].concat(), 0).map_err(failed)?;
-    Ok(Summary { bytes, losses: written.losses.into_vec() })
+    Ok(Written { bytes: Some(bytes), losses: written.losses.into_vec(), ..Written::default() })
 }

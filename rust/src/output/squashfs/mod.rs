@@ -22,6 +22,6 @@ mod xattr;
 
 pub use codec::{Algorithm, Compression};
 pub(super) use fit::fit;
-pub use image::{Summary, write};
+pub use image::write;
 pub use options::Options;
 pub use store::SquashfsStore;

@@ -1,10 +1,10 @@
-//! What is chosen about an image beside its compression.
+//! What is chosen about an image.
 
-/// What an image says that its tree does not.
+use super::codec::Compression;
+
+/// What is chosen about an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// When the image was made, in seconds since 1970.
-    pub created: i64,
-    /// Later mtimes become this, in seconds since 1970.
-    pub clamp_mtime: Option<i64>,
+    /// Of blocks and metadata. Contents that wait in a store of another one are compressed anew.
+    pub compression: Compression,
 }

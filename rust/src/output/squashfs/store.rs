@@ -5,6 +5,7 @@
 //! left out is in it. Ends of files that are no whole block wait as they are: they are packed together in the same order.
 //! So do files that an upper layer seems to replace: few of them are wanted in the end.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -295,5 +296,9 @@ impl Contents for SquashfsStore {
             self.read_tail(content, from - at, &mut buffer[(from - offset) as usize..])?;
         }
         Ok(wanted)
+    }
+
+    fn store(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }

@@ -10,7 +10,6 @@ use super::format::NOWHERE;
 use super::ids::Ids;
 use super::inode::{FileData, Head, Type};
 use super::metadata::{MetadataWriter, Position};
-use super::options::Options;
 use super::placed::Placed;
 use super::store::SquashfsStore;
 use super::xattr::Xattrs;
@@ -23,7 +22,7 @@ pub struct TreeWriter<'a> {
     tree: &'a Tree,
     store: &'a SquashfsStore,
     placed: &'a Placed,
-    options: &'a Options,
+    clamp_mtime: Option<i64>,
     image: &'a File,
     /// Where the next block of inodes goes.
     end: u64,
@@ -41,7 +40,7 @@ pub struct TreeWriter<'a> {
 }
 
 /// The tables that are left to write.
-pub struct Written {
+pub struct Remaining {
     /// A reference to the root's inode.
     pub root: u64,
     /// Where the inodes end in the image.
@@ -76,10 +75,10 @@ impl<'a> TreeWriter<'a> {
         tree: &'a Tree,
         store: &'a SquashfsStore,
         placed: &'a Placed,
-        options: &'a Options,
+        clamp_mtime: Option<i64>,
         image: &'a File,
         at: u64,
-    ) -> Result<Written> {
+    ) -> Result<Remaining> {
         let mut numbers = vec![0; tree.inode_bound()];
         let mut count = 0;
         for step in tree.walk().filter(|step| step.first) {
@@ -91,7 +90,7 @@ impl<'a> TreeWriter<'a> {
             tree,
             store,
             placed,
-            options,
+            clamp_mtime,
             image,
             end: at,
             inodes: MetadataWriter::new(compression)?,
@@ -107,14 +106,14 @@ impl<'a> TreeWriter<'a> {
         writer.finish()
     }
 
-    fn finish(mut self) -> Result<Written> {
+    fn finish(mut self) -> Result<Remaining> {
         self.flush()?;
         let rest = self.inodes.finish()?;
         self.image.write_all_at(&rest, self.end).map_err(|error| Error::io("cannot write the image", &error))?;
         if self.places.contains(&NOWHERE) {
             return Err(Error::new(Code::Internal, "an inode was not written"));
         }
-        Ok(Written {
+        Ok(Remaining {
             root: self.places.first().copied().unwrap_or_default(),
             end: self.end + rest.len() as u64,
             directories: self.directories.finish()?,
@@ -219,7 +218,7 @@ impl<'a> TreeWriter<'a> {
     fn head(&mut self, id: InodeId, number: u32) -> Result<Head> {
         let inode = self.tree.inode(id);
         let mut metadata = inode.metadata.clone();
-        fit(&self.path, &mut metadata, self.options.clamp_mtime, &mut self.losses);
+        fit(&self.path, &mut metadata, self.clamp_mtime, &mut self.losses);
         Ok(Head {
             mode: metadata.mode,
             uid: self.ids.number(metadata.uid)?,

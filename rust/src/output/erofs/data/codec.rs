@@ -32,8 +32,6 @@ pub struct Compression {
     pub algorithm: Algorithm,
     /// Most bytes of a physical cluster: a power of two from 4096 to 1 MiB.
     pub cluster: usize,
-    /// Threads that compress; they change nothing in the image.
-    pub threads: usize,
 }
 
 impl Compression {
@@ -41,7 +39,7 @@ impl Compression {
     ///
     /// # Errors
     /// `internal_error` for another name, and for a level or size of clusters that there is not.
-    pub fn parse(name: &str, level: Option<i32>, cluster: usize, threads: usize) -> Result<Self> {
+    pub fn parse(name: &str, level: Option<i32>, cluster: usize) -> Result<Self> {
         let algorithm = match (name, level) {
             ("lz4", None) => Algorithm::Lz4,
             ("zstd", None) => Algorithm::Zstd { level: 3 },
@@ -55,7 +53,7 @@ impl Compression {
             let message = "a physical cluster of erofs has 4096 to 1048576 bytes, a power of two";
             return Err(Error::new(Code::Internal, message));
         }
-        Ok(Compression { algorithm, cluster, threads: threads.max(1) })
+        Ok(Compression { algorithm, cluster })
     }
 
     /// Bytes of a file that are compressed together: what compresses to half its size or better makes one cluster.

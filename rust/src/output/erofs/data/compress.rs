@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::output::erofs::format::clusters::{Clusters, Extent, table_size};
 use crate::output::erofs::format::numbers::{BLOCK, EXTENDED, blocks};
 use crate::output::erofs::format::xattr;
+use crate::output::request;
 use crate::spool::unnamed_file;
 use crate::tree::{InodeId, InodeKind, Tree};
 
@@ -53,18 +54,18 @@ pub struct CompressedFiles {
 }
 
 impl CompressedFiles {
-    /// Compresses the contents of `tree` into `image`, from block 1 on. An unnamed file is made beside `path`.
+    /// Compresses the contents of a tree into `image`, from block 1 on, by so many threads. An unnamed file is made beside `path`.
     ///
     /// # Errors
     /// `io_error`; `output_unsupported` for an image beyond the format's bounds; what `progress` returns.
     pub fn write(
-        tree: &Tree,
-        contents: &dyn Contents,
+        source: request::Source<'_>,
         image: &File,
         path: &Path,
-        compression: &Compression,
+        (compression, threads): (&Compression, usize),
         progress: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<Self> {
+        let request::Source { tree, contents, .. } = source;
         let folder = path.parent().unwrap_or(path);
         let files = CompressedFiles {
             algorithm: compression.number(),
@@ -86,7 +87,7 @@ impl CompressedFiles {
         writer.report.now()?;
         std::thread::scope(|scope| {
             let mut workers = Vec::new();
-            for _ in 0..compression.threads {
+            for _ in 0..threads.max(1) {
                 let (jobs, todo) = sync_channel(AHEAD);
                 let (results, done) = sync_channel(AHEAD);
                 let codec = Codec::new(compression)?;

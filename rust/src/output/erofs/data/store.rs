@@ -4,6 +4,7 @@
 //! that the layout is a function of the layers alone. The rest of a file that is not a whole block waits in a spool
 //! file, and goes right behind the file's inode when the metadata are written.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
@@ -141,7 +142,7 @@ impl ErofsStore {
     ///
     /// # Errors
     /// `io_error`.
-    pub fn publish(&self, path: &Path) -> Result<()> {
+    pub(in crate::output::erofs) fn publish(&self, path: &Path) -> Result<()> {
         std::fs::rename(self.folder.join(IMAGE), path)
             .map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))
     }
@@ -290,6 +291,10 @@ impl Contents for ErofsStore {
             }
             Ok(())
         })
+    }
+
+    fn store(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 

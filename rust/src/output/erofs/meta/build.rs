@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::plan::Plan;
 use super::writer::write_metadata;
-use crate::contents::Contents;
 use crate::error::{Error, Result};
 use crate::output::erofs::data::block_map::{BlockMap, BlockRange};
 use crate::output::erofs::data::codec::Compression;
@@ -17,84 +17,110 @@ use crate::output::erofs::data::layer_files::LayerFiles;
 use crate::output::erofs::data::store::ErofsStore;
 use crate::output::erofs::format::numbers::{BLOCK, SLOTS};
 use crate::output::erofs::format::superblock::{Superblock, head_blocks};
-use crate::output::erofs::options::Options;
+use crate::output::erofs::identity::Identity;
 use crate::output::file_range::clear_range;
-use crate::output::{Loss, refuse_unholdable};
+use crate::output::request::{Properties, Source, WriteRequest, Written, create, for_copies};
+use crate::output::{move_contents, refuse_unholdable};
 use crate::tree::{InodeKind, Tree};
 
-/// A finished image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Its size.
-    pub bytes: u64,
-    /// Bytes of the image that nothing uses.
-    pub dead: u64,
-    /// What it cannot hold.
-    pub losses: Vec<Loss>,
+/// What is chosen about an image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Of contents, if they are compressed.
+    pub compression: Option<Compression>,
+    /// Whether the ends of files stand in blocks of their own instead of behind their inodes. Only of an image that is
+    /// not compressed.
+    pub whole_blocks: bool,
+}
+
+/// Writes the image of a tree to a path that does not exist yet.
+///
+/// Without compression, contents that wait in an [`ErofsStore`] of the same kind stand in the image already: metadata are
+/// added to it, and it is moved to the path. Contents that wait in another store are copied to one in the request's
+/// folder. With compression, they are read from any store; progress is told the bytes of contents that are done, now and
+/// then and at the end.
+///
+/// # Errors
+/// `output_unsupported` when the tree is beyond the format's bounds; `io_error`; what the progress returns.
+pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
+    let identity = Identity::of(&request);
+    let WriteRequest { source, target, options, folder, threads, progress, .. } = request;
+    let path = target.path()?;
+    if let Some(compression) = options.compression {
+        let mut progress = progress.unwrap_or_else(|| Box::new(|_, _| Ok(())));
+        return compress(source, path, &identity, (&compression, threads), &mut *progress);
+    }
+    if let Some(store) = source.store::<ErofsStore>()
+        && !store.is_complete()
+        && store.inline_tails() != options.whole_blocks
+    {
+        source.took(source.content_bytes());
+        let written = finish(source.tree, store, &identity)?;
+        store.publish(path)?;
+        return Ok(written);
+    }
+    let made = ErofsStore::create(for_copies(folder)?, 1)?;
+    let store = Arc::new(if options.whole_blocks { made.of_whole_blocks() } else { made });
+    let tree = move_contents(source.tree, &source.metered(), &store, &mut |_| Ok(()))?;
+    let written = finish(&tree, &store, &identity)?;
+    store.publish(path)?;
+    Ok(written)
 }
 
 /// Completes the image of `store` with the metadata of `tree`, whose layers must all be finished. Contents can be read
 /// from the store before and after.
-///
-/// # Errors
-/// `output_unsupported` when the tree is beyond the format's bounds; `io_error`.
-pub fn finish(tree: &Tree, store: &ErofsStore, options: &Options) -> Result<Summary> {
+fn finish(tree: &Tree, store: &ErofsStore, identity: &Identity) -> Result<Written> {
     refuse_unholdable(tree)?;
-    let plan = Plan::new(tree, store, options)?;
+    let plan = Plan::new(tree, store, identity)?;
     let packer = plan.packer();
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
     let wanted = if anywhere(&plan) { u64::from(packer.blocks()) - together } else { 0 };
     let (first, end) = store.data_area()?;
     let mut space = BlockMap::new(first, end, live(tree, store))?;
     store.relocate(space.make_room(wanted))?;
-    complete(plan, store.image(), space, options, Data::Here)
+    complete(plan, store.image(), space, identity, Data::Here)
 }
 
-/// Writes an image of `tree` to `path`, which does not exist yet, with contents from any store, compressed.
-/// `progress` is told the bytes of contents that are done and all that there are, now and then and at the end.
-///
-/// # Errors
-/// As [`finish`]; whatever `progress` returns, which ends the work.
-pub fn write_compressed(
-    tree: &Tree,
-    contents: &dyn Contents,
+/// Writes a compressed image.
+fn compress(
+    source: Source<'_>,
     path: &Path,
-    options: &Options,
-    compression: &Compression,
+    identity: &Identity,
+    (compression, threads): (&Compression, usize),
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
-) -> Result<Summary> {
+) -> Result<Written> {
+    let tree = source.tree;
     refuse_unholdable(tree)?;
-    let image = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
-    let image = image.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))?;
-    let files = CompressedFiles::write(tree, contents, &image, path, compression, progress)?;
-    let plan = Plan::new(tree, &files, options)?;
+    let image = create(path)?;
+    let files = CompressedFiles::write(source, &image, path, (compression, threads), progress)?;
+    let plan = Plan::new(tree, &files, identity)?;
     // All that is there is wanted.
     let space = BlockMap::new(files.end(), files.end(), Vec::new())?;
-    complete(plan, &image, space, options, Data::Compressed(*compression))
+    complete(plan, &image, space, identity, Data::Compressed(*compression))
 }
 
 /// Completes the image of one layer: `data` has its contents, which end before byte `end` and all stay. Whether the
 /// layer means the same alone, `view` has said; what erofs cannot hold of it are losses.
 ///
 /// # Errors
-/// As [`finish`].
-pub fn finish_layer(view: &Tree, data: &File, end: u64, options: &Options) -> Result<Summary> {
+/// As [`write`].
+pub fn finish_layer(view: &Tree, data: &File, end: u64, identity: &Identity) -> Result<Written> {
     refuse_unholdable(view)?;
-    let plan = Plan::new(view, &LayerFiles, options)?;
+    let plan = Plan::new(view, &LayerFiles, identity)?;
     let end = end / BLOCK as u64;
     let space = BlockMap::new(end, end, Vec::new())?;
-    complete(plan, data, space, options, Data::Here)
+    complete(plan, data, space, identity, Data::Here)
 }
 
 /// Writes the image of a tree whose data stand elsewhere to an empty file.
 ///
 /// # Errors
-/// As [`finish`].
-pub fn finish_layered(tree: &Tree, files: &LayeredFiles, image: &File, options: &Options) -> Result<Summary> {
-    let plan = Plan::new(tree, files, options)?;
+/// As [`write`].
+pub fn finish_layered(tree: &Tree, files: &LayeredFiles, image: &File, identity: &Identity) -> Result<Written> {
+    let plan = Plan::new(tree, files, identity)?;
     let head = head_blocks(files.table());
     let space = BlockMap::new(head, head, Vec::new())?;
-    complete(plan, image, space, options, Data::Elsewhere(files))
+    complete(plan, image, space, identity, Data::Elsewhere(files))
 }
 
 /// Where the data of the image are.
@@ -112,7 +138,7 @@ fn anywhere(plan: &Plan<'_>) -> bool {
 }
 
 /// Metadata and superblock.
-fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, options: &Options, data: Data<'_>) -> Result<Summary> {
+fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, identity: &Identity, data: Data<'_>) -> Result<Written> {
     let packer = plan.packer();
     let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
     let (devices, blocks) = match &data {
@@ -144,11 +170,11 @@ fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, options: &Options
     let superblock = Superblock {
         root_nid: SLOTS as u16,
         inodes: plan.count(),
-        build_time: options.build_time,
+        build_time: identity.build_time,
         blocks: blocks.unwrap_or(space.end()) as u32,
         meta_block,
         xattr_block: if shared.size() > 0 { places[shared_run as usize] } else { 0 },
-        uuid: options.uuid,
+        uuid: identity.uuid,
         chunked: plan.chunked(),
         coding: if let Data::Compressed(compression) = data { Some(compression.coding()) } else { None },
         devices,
@@ -156,7 +182,8 @@ fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, options: &Options
     let bytes = space.end() * block;
     image.set_len(bytes).map_err(failed)?;
     image.write_all_at(&superblock.block(), 0).map_err(failed)?;
-    Ok(Summary { bytes, dead, losses: plan.into_losses() })
+    let properties = Properties { dead, ..Properties::default() };
+    Ok(Written { bytes: Some(bytes), losses: plan.into_losses(), properties })
 }
 
 /// The blocks of all contents that the tree still has.

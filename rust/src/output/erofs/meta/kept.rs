@@ -10,7 +10,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
-use crate::output::erofs::options::Options;
+use crate::output::erofs::identity::Identity;
 
 /// What became of a kept layer.
 #[derive(Clone, Debug)]
@@ -35,15 +35,16 @@ pub fn complete_kept(kept: &mut KeptLayer, limits: &Limits) -> Result<Completed>
     let table = Table::open(kept.table.file()?)?;
     let View { tree, mut reason } = View::new(&table, limits)?;
     let data = &kept.data;
-    let options = Options { uuid: uuid(&kept.diff_id), build_time: Mtime::default(), clamp_mtime: None };
-    let summary = finish_layer(&tree, &data.file, data.end, &options)?;
-    if let Some(lost) = summary.losses.first() {
+    let identity = Identity { uuid: uuid(&kept.diff_id), build_time: Mtime::default(), clamp_mtime: None };
+    let written = finish_layer(&tree, &data.file, data.end, &identity)?;
+    if let Some(lost) = written.losses.first() {
         reason.get_or_insert(Reason { code: ATTRIBUTE, path: lost.paths.first().cloned().unwrap_or_default() });
     }
     let mut hasher = data.hasher.clone();
-    read(&data.file, data.end, summary.bytes, &mut hasher)?;
+    let bytes = written.bytes.unwrap_or_default();
+    read(&data.file, data.end, bytes, &mut hasher)?;
     read(&data.file, 0, BLOCK, &mut hasher)?;
-    Ok(Completed { bytes: summary.bytes, digest: hasher.finish(), reason })
+    Ok(Completed { bytes, digest: hasher.finish(), reason })
 }
 
 /// Completes the table: it is what publication names last.

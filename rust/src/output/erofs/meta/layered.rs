@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 
-use super::build::{Summary, finish_layered};
+use super::build::finish_layered;
 use crate::blocks::length_of;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::output::erofs::data::devices::{Device, LayeredFiles, contents, shared};
 use crate::output::erofs::format::numbers::BLOCK;
-use crate::output::erofs::options::Options;
+use crate::output::erofs::identity::Identity;
 use crate::output::file_range::copy_range;
 use crate::output::refuse_unholdable;
+use crate::output::request::{Source, WriteRequest, Written};
 use crate::spool::SpoolStore;
 use crate::tree::Tree;
 
@@ -31,7 +32,8 @@ pub struct LayerInUse {
 ///
 /// # Errors
 /// `internal` when contents do not wait in the data files of decoded layers.
-pub fn layers_in_use(tree: &Tree, store: &SpoolStore) -> Result<Vec<LayerInUse>> {
+pub fn layers_in_use(source: Source<'_>) -> Result<Vec<LayerInUse>> {
+    let (tree, store) = (source.tree, source.store::<SpoolStore>().ok_or_else(elsewhere)?);
     let layers = live(tree).into_iter().map(|(layer, runs)| {
         let live: u64 = runs.iter().map(|run| run.end - run.start).sum();
         let (_, length) = shared(store, layer)?;
@@ -45,7 +47,8 @@ pub fn layers_in_use(tree: &Tree, store: &SpoolStore) -> Result<Vec<LayerInUse>>
 ///
 /// # Errors
 /// As [`layers_in_use`]; `io_error`.
-pub fn write_private_layers(tree: &Tree, store: &SpoolStore, files: &[(u32, File)]) -> Result<()> {
+pub fn write_private_layers(source: Source<'_>, files: &[(u32, File)]) -> Result<()> {
+    let (tree, store) = (source.tree, source.store::<SpoolStore>().ok_or_else(elsewhere)?);
     let live = live(tree);
     for (layer, out) in files {
         let (data, length) = shared(store, *layer)?;
@@ -55,44 +58,50 @@ pub fn write_private_layers(tree: &Tree, store: &SpoolStore, files: &[(u32, File
     Ok(())
 }
 
-/// Writes the metadata of `tree` to an empty file.
-///
-/// # Arguments
-/// - `devices`: all layers of [`layers_in_use`], in the order in which they are given to the kernel.
-/// - `single`: the data of the layers follow the metadata in the same file, which mounts alone.
-///
-/// # Returns
-/// The summary, and for each device the block at which it begins when all stand in one file or on one disk, in this
-/// order behind the metadata.
+/// What is chosen about an image of layers.
+#[derive(Clone, Copy, Debug)]
+pub struct LayeredOptions<'a> {
+    /// All layers of [`layers_in_use`], in the order in which they are given to the kernel.
+    pub devices: &'a [Device],
+    /// Whether the data of the layers follow the metadata in the same file, which mounts alone.
+    pub single: bool,
+}
+
+/// Writes the metadata of a tree, whose contents wait in the data files of decoded layers, to an empty file. The
+/// properties tell the block at which each device begins when all stand in one file or on one disk, behind the metadata.
 ///
 /// # Errors
-/// As [`super::finish`]; `internal` for a layer without a device.
-pub fn write_layered(
-    tree: &Tree,
-    store: &SpoolStore,
-    image: &File,
-    devices: &[Device],
-    single: bool,
-    options: &Options,
-) -> Result<(Summary, Vec<u64>)> {
+/// As [`super::build::write`]; `internal` for a layer without a device, and for contents that wait elsewhere.
+pub fn write(request: WriteRequest<'_, LayeredOptions<'_>>) -> Result<Written> {
+    let identity = Identity::of(&request);
+    let WriteRequest { source, target, options: LayeredOptions { devices, single }, .. } = request;
+    let (tree, image) = (source.tree, target.file()?);
+    let store = source.store::<SpoolStore>().ok_or_else(elsewhere)?;
     refuse_unholdable(tree)?;
     let files = LayeredFiles::new(tree, store, devices, single)?;
-    let mut summary = finish_layered(tree, &files, image, options)?;
+    let mut written = finish_layered(tree, &files, &image, &identity)?;
     let bases = files.bases();
     if single {
         let live = live(tree);
         for (device, &base) in devices.iter().zip(&bases) {
             let (data, length) = device.file(store)?;
             let base = base * BLOCK as u64;
-            summary.bytes = base + length;
-            image.set_len(summary.bytes).map_err(|error| Error::io("cannot write the image", &error))?;
+            let end = base + length;
+            written.bytes = Some(end);
+            image.set_len(end).map_err(|error| Error::io("cannot write the image", &error))?;
             // What the tree has not is not handed on: in the layer's own file it may be.
             for layer in &device.layers {
-                copy_live(live.get(layer).map_or(&[], Vec::as_slice), data, image, base)?;
+                copy_live(live.get(layer).map_or(&[], Vec::as_slice), data, &image, base)?;
             }
         }
     }
-    Ok((summary, bases))
+    written.properties.bases = bases;
+    Ok(written)
+}
+
+/// Contents do not wait in the files of layers.
+fn elsewhere() -> Error {
+    Error::new(Code::Internal, "contents wait in another store than in the files of layers")
 }
 
 /// Copies runs of a layer's data file to the same places of another, counted from its byte `base`.

@@ -11,7 +11,7 @@ use crate::output::erofs::format::clusters::table_size;
 use crate::output::erofs::format::inode::{Record, type_of};
 use crate::output::erofs::format::numbers::{BLOCK, DataLayout, INDEX, INDEXES, NULL_ADDRESS, blocks};
 use crate::output::erofs::format::xattr;
-use crate::output::erofs::options::Options;
+use crate::output::erofs::identity::Identity;
 use crate::output::{Loss, Losses, clamped, device_number};
 use crate::tree::{Children, InodeId, InodeKind, Tree};
 
@@ -63,7 +63,7 @@ pub struct Form {
 pub struct Plan<'t> {
     tree: &'t Tree,
     files: &'t dyn FileData,
-    options: &'t Options,
+    identity: &'t Identity,
     shared: Shared<'t>,
     /// By inode: its slot.
     slots: Vec<u32>,
@@ -83,13 +83,13 @@ impl<'t> Plan<'t> {
     ///
     /// # Errors
     /// `output_unsupported` for what would make an image beyond the format's bounds.
-    pub fn new(tree: &'t Tree, files: &'t dyn FileData, options: &'t Options) -> Result<Self> {
+    pub fn new(tree: &'t Tree, files: &'t dyn FileData, identity: &'t Identity) -> Result<Self> {
         let bound = tree.inode_bound();
         let firsts = || tree.walk().filter(|step| step.first);
         let mut plan = Plan {
             tree,
             files,
-            options,
+            identity,
             shared: Shared::collect(firsts().map(|step| &tree.inode(step.inode).metadata)),
             slots: vec![NOWHERE; bound],
             runs: vec![NOWHERE; bound],
@@ -161,9 +161,9 @@ impl<'t> Plan<'t> {
             number: u32::try_from(id.index() + 1).unwrap_or(u32::MAX),
             uid: metadata.uid,
             gid: metadata.gid,
-            mtime: clamped(metadata.mtime, self.options.clamp_mtime),
+            mtime: clamped(metadata.mtime, self.identity.clamp_mtime),
         };
-        let build_time = self.options.build_time;
+        let build_time = self.identity.build_time;
         let fits = |record: &Record, length: usize| record.length(build_time) + attributes + length <= BLOCK;
         let data = match &inode.kind {
             InodeKind::File(content) => {
@@ -249,7 +249,7 @@ impl<'t> Plan<'t> {
 
     /// The time of the inodes of the short form.
     pub fn build_time(&self) -> Mtime {
-        self.options.build_time
+        self.identity.build_time
     }
 
     /// The shared attributes, and the first block that was set aside for them.
