@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ocifast import _core, errors
 from ocifast.errors import OcifastError
+from ocifast.packers import FORMATS
 
 from tests.support.images import build_image, build_index, write_layout
 from tests.support.layers import TarBuilder
@@ -91,6 +92,11 @@ def test_every_public_name_is_there() -> None:
 def test_every_public_name_has_its_row() -> None:
     rows = [name for row in table_rows(text("docs/python.md"), "name") for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(rows) == sorted(importlib.import_module("ocifast").__all__)
+
+
+def test_every_format_has_its_row() -> None:
+    rows = [row[0].strip("`") for row in table_rows(text("docs/packers.md"), "format")]
+    assert sorted(rows) == sorted(FORMATS)
 
 
 def test_every_error_has_its_row() -> None:

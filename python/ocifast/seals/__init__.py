@@ -14,7 +14,9 @@ from ocifast.records import dataclass
 
 __all__ = ["SEALS", "Seal", "SealRequest", "Sidecar", "apply_seals", "check_seal", "load_seals"]
 
-SEALS: dict[str, str] = {"verity": "ocifast.seals.verity:SEAL"}
+SEALS: dict[str, str] = {
+    "verity": "ocifast.seals.verity:SEAL",
+}
 """Name of each seal, which is its option on the command line as well, and where its `Seal` is."""
 
 

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from ocifast.sources.transports import (
-    containers_storage,
-    dir,  # noqa: A004 - the prefix
-    docker,
-    docker_archive,
-    docker_daemon,
-    oci,
-    oci_archive,
-    tar,
-)
 from ocifast.sources.transports.transport import Access, Transport
 
 __all__ = ["TRANSPORTS", "Access", "Transport"]
 
 _MODULES = (
-    docker,
-    oci,
-    oci_archive,
-    docker_archive,
-    docker_daemon,
-    containers_storage,
-    tar,
-    dir,
+    "docker",
+    "oci",
+    "oci_archive",
+    "docker_archive",
+    "docker_daemon",
+    "containers_storage",
+    "tar",
+    "dir",
 )
 
-TRANSPORTS: Mapping[str, Transport] = {module.TRANSPORT.prefix: module.TRANSPORT for module in _MODULES}
+
+def _transport(module: str) -> Transport:
+    found: Transport = import_module(f"{__name__}.{module}").TRANSPORT
+    return found
+
+
+TRANSPORTS: Mapping[str, Transport] = {found.prefix: found for found in map(_transport, _MODULES)}
 """By prefix, in the order in which help texts list them."""
