@@ -64,7 +64,7 @@ RUST: Mapping[int, Steps] = {
         ("budget",),
         ("merge", "edit"),
     ),
-    2: (("read",), ("layer", "decoded"), ("turns",), ("flatten",)),
+    2: (("read",), ("layer", "decoded"), ("scheduler",), ("flatten",)),
     3: (("output",), ("compare", "compare_layers", "usage", "verify", "verity")),
     4: (("bindings",), ("",)),
 }

@@ -13,15 +13,15 @@ use ocifast_core::contents::Store;
 use ocifast_core::decompress::decompress;
 use ocifast_core::digest::Digest;
 use ocifast_core::flatten::Flattener;
-use ocifast_core::layer::Descriptor;
+use ocifast_core::layer::LayerInput;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::{Source, Target, WriteRequest, tar};
 use ocifast_core::spool::SpoolStore;
 
 /// Digest and size of the blob, digest of what is in it.
-fn describe(blob: &[u8], limits: &Limits) -> Result<Descriptor, Box<dyn Error>> {
+fn describe(blob: &[u8], limits: &Limits) -> Result<LayerInput, Box<dyn Error>> {
     let (diff_id, _) = decompress(blob, std::io::sink(), limits)?;
-    Ok(Descriptor { digest: Digest::of(blob), size: blob.len() as u64, diff_id, added: false, erofs: None })
+    Ok(LayerInput { digest: Digest::of(blob), size: blob.len() as u64, diff_id, added: false, erofs: None })
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -29,12 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [output, layers @ ..] = &arguments[..] else { return Err("flatten OUT.tar LAYER.tar.gz…".into()) };
     let limits = Limits::default();
     let blobs = layers.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
-    let descriptors = blobs.iter().map(|blob| describe(blob, &limits)).collect::<Result<Vec<_>, _>>()?;
+    let inputs = blobs.iter().map(|blob| describe(blob, &limits)).collect::<Result<Vec<_>, _>>()?;
 
     // Contents of files wait here, beside the output, until the tree is complete.
     let waiting = Path::new(output).parent().filter(|folder| folder.as_os_str() != "").unwrap_or(Path::new("."));
     let store = Arc::new(SpoolStore::new(waiting, blobs.len()));
-    let flattener = Flattener::new(descriptors, Arc::new(Arc::clone(&store)) as Arc<dyn Store>, limits, 2)?;
+    let flattener = Flattener::new(inputs, Arc::new(Arc::clone(&store)) as Arc<dyn Store>, limits, 2)?;
     std::thread::scope(|scope| {
         for (index, blob) in blobs.iter().enumerate() {
             let flattener = &flattener;

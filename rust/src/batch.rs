@@ -8,14 +8,14 @@ use crate::entry::{Entry, Kind, Metadata, Mtime, Xattrs};
 
 /// An entry whose data, if it has any, are in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ingested {
+pub struct StoredEntry {
     /// The entry as it stood in the archive.
     pub entry: Entry,
     /// Its content: `Some` exactly for regular files.
     pub content: Option<Content>,
 }
 
-impl Ingested {
+impl StoredEntry {
     /// About how many bytes it takes before it is packed.
     pub fn weight(&self) -> usize {
         let Entry { path, kind, metadata, .. } = &self.entry;
@@ -25,7 +25,7 @@ impl Ingested {
         };
         let xattrs = metadata.xattrs.iter().flat_map(|set| set.iter()).map(|(name, value)| name.len() + value.len());
         let extents = self.content.as_ref().and_then(|content| content.extents.as_deref()).unwrap_or_default();
-        size_of::<Ingested>() + path.len() + target + xattrs.sum::<usize>() + size_of_val(extents)
+        size_of::<StoredEntry>() + path.len() + target + xattrs.sum::<usize>() + size_of_val(extents)
     }
 }
 
@@ -120,11 +120,11 @@ impl Packed<'_> {
 
 impl Batch {
     /// Packs entries.
-    pub fn new(entries: Vec<Ingested>) -> Self {
+    pub fn new(entries: Vec<StoredEntry>) -> Self {
         let (mut bytes, mut xattrs, mut extents) = (Vec::new(), Vec::<Xattrs>::new(), Vec::new());
         let mut offset = 0;
         let mut before = Vec::new();
-        for Ingested { entry, content } in entries {
+        for StoredEntry { entry, content } in entries {
             let Entry { path, kind, metadata, offset: start } = entry;
             let shared = shared_prefix(&before, &path);
             let (number, target, numbers): (u8, Option<&[u8]>, &[u64]) = match &kind {
@@ -263,7 +263,7 @@ impl<'a> Rest<'a> {
 }
 
 impl IntoIterator for Batch {
-    type Item = Ingested;
+    type Item = StoredEntry;
     type IntoIter = Unpacked;
 
     fn into_iter(self) -> Unpacked {
@@ -284,9 +284,9 @@ pub struct Unpacked {
 }
 
 impl Iterator for Unpacked {
-    type Item = Ingested;
+    type Item = StoredEntry;
 
-    fn next(&mut self) -> Option<Ingested> {
+    fn next(&mut self) -> Option<StoredEntry> {
         let mut rest = Rest(&self.batch.bytes[self.read..]);
         let packed = rest.entry(&mut self.offset, &mut self.path)?;
         self.read = self.batch.bytes.len() - rest.0.len();
@@ -302,7 +302,7 @@ impl Iterator for Unpacked {
         let [layer, position, size] = packed.content;
         let content = has(WITH_CONTENT).then_some(Content { layer: layer as u32, position, size, extents });
         let entry = Entry { path: self.path.clone(), kind: packed.kind(), metadata, offset: self.offset };
-        Some(Ingested { entry, content })
+        Some(StoredEntry { entry, content })
     }
 }
 
@@ -346,10 +346,10 @@ mod tests {
         })
     }
 
-    fn entry() -> impl Strategy<Value = Ingested> {
+    fn entry() -> impl Strategy<Value = StoredEntry> {
         let path = prop::collection::vec(any::<u8>(), 0..300);
         (path, kind(), metadata(), any::<u64>(), prop::option::of(content())).prop_map(
-            |(path, kind, metadata, offset, content)| Ingested {
+            |(path, kind, metadata, offset, content)| StoredEntry {
                 entry: Entry { path, kind, metadata, offset },
                 content,
             },
@@ -369,7 +369,7 @@ mod tests {
             }
             let expected: Vec<_> = entries
                 .iter()
-                .map(|Ingested { entry, .. }| {
+                .map(|StoredEntry { entry, .. }| {
                     let target = match &entry.kind {
                         Kind::HardLink { target } => Some(target.clone()),
                         _ => None,
@@ -387,7 +387,7 @@ mod tests {
         let folder = "f".repeat(10_000);
         let entry = |index: usize| {
             let (path, metadata) = (format!("{folder}/{index}").into_bytes(), Metadata::default());
-            Ingested { entry: Entry { path, kind: Kind::Fifo, metadata, offset: 0 }, content: None }
+            StoredEntry { entry: Entry { path, kind: Kind::Fifo, metadata, offset: 0 }, content: None }
         };
         let batch = Batch::new((0..100).map(entry).collect());
         assert!(batch.bytes.len() < 13_000, "{}", batch.bytes.len());
@@ -398,7 +398,7 @@ mod tests {
         let set = || Some(Arc::new(BTreeMap::from([(b"user.a".to_vec(), b"1".to_vec())])));
         let entry = |path: &str| {
             let metadata = Metadata { xattrs: set(), ..Metadata::default() };
-            Ingested { entry: Entry { path: path.into(), kind: Kind::Fifo, metadata, offset: 0 }, content: None }
+            StoredEntry { entry: Entry { path: path.into(), kind: Kind::Fifo, metadata, offset: 0 }, content: None }
         };
         let batch = Batch::new(["a", "b", "c"].map(entry).into());
         assert_eq!(batch.xattrs.iter().flatten().map(Arc::strong_count).collect::<Vec<_>>(), [3, 3, 3]);

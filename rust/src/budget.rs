@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::batch::{Ingested, shared_prefix};
+use crate::batch::{StoredEntry, shared_prefix};
 use crate::contents::{Content, Extent, LayerStore};
 use crate::entry::{Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
@@ -47,14 +47,14 @@ impl Budget {
     ///
     /// # Errors
     /// `limit_exceeded`; it names the entry when the bytes are too many.
-    pub fn take(&self, entries: &mut [Ingested]) -> Result<()> {
+    pub fn take(&self, entries: &mut [StoredEntry]) -> Result<()> {
         let count = entries.len() as u64;
         if self.entries.fetch_add(count, Ordering::Relaxed) + count > self.limits.entries {
             let message = format!("the image has more than {} entries", self.limits.entries);
             return Err(Error::new(Code::LimitExceeded, message));
         }
         let mut before: (&[u8], Xattrs) = (b"", None);
-        for Ingested { entry, content } in entries {
+        for StoredEntry { entry, content } in entries {
             let target = match &entry.kind {
                 Kind::Symlink { target } | Kind::HardLink { target } => target.len(),
                 _ => 0,
@@ -170,12 +170,12 @@ mod tests {
     use super::*;
     use crate::entry::Entry;
 
-    fn ingested(path: &str, kind: Kind, xattrs: Xattrs) -> Ingested {
+    fn ingested(path: &str, kind: Kind, xattrs: Xattrs) -> StoredEntry {
         let metadata = Metadata { xattrs, ..Metadata::default() };
-        Ingested { entry: Entry { path: path.into(), kind, metadata, offset: 0 }, content: None }
+        StoredEntry { entry: Entry { path: path.into(), kind, metadata, offset: 0 }, content: None }
     }
 
-    fn spent(mut entries: Vec<Ingested>) -> u64 {
+    fn spent(mut entries: Vec<StoredEntry>) -> u64 {
         let budget = Budget::default();
         budget.take(&mut entries).expect("little");
         budget.bytes.load(Ordering::Relaxed)

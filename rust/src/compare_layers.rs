@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::contents::{Content, Contents};
 use crate::digest::Digest;
 use crate::entry::{Entry, Kind};
@@ -17,9 +17,9 @@ pub struct Change {
     /// Path without a leading slash; of a whiteout what it hides.
     pub path: Vec<u8>,
     /// The entry in the first layer, if it has the name.
-    pub first: Option<Ingested>,
+    pub first: Option<StoredEntry>,
     /// The entry in the second layer, if it has the name.
-    pub second: Option<Ingested>,
+    pub second: Option<StoredEntry>,
     /// What differs, where both have it, named and ordered as in [`crate::compare::Change::fields`]. Of a hard link that is
     /// its target: mode, owner, attributes and time are those of its file.
     pub fields: Vec<&'static str>,
@@ -38,13 +38,13 @@ type Name = (Vec<Vec<u8>>, Option<&'static str>);
 /// # Errors
 /// What reading the contents returns; as the merge, for a path that no tree takes.
 pub fn compare_layers(
-    first: impl Iterator<Item = Ingested>,
-    second: impl Iterator<Item = Ingested>,
+    first: impl Iterator<Item = StoredEntry>,
+    second: impl Iterator<Item = StoredEntry>,
     contents: &dyn Contents,
     times: bool,
 ) -> Result<Vec<Change>> {
     let mut reader = Reader { contents, buffer: Vec::new() };
-    let mut pairs: BTreeMap<Name, [Option<Ingested>; 2]> = BTreeMap::new();
+    let mut pairs: BTreeMap<Name, [Option<StoredEntry>; 2]> = BTreeMap::new();
     for (side, entries) in [by_name(first)?, by_name(second)?].into_iter().enumerate() {
         for (name, entry) in entries {
             pairs.entry(name).or_default()[side] = Some(entry);
@@ -69,7 +69,7 @@ pub fn compare_layers(
     Ok(changes)
 }
 
-fn by_name(entries: impl Iterator<Item = Ingested>) -> Result<BTreeMap<Name, Ingested>> {
+fn by_name(entries: impl Iterator<Item = StoredEntry>) -> Result<BTreeMap<Name, StoredEntry>> {
     entries
         .map(|ingested| {
             let (path, mark) = stated(&ingested.entry.path)?;
@@ -85,7 +85,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn fields(&mut self, first: &Ingested, second: &Ingested, times: bool) -> Result<Vec<&'static str>> {
+    fn fields(&mut self, first: &StoredEntry, second: &StoredEntry, times: bool) -> Result<Vec<&'static str>> {
         let (Entry { kind: before, metadata: old, .. }, Entry { kind: after, metadata: new, .. }) =
             (&first.entry, &second.entry);
         let own = !matches!((before, after), (Kind::HardLink { .. }, _) | (_, Kind::HardLink { .. }));

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 pub use self::above::Above;
-use self::above::Told;
+use self::above::LayerEvent;
 pub use self::branch::{Branch, Making};
 use self::branch::{Merged, branch};
 use self::covered::Covered;
@@ -22,12 +22,12 @@ use crate::budget::{Bounded, Budget};
 use crate::contents::{LayerStore, Store};
 use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
 use crate::error::{Code, Error, Result};
-use crate::layer::{self, Descriptor, Feed, Fetched, Progress};
+use crate::layer::{self, BlobReceiver, BlobSender, LayerInput, Progress};
 use crate::limits::Limits;
 use crate::merge::{Merge, Notices};
 use crate::open_files::RaisedLimit;
+use crate::scheduler::Scheduler;
 use crate::tree::Tree;
-use crate::turns::Turns;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while holding one of these locks leaves nothing half-done behind it.
@@ -39,12 +39,12 @@ fn cancelled() -> Error {
 }
 
 struct Shared {
-    layers: Vec<Descriptor>,
+    layers: Vec<LayerInput>,
     progress: Vec<Progress>,
     failures: Mutex<Vec<Option<Error>>>,
     failing: AtomicBool,
     budget: Arc<Budget>,
-    turns: Turns,
+    scheduler: Scheduler,
     /// Where a layer is to be kept, until it is begun.
     keep: Vec<Mutex<Option<Keep>>>,
     /// Layers that were kept and verified.
@@ -83,7 +83,7 @@ impl Shared {
     }
 
     fn stopped(&self) -> bool {
-        self.turns.stopped()
+        self.scheduler.stopped()
     }
 }
 
@@ -95,10 +95,10 @@ fn explains(error: &Error) -> bool {
 enum Slot {
     /// Nothing of the layer has come.
     Idle,
-    /// The layer is being decoded; its feed is taken out while a chunk is written.
-    Running(Option<Box<Feed>>),
+    /// The layer is being decoded; its sender is taken out while a chunk is written.
+    Running(Option<Box<BlobSender>>),
     /// The whole blob has come.
-    Fed,
+    Complete,
 }
 
 /// The work on one image.
@@ -106,7 +106,7 @@ pub struct Flattener {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,
     slots: Vec<Mutex<Slot>>,
-    told: Vec<Mutex<Option<Sender<Told>>>>,
+    events: Vec<Mutex<Option<Sender<LayerEvent>>>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     merging: Mutex<Option<JoinHandle<Merged>>>,
     /// Layers that are written side by side may need more files than a process has by default.
@@ -118,7 +118,7 @@ impl Flattener {
     ///
     /// # Errors
     /// `limit_exceeded` for too many layers; `io_error` when no thread can be started.
-    pub fn new(layers: Vec<Descriptor>, store: Arc<dyn Store>, limits: Limits, decoders: usize) -> Result<Self> {
+    pub fn new(layers: Vec<LayerInput>, store: Arc<dyn Store>, limits: Limits, decoders: usize) -> Result<Self> {
         Flattener::making(layers, store, limits, decoders, Making::default())
     }
 
@@ -127,7 +127,7 @@ impl Flattener {
     /// # Errors
     /// As [`Flattener::new`]; `internal_error` for a branch that does not fit the layers.
     pub fn making(
-        layers: Vec<Descriptor>,
+        layers: Vec<LayerInput>,
         store: Arc<dyn Store>,
         limits: Limits,
         decoders: usize,
@@ -146,7 +146,7 @@ impl Flattener {
             progress: layers.iter().map(|_| Progress::default()).collect(),
             failures: Mutex::new(layers.iter().map(|_| None).collect()),
             failing: AtomicBool::new(false),
-            turns: Turns::new(decoders, count, covered.is_watched()),
+            scheduler: Scheduler::new(decoders, count, covered.is_watched()),
             keep: (0..count).map(|_| Mutex::default()).collect(),
             kept: (0..count).map(|_| Mutex::default()).collect(),
             above: Above::new(layers.clone(), limits.clone()),
@@ -154,15 +154,15 @@ impl Flattener {
             layers,
             budget: Arc::new(Budget::new(limits)),
         });
-        let (told, hears): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
+        let (senders, events): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
         let merging = {
             let shared = Arc::clone(&shared);
             spawn("merge", move || {
                 if making.from_top {
-                    shared.above.collect(hears, &shared.progress);
+                    shared.above.collect(events, &shared.progress);
                     None
                 } else {
-                    merge(&shared, hears, making)
+                    merge(&shared, events, making)
                 }
             })?
         };
@@ -170,7 +170,7 @@ impl Flattener {
             shared,
             store,
             slots: (0..count).map(|_| Mutex::new(Slot::Idle)).collect(),
-            told: told.into_iter().map(|sender| Mutex::new(Some(sender))).collect(),
+            events: senders.into_iter().map(|sender| Mutex::new(Some(sender))).collect(),
             workers: Mutex::default(),
             merging: Mutex::new(Some(merging)),
             _open_files: RaisedLimit::new(),
@@ -196,14 +196,14 @@ impl Flattener {
     /// # Errors
     /// `size_mismatch` as soon as there are too many; `cancelled` after a failure elsewhere or `abort`.
     pub fn write(&self, layer: usize, chunk: &[u8]) -> Result<()> {
-        let mut feed = self.feed(layer)?;
-        feed.write(chunk, &self.shared.progress[layer]).map_err(|error| self.failed(layer, error))?;
+        let mut sender = self.sender(layer)?;
+        sender.write(chunk, &self.shared.progress[layer]).map_err(|error| self.failed(layer, error))?;
         // Under the slot's lock: `abort` says stop first and then empties the slots.
         let mut slot = lock(&self.slots[layer]);
         if !self.shared.wanted(layer) {
             return Err(cancelled());
         }
-        *slot = Slot::Running(Some(feed));
+        *slot = Slot::Running(Some(sender));
         Ok(())
     }
 
@@ -212,9 +212,9 @@ impl Flattener {
     /// # Errors
     /// `size_mismatch`, `digest_mismatch`.
     pub fn close_layer(&self, layer: usize) -> Result<()> {
-        let feed = self.feed(layer)?;
-        *lock(&self.slots[layer]) = Slot::Fed;
-        feed.close().map_err(|error| self.failed(layer, error))
+        let sender = self.sender(layer)?;
+        *lock(&self.slots[layer]) = Slot::Complete;
+        sender.close().map_err(|error| self.failed(layer, error))
     }
 
     /// Keeps a layer whose blob will come; called before its first bytes.
@@ -238,10 +238,10 @@ impl Flattener {
     /// `diff_id_mismatch` for another layer's; as [`DecodedLayer::adopt`]; `cancelled` after a failure elsewhere or
     /// `abort`.
     pub fn adopt(&self, layer: usize, table: &Table, data: File) -> Result<()> {
-        let Some(told) = lock(&self.told[layer]).take() else {
+        let Some(events) = lock(&self.events[layer]).take() else {
             return Err(cancelled());
         };
-        *lock(&self.slots[layer]) = Slot::Fed;
+        *lock(&self.slots[layer]) = Slot::Complete;
         let shared = &self.shared;
         let expected = &shared.layers[layer];
         let adopted = if table.diff_id() == &expected.diff_id {
@@ -258,7 +258,7 @@ impl Flattener {
                     let taken = shared.budget.take_file_bytes(size);
                     taken.map_err(|error| error.at_entry(&ingested.entry.path, ingested.entry.offset))?;
                 }
-                if shared.stopped() || told.send(Told::Entries(Batch::new(batch))).is_err() {
+                if shared.stopped() || events.send(LayerEvent::Entries(Batch::new(batch))).is_err() {
                     return Err(cancelled());
                 }
                 Ok(())
@@ -267,12 +267,12 @@ impl Flattener {
             let what = "the kept layer is another one";
             Err(Error::mismatch(Code::DiffIdMismatch, what, &expected.diff_id, table.diff_id()))
         };
-        shared.turns.complete(layer as u32);
+        shared.scheduler.complete(layer as u32);
         adopted.map_err(|error| self.failed(layer, error))?;
         let progress = &shared.progress[layer];
         progress.compressed.store(expected.size, Ordering::Relaxed);
         progress.decompressed.store(table.layer_bytes(), Ordering::Relaxed);
-        told.send(Told::Complete).map_err(|_| cancelled())
+        events.send(LayerEvent::Complete).map_err(|_| cancelled())
     }
 
     /// Waits until a layer is complete and verified, and all before it: for layers that are read from the top.
@@ -298,35 +298,35 @@ impl Flattener {
         copy.in_layer(self.shared.layers[layer].digest.as_str())
     }
 
-    /// Takes the layer's feed, starting its threads when it is the first time.
-    fn feed(&self, layer: usize) -> Result<Box<Feed>> {
+    /// Takes the layer's sender, starting its threads when it is the first time.
+    fn sender(&self, layer: usize) -> Result<Box<BlobSender>> {
         let mut slot = lock(&self.slots[layer]);
         if self.shared.stopped() {
             return Err(cancelled());
         }
         match std::mem::replace(&mut *slot, Slot::Running(None)) {
-            Slot::Running(Some(feed)) => Ok(feed),
+            Slot::Running(Some(sender)) => Ok(sender),
             Slot::Idle => {
-                let (feed, fetched) = layer::feed(&self.shared.layers[layer]);
-                self.start(layer, fetched)?;
-                Ok(Box::new(feed))
+                let (sender, blob) = layer::blob_channel(&self.shared.layers[layer]);
+                self.start(layer, blob)?;
+                Ok(Box::new(sender))
             }
             Slot::Running(None) => Err(Error::new(Code::Internal, "two threads write to one layer")),
-            Slot::Fed => Err(Error::new(Code::Internal, "the layer is complete already")),
+            Slot::Complete => Err(Error::new(Code::Internal, "the layer is complete already")),
         }
     }
 
-    fn start(&self, layer: usize, fetched: Fetched) -> Result<()> {
-        let Some(told) = lock(&self.told[layer]).take() else {
+    fn start(&self, layer: usize, blob: BlobReceiver) -> Result<()> {
+        let Some(events) = lock(&self.events[layer]).take() else {
             return Err(cancelled());
         };
         let shared = Arc::clone(&self.shared);
         let store = Arc::clone(&self.store);
         let worker = spawn(&format!("layer-{layer}"), move || {
-            if let Err(error) = run_layer(&shared, &store, layer, fetched, &told) {
+            if let Err(error) = run_layer(&shared, &store, layer, blob, &events) {
                 shared.fail(layer, error);
             }
-            shared.turns.complete(layer as u32);
+            shared.scheduler.complete(layer as u32);
         })?;
         lock(&self.workers).push(worker);
         Ok(())
@@ -334,19 +334,19 @@ impl Flattener {
 
     /// Calls all work off: whoever is blocked gets `cancelled`. Safe at any time, from any thread, more than once.
     pub fn abort(&self) {
-        self.shared.turns.stop();
-        self.drop_feeds();
+        self.shared.scheduler.stop();
+        self.drop_senders();
     }
 
     /// Nothing more comes: a layer that is not complete breaks off, one that was never begun will not begin.
-    fn drop_feeds(&self) {
+    fn drop_senders(&self) {
         for slot in &self.slots {
-            if let Slot::Running(feed) = &mut *lock(slot) {
-                *feed = None;
+            if let Slot::Running(sender) = &mut *lock(slot) {
+                *sender = None;
             }
         }
-        for told in &self.told {
-            *lock(told) = None;
+        for events in &self.events {
+            *lock(events) = None;
         }
     }
 
@@ -364,7 +364,7 @@ impl Flattener {
     /// # Errors
     /// As [`Flattener::finish`].
     pub fn finish_all(&self) -> Result<Vec<(Tree, Notices)>> {
-        self.drop_feeds();
+        self.drop_senders();
         for worker in std::mem::take(&mut *lock(&self.workers)) {
             if let Err(panic) = worker.join() {
                 std::panic::resume_unwind(panic);
@@ -406,8 +406,8 @@ fn run_layer(
     shared: &Shared,
     store: &Arc<dyn Store>,
     layer: usize,
-    fetched: Fetched,
-    told: &Sender<Told>,
+    blob: BlobReceiver,
+    events: &Sender<LayerEvent>,
 ) -> Result<()> {
     let index = layer as u32;
     let (layer_store, mut keeping): (Box<dyn LayerStore>, _) = match lock(&shared.keep[layer]).take() {
@@ -418,13 +418,13 @@ fn run_layer(
         }
     };
     let mut layer_store = Bounded::new(layer_store, &shared.budget);
-    let turn = shared.turns.of(index);
-    let tell = |what| told.send(what).map_err(|_| cancelled());
+    let cores = shared.scheduler.of(index);
+    let tell = |event| events.send(event).map_err(|_| cancelled());
     layer::ingest(
-        fetched,
+        blob,
         &shared.layers[layer],
         shared.budget.limits(),
-        &turn,
+        &cores,
         &mut layer_store,
         &shared.progress[layer],
         // Counted here, because entries of an upper layer wait for the lower ones before they are applied.
@@ -434,7 +434,7 @@ fn run_layer(
             if let Some(keeping) = &mut keeping {
                 keeping.add(&batch);
             }
-            tell(Told::Entries(Batch::new(batch)))
+            tell(LayerEvent::Entries(Batch::new(batch)))
         },
     )?;
     if let Some(keeping) = keeping {
@@ -442,27 +442,27 @@ fn run_layer(
         let layer_bytes = shared.progress[layer].decompressed.load(Ordering::Relaxed);
         *lock(&shared.kept[layer]) = keeping.finish(&shared.layers[layer].diff_id, layer_bytes);
     }
-    tell(Told::Complete)
+    tell(LayerEvent::Complete)
 }
 
 /// Applies the layers in order.
-fn merge(shared: &Shared, hears: Vec<Receiver<Told>>, making: Making) -> Merged {
+fn merge(shared: &Shared, events: Vec<Receiver<LayerEvent>>, making: Making) -> Merged {
     let mut merge = Merge::within(Arc::clone(&shared.budget));
     let mut trees = Vec::new();
     let mut base = None;
     // Whether nothing is below the next layer.
     let mut lowest = true;
-    for (layer, hears) in hears.into_iter().enumerate() {
+    for (layer, events) in events.into_iter().enumerate() {
         (merge, lowest) = branch(merge, lowest, layer, making.branch, &mut base, &mut trees);
         if making.removed {
             merge.keep_removed(layer as u32);
         }
         let mut broken = false;
         merge.additions(shared.layers[layer].added);
-        let entries = std::iter::from_fn(|| match hears.recv() {
+        let entries = std::iter::from_fn(|| match events.recv() {
             _ if broken => None,
-            Ok(Told::Entries(batch)) => Some(Ok(batch)),
-            Ok(Told::Complete) => None,
+            Ok(LayerEvent::Entries(batch)) => Some(Ok(batch)),
+            Ok(LayerEvent::Complete) => None,
             Err(_) => {
                 broken = true;
                 Some(Err(cancelled()))
@@ -474,7 +474,7 @@ fn merge(shared: &Shared, hears: Vec<Receiver<Told>>, making: Making) -> Merged 
             entries.collect::<Result<Vec<_>>>().and_then(|batches| merge.upper_layer(batches))
         };
         if let Err(error) = applied {
-            // The layer's thread stops at its next batch, because nobody hears it.
+            // The layer's thread stops at its next batch, because nobody receives it.
             shared.fail(layer, error);
             return None;
         }

@@ -1,8 +1,8 @@
 //! Ingest of one layer: SHA-256 of the blob, decompress, SHA-256 of the diff ID, parse, store contents, hand entries on.
 //!
-//! Three threads share the work of a layer. Whoever brings the blob's bytes hashes them and passes them on (`Feed`); the
-//! second thread decompresses; the third hashes what came out and reads the archive. The queues between them are short,
-//! so that a slow stage slows the one before it and memory stays bounded.
+//! Three threads share the work of a layer. Whoever brings the blob's bytes hashes them and passes them on
+//! (`BlobSender`); the second thread decompresses; the third hashes what came out and reads the archive. The queues
+//! between them are short, so that a slow stage slows the one before it and memory stays bounded.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read, Write};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, Sender, SyncSender, channel, sync_channel};
 
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::contents::{Content, LayerStore};
 use crate::decompress::Decompressor;
 use crate::digest::{Digest, Hasher};
@@ -32,7 +32,7 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// What the manifest and the config say of one layer.
 #[derive(Clone, Debug)]
-pub struct Descriptor {
+pub struct LayerInput {
     /// Digest of the blob.
     pub digest: Digest,
     /// Bytes of the blob.
@@ -57,40 +57,40 @@ pub struct Progress {
 }
 
 /// What the feeding thread sends to the decompressing one.
-enum Fed {
+enum BlobMessage {
     Chunk(Vec<u8>),
     /// The blob is complete and has its digest.
     End,
 }
 
 /// The feeding end: takes the blob's bytes in order and verifies them.
-pub struct Feed {
-    sender: Option<SyncSender<Fed>>,
+pub struct BlobSender {
+    sender: Option<SyncSender<BlobMessage>>,
     recycled: Receiver<Vec<u8>>,
     pending: Vec<u8>,
     hasher: Hasher,
     taken: u64,
-    descriptor: Descriptor,
+    input: LayerInput,
 }
 
-/// The decompressing end of a [`Feed`].
-pub struct Fetched {
-    receiver: Receiver<Fed>,
+/// The decompressing end of a [`BlobSender`].
+pub struct BlobReceiver {
+    receiver: Receiver<BlobMessage>,
     recycle: Sender<Vec<u8>>,
 }
 
 /// A queue for the blob of one layer.
-pub fn feed(descriptor: &Descriptor) -> (Feed, Fetched) {
+pub fn blob_channel(input: &LayerInput) -> (BlobSender, BlobReceiver) {
     let (sender, receiver) = sync_channel(QUEUE);
     let (recycle, recycled) = channel();
-    let hasher = Hasher::new(descriptor.digest.algorithm());
-    let descriptor = descriptor.clone();
-    let feed = Feed { sender: Some(sender), recycled, pending: Vec::new(), hasher, taken: 0, descriptor };
-    let fetched = Fetched { receiver, recycle };
-    (feed, fetched)
+    let hasher = Hasher::new(input.digest.algorithm());
+    let input = input.clone();
+    let sending = BlobSender { sender: Some(sender), recycled, pending: Vec::new(), hasher, taken: 0, input };
+    let receiving = BlobReceiver { receiver, recycle };
+    (sending, receiving)
 }
 
-impl Feed {
+impl BlobSender {
     /// Takes the next bytes of the blob; blocks while the decoder has enough. When the decoder has stopped, bytes are
     /// still hashed: whether the blob is the right one says what its failure means.
     ///
@@ -98,8 +98,8 @@ impl Feed {
     /// `size_mismatch` as soon as there are more bytes than the descriptor says.
     pub fn write(&mut self, chunk: &[u8], progress: &Progress) -> Result<()> {
         self.taken += chunk.len() as u64;
-        if self.taken > self.descriptor.size {
-            let expected = format!("{} bytes", self.descriptor.size);
+        if self.taken > self.input.size {
+            let expected = format!("{} bytes", self.input.size);
             return Err(Error::mismatch(Code::SizeMismatch, "the blob is too long", expected, "more"));
         }
         progress.compressed.store(self.taken, Ordering::Relaxed);
@@ -125,7 +125,7 @@ impl Feed {
     fn flush(&mut self) {
         if let Some(sender) = &self.sender
             && !self.pending.is_empty()
-            && sender.send(Fed::Chunk(std::mem::take(&mut self.pending))).is_err()
+            && sender.send(BlobMessage::Chunk(std::mem::take(&mut self.pending))).is_err()
         {
             self.sender = None;
         }
@@ -136,7 +136,7 @@ impl Feed {
     /// # Errors
     /// `size_mismatch`, `digest_mismatch`.
     pub fn close(mut self) -> Result<()> {
-        let Descriptor { digest, size, .. } = &self.descriptor;
+        let LayerInput { digest, size, .. } = &self.input;
         if self.taken != *size {
             let (expected, seen) = (format!("{size} bytes"), format!("{} bytes", self.taken));
             return Err(Error::mismatch(Code::SizeMismatch, "the blob has the wrong size", expected, seen));
@@ -148,14 +148,14 @@ impl Feed {
         self.flush();
         if let Some(sender) = &self.sender {
             // A decoder that has stopped has said why.
-            let _ = sender.send(Fed::End);
+            let _ = sender.send(BlobMessage::End);
         }
         Ok(())
     }
 }
 
 /// Decides which layer may use a core now.
-pub trait Turn: Sync {
+pub trait Cores: Sync {
     /// Waits until it is this layer's turn.
     ///
     /// # Errors
@@ -167,20 +167,20 @@ pub trait Turn: Sync {
 
 /// A layer's core, had or not. The one place that gives it back, once for each time that it was got; on a panic too,
 /// which would else leave the other layers waiting for ever.
-struct Core<'t> {
-    turn: &'t dyn Turn,
+struct Permit<'t> {
+    cores: &'t dyn Cores,
     had: Cell<bool>,
 }
 
-impl<'t> Core<'t> {
-    fn new(turn: &'t dyn Turn) -> Self {
-        Core { turn, had: Cell::new(false) }
+impl<'t> Permit<'t> {
+    fn new(cores: &'t dyn Cores) -> Self {
+        Permit { cores, had: Cell::new(false) }
     }
 
     /// Waits for the core unless the layer has it.
     fn take(&self) -> Result<()> {
         if !self.had.get() {
-            self.turn.acquire()?;
+            self.cores.acquire()?;
             self.had.set(true);
         }
         Ok(())
@@ -189,12 +189,12 @@ impl<'t> Core<'t> {
     /// Gives the core back if the layer has it.
     fn park(&self) {
         if self.had.take() {
-            self.turn.release();
+            self.cores.release();
         }
     }
 }
 
-impl Drop for Core<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.park();
     }
@@ -255,22 +255,22 @@ impl<N: FnMut() -> Option<Vec<u8>>> BufRead for Buffers<N> {
 /// `compression_invalid`, `tar_invalid`, `limit_exceeded`, `diff_id_mismatch`, `entry_refused`, `io_error`;
 /// `cancelled` when the feed was dropped before its end or `entries` refuses a batch.
 pub fn ingest(
-    fetched: Fetched,
-    descriptor: &Descriptor,
+    blob: BlobReceiver,
+    input: &LayerInput,
     limits: &Limits,
-    turn: &dyn Turn,
+    cores: &dyn Cores,
     store: &mut dyn LayerStore,
     progress: &Progress,
-    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+    entries: &mut dyn FnMut(Vec<StoredEntry>) -> Result<()>,
 ) -> Result<()> {
     let (sender, receiver) = sync_channel(QUEUE);
     let (recycle, recycled) = channel();
     std::thread::scope(|scope| {
         let inflating = std::thread::Builder::new()
             .name("inflate".into())
-            .spawn_scoped(scope, move || inflate(fetched, limits, turn, &sender, &recycled))
+            .spawn_scoped(scope, move || inflate(blob, limits, cores, &sender, &recycled))
             .map_err(|error| Error::thread(&error))?;
-        let read = read_archive(receiver, recycle, descriptor, limits, store, progress, entries);
+        let read = read_archive(receiver, recycle, input, limits, store, progress, entries);
         let inflated = inflating.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What stopped the first stage is the cause of what the second one saw, unless it stopped because nobody
         // took its buffers any more.
@@ -282,14 +282,14 @@ pub fn ingest(
 }
 
 fn inflate(
-    fetched: Fetched,
+    blob: BlobReceiver,
     limits: &Limits,
-    turn: &dyn Turn,
+    cores: &dyn Cores,
     sender: &SyncSender<Vec<u8>>,
     recycled: &Receiver<Vec<u8>>,
 ) -> Result<()> {
-    let Fetched { receiver, recycle } = fetched;
-    let (core, cancelled) = (Core::new(turn), Cell::new(false));
+    let BlobReceiver { receiver, recycle } = blob;
+    let (core, cancelled) = (Permit::new(cores), Cell::new(false));
     let compressed = Buffers::new(recycle, || {
         let fed = receiver.try_recv().or_else(|_| {
             core.park();
@@ -298,8 +298,8 @@ fn inflate(
         });
         cancelled.set(fed.is_err());
         fed.ok().map(|fed| match fed {
-            Fed::Chunk(chunk) => chunk,
-            Fed::End => Vec::new(),
+            BlobMessage::Chunk(chunk) => chunk,
+            BlobMessage::End => Vec::new(),
         })
     });
     let mut decompressor = Decompressor::new(compressed, limits);
@@ -329,14 +329,14 @@ fn inflate(
 fn read_archive(
     receiver: Receiver<Vec<u8>>,
     recycle: Sender<Vec<u8>>,
-    descriptor: &Descriptor,
+    input: &LayerInput,
     limits: &Limits,
     store: &mut dyn LayerStore,
     progress: &Progress,
-    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+    entries: &mut dyn FnMut(Vec<StoredEntry>) -> Result<()>,
 ) -> Result<()> {
     let broken = Cell::new(false);
-    let hasher = RefCell::new(Hasher::new(descriptor.diff_id.algorithm()));
+    let hasher = RefCell::new(Hasher::new(input.diff_id.algorithm()));
     let inflated = Buffers::new(recycle, || {
         let buffer = receiver.recv();
         broken.set(buffer.is_err());
@@ -345,7 +345,7 @@ fn read_archive(
         progress.decompressed.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         Some(buffer)
     });
-    let done = match &descriptor.erofs {
+    let done = match &input.erofs {
         None => read_entries(inflated, limits, store, entries),
         Some(folder) => read_image(inflated, folder, limits, store, entries),
     };
@@ -354,9 +354,9 @@ fn read_archive(
         return Err(if broken.get() { cancelled() } else { error });
     }
     let seen = hasher.into_inner().finish();
-    if seen != descriptor.diff_id {
+    if seen != input.diff_id {
         let what = "the decompressed layer does not have its diff ID";
-        return Err(Error::mismatch(Code::DiffIdMismatch, what, &descriptor.diff_id, seen));
+        return Err(Error::mismatch(Code::DiffIdMismatch, what, &input.diff_id, seen));
     }
     Ok(())
 }
@@ -367,7 +367,7 @@ fn read_image(
     folder: &Path,
     limits: &Limits,
     store: &mut dyn LayerStore,
-    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+    entries: &mut dyn FnMut(Vec<StoredEntry>) -> Result<()>,
 ) -> Result<()> {
     let mut file = unnamed_file(folder)?;
     loop {
@@ -398,7 +398,7 @@ fn read_entries(
     inflated: impl BufRead,
     limits: &Limits,
     store: &mut dyn LayerStore,
-    entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+    entries: &mut dyn FnMut(Vec<StoredEntry>) -> Result<()>,
 ) -> Result<()> {
     let mut reader = Reader::new(inflated, limits.clone());
     let (mut batch, mut weight) = (Vec::with_capacity(BATCH), 0);
@@ -410,7 +410,7 @@ fn read_entries(
             }
             _ => None,
         };
-        let ingested = Ingested { entry, content };
+        let ingested = StoredEntry { entry, content };
         weight += ingested.weight();
         batch.push(ingested);
         if batch.len() == BATCH || weight >= BATCH_BYTES {

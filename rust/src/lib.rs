@@ -3,8 +3,9 @@
 //! The way of the data: bytes of a layer's blob go into a [`flatten::Flattener`] as they come. Each layer is hashed,
 //! decompressed ([`decompress`]) and parsed ([`tar`]) in threads of its own; contents of files go into a
 //! [`contents::Store`] at once, and entries into the tree ([`merge`], [`tree`]) in the order of the layers. The finished
-//! [`tree::Tree`] is changed by an [`edit::Edit`] where that is wanted, and written by one of [`output`]; [`read`] reads images and archives back. `examples/flatten.rs`
-//! does all of this in sixty lines.
+//! [`tree::Tree`] is changed by an [`edit::Edit`] where that is wanted, and written by one of [`output`], which all take
+//! an [`output::WriteRequest`] and return what was [`output::Written`]; [`read`] reads images and archives back.
+//! `examples/flatten.rs` flattens layers in fifty lines.
 //!
 //! No path of a layer reaches a system call before the tree is complete, and none at all in an output that is one file.
 //! What a layer may ask for is bounded by [`limits::Limits`]. Nothing here speaks to a network or runs a program.
@@ -38,7 +39,7 @@ pub mod read;
 pub mod decoded;
 pub mod flatten;
 pub mod layer;
-mod turns;
+mod scheduler;
 
 pub mod output;
 

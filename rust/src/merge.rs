@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use self::fate::stated;
 pub(crate) use self::fate::{Fate, fate};
 pub use self::known::{Known, Question};
-use crate::batch::{Batch, Ingested};
+use crate::batch::{Batch, StoredEntry};
 use crate::budget::Budget;
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
@@ -144,7 +144,7 @@ impl Merge {
     /// The first of `batches`; `entry_refused` or `limit_exceeded` for an entry that cannot be applied, which is named.
     pub fn lowest_layer<B>(&mut self, batches: impl IntoIterator<Item = Result<B>>) -> Result<()>
     where
-        B: IntoIterator<Item = Ingested>,
+        B: IntoIterator<Item = StoredEntry>,
     {
         for batch in batches {
             for ingested in batch? {
@@ -193,8 +193,8 @@ impl Merge {
         *self.notices.entry(what).or_default() += 1;
     }
 
-    fn apply(&mut self, ingested: Ingested, hidden: Option<InodeId>) -> Result<()> {
-        let Ingested { entry, content } = ingested;
+    fn apply(&mut self, ingested: StoredEntry, hidden: Option<InodeId>) -> Result<()> {
+        let StoredEntry { entry, content } = ingested;
         let Entry { path, kind, metadata, offset } = entry;
         self.entries += 1;
         // Directories that only paths name count as well: one path may name thousands.

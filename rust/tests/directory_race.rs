@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocifast_core::batch::Ingested;
+use ocifast_core::batch::StoredEntry;
 use ocifast_core::contents::Store;
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
@@ -67,7 +67,7 @@ impl Scene {
                     content = Some(layer.end()?);
                 }
                 let entry = Entry { path: path.into_bytes(), kind, metadata, offset: 0 };
-                entries.push(Ingested { entry, content });
+                entries.push(StoredEntry { entry, content });
                 Ok(())
             };
             add(folder.to_owned(), Kind::Directory)?;

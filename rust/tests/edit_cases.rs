@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lines::{merge, names};
-use ocifast_core::batch::Ingested;
+use ocifast_core::batch::StoredEntry;
 use ocifast_core::edit::Edit;
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::{Code, Error};
@@ -71,7 +71,7 @@ fn left_out() {
 fn names_that_are_no_text() {
     let entry = Entry { path: b"d/\xFFa".to_vec(), kind: Kind::Fifo, metadata: Metadata::default(), offset: 0 };
     let mut merge = Merge::new(Limits::default());
-    merge.lowest_layer([Ok(vec![Ingested { entry, content: None }])]).expect("merged");
+    merge.lowest_layer([Ok(vec![StoredEntry { entry, content: None }])]).expect("merged");
     let edited = excluding(&["d/?a"]).apply(merge.finish().0).expect("edited");
     assert_eq!(edited.tree.names(), 2);
 }
@@ -139,7 +139,7 @@ fn owned(uid: u32, gid: u32, mode: u16, xattrs: &[(&str, &[u8])]) -> Tree {
     let metadata = Metadata { mode, uid, gid, xattrs: (!set.is_empty()).then(|| Arc::new(set)), ..Metadata::default() };
     let entry = Entry { path: b"f".to_vec(), kind: Kind::Fifo, metadata, offset: 0 };
     let mut merge = Merge::new(Limits::default());
-    merge.lowest_layer([Ok(vec![Ingested { entry, content: None }])]).expect("merged");
+    merge.lowest_layer([Ok(vec![StoredEntry { entry, content: None }])]).expect("merged");
     merge.finish().0
 }
 
@@ -234,7 +234,7 @@ fn an_added_folder_leaves_the_mode_of_the_one_that_is_there() {
     let directory = |mode| {
         let metadata = Metadata { mode, ..Metadata::default() };
         let entry = Entry { path: b"tmp".to_vec(), kind: Kind::Directory, metadata, offset: 0 };
-        Ingested { entry, content: None }
+        StoredEntry { entry, content: None }
     };
     for (adding, mode) in [(true, 0o1777), (false, 0o755)] {
         let mut merge = Merge::new(Limits::default());

@@ -10,7 +10,7 @@ use ocifast_core::digest::Digest;
 use ocifast_core::entry::Metadata;
 use ocifast_core::error::{Code, Error};
 use ocifast_core::flatten::Flattener;
-use ocifast_core::layer::Descriptor;
+use ocifast_core::layer::LayerInput;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::dump;
 use ocifast_core::spool::SpoolStore;
@@ -49,12 +49,12 @@ fn noise(length: usize) -> Vec<u8> {
 
 struct Layer {
     blob: Vec<u8>,
-    descriptor: Descriptor,
+    descriptor: LayerInput,
 }
 
 fn layer(archive: &[u8]) -> Layer {
     let blob = gzip(archive);
-    let descriptor = Descriptor {
+    let descriptor = LayerInput {
         digest: Digest::of(&blob),
         size: blob.len() as u64,
         diff_id: Digest::of(archive),
@@ -199,7 +199,7 @@ fn bytes_after_the_archive_count_for_the_diff_id() {
 fn a_stream_that_breaks_off_is_told_as_such_when_the_blob_is_the_right_one() {
     let whole = gzip(&archive(&[("a", &noise(1 << 20))]));
     let blob = whole[..whole.len() / 2].to_vec();
-    let descriptor = Descriptor {
+    let descriptor = LayerInput {
         digest: Digest::of(&blob),
         size: blob.len() as u64,
         diff_id: Digest::of(b""),

@@ -3,12 +3,12 @@
 
 use std::sync::Mutex;
 
-use ocifast_core::batch::Ingested;
+use ocifast_core::batch::StoredEntry;
 use ocifast_core::contents::{Content, LayerStore};
 use ocifast_core::digest::{Algorithm, Digest, Hasher};
 use ocifast_core::entry::Metadata;
 use ocifast_core::error::{Code, Error, Result};
-use ocifast_core::layer::{Descriptor, Progress, Turn, feed, ingest};
+use ocifast_core::layer::{Cores, LayerInput, Progress, blob_channel, ingest};
 use ocifast_core::limits::Limits;
 
 /// Cores for one layer, of which so many more are given before the work is called off.
@@ -24,7 +24,7 @@ impl Counted {
     }
 }
 
-impl Turn for Counted {
+impl Cores for Counted {
     fn acquire(&self) -> Result<()> {
         let (left, held) = &mut *self.0.lock().expect("no panic");
         *left = left.checked_sub(1).ok_or_else(|| Error::new(Code::Cancelled, "called off"))?;
@@ -69,26 +69,26 @@ fn digest(bytes: &[u8]) -> Digest {
 /// Decodes a layer of zeros whose blob comes in pieces; returns how it ended.
 fn decode(turn: &Counted, complete: bool) -> Result<()> {
     let blob = vec![0; 1 << 20];
-    let descriptor = Descriptor {
+    let input = LayerInput {
         digest: digest(&blob),
         size: blob.len() as u64,
         diff_id: digest(&blob),
         added: false,
         erofs: None,
     };
-    let (mut feed, fetched) = feed(&descriptor);
+    let (mut sender, receiver) = blob_channel(&input);
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let progress = &progress;
         let feeding = scope.spawn(move || {
             for piece in blob.chunks(100_000) {
-                feed.write(piece, progress)?;
+                sender.write(piece, progress)?;
                 std::thread::yield_now();
             }
-            if complete { feed.close() } else { Ok(()) }
+            if complete { sender.close() } else { Ok(()) }
         });
-        let entries = &mut |_: Vec<Ingested>| Ok(());
-        let ended = ingest(fetched, &descriptor, &Limits::default(), turn, &mut Nothing, progress, entries);
+        let entries = &mut |_: Vec<StoredEntry>| Ok(());
+        let ended = ingest(receiver, &input, &Limits::default(), turn, &mut Nothing, progress, entries);
         feeding.join().expect("no panic")?;
         ended
     })

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ocifast_core::batch::{Batch, Ingested};
+use ocifast_core::batch::{Batch, StoredEntry};
 use ocifast_core::contents::Content;
 use ocifast_core::entry::{Entry, Kind, Metadata};
 use ocifast_core::limits::Limits;
@@ -302,7 +302,7 @@ fn line() -> impl Strategy<Value = Line> {
     .prop_map(|(path, what)| Line { path, what })
 }
 
-fn ingested(line: &Line, serial: usize) -> Ingested {
+fn ingested(line: &Line, serial: usize) -> StoredEntry {
     let mut path = line.path.join("/");
     let kind = match &line.what {
         What::File => Kind::File { size: 1 },
@@ -332,7 +332,7 @@ fn ingested(line: &Line, serial: usize) -> Ingested {
         Kind::File { size } => Some(Content { layer: 0, position: serial as u64, size, extents: None }),
         _ => None,
     };
-    Ingested { entry: Entry { path: path.into_bytes(), kind, metadata, offset: 0 }, content }
+    StoredEntry { entry: Entry { path: path.into_bytes(), kind, metadata, offset: 0 }, content }
 }
 
 fn check(layers: &[Vec<Line>]) -> Result<(), TestCaseError> {
@@ -340,7 +340,8 @@ fn check(layers: &[Vec<Line>]) -> Result<(), TestCaseError> {
     let mut merge = Merge::new(Limits::default());
     let mut serial = 0;
     for (index, layer) in layers.iter().enumerate() {
-        let entries: Vec<Ingested> = layer.iter().enumerate().map(|(at, line)| ingested(line, serial + at)).collect();
+        let entries: Vec<StoredEntry> =
+            layer.iter().enumerate().map(|(at, line)| ingested(line, serial + at)).collect();
         let expected = model.layer(layer, serial);
         let applied =
             if index == 0 { merge.lowest_layer([Ok(entries)]) } else { merge.upper_layer(vec![Batch::new(entries)]) };

@@ -205,7 +205,7 @@ def _open_what_is_closed() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    # Who asks a second time while we clean up is obeyed at once; the next run removes what is left.
+    # A second signal during cleanup terminates immediately; the next run removes any leftovers.
     signal.signal(number, signal.SIG_DFL)
     raise Stopped(number)
 

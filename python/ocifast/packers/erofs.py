@@ -136,7 +136,7 @@ class _MkfsErofs(Backend[ErofsOptions]):
             cancelled=request.cancelled,
             stall=request.stall,
         )
-        # Who may not make one device, or one pipe, may make none.
+        # If creating one device, or one pipe, was refused, all were.
         without = {kind for loss in losses for kind in _LOST_KINDS.get(loss[0], ())}
         left = (row for row in rows(request.tree) if row.type not in without)
         _read_back(request.path, request, totals(left).inodes)

@@ -32,7 +32,9 @@ class FileBlob:
 
     @classmethod
     def of(cls, found: FileSlice | None, descriptor: Descriptor, offset: int, *, name: str) -> FileBlob:
-        """A blob from byte `offset` on, where `found` is what stands under its digest: at most one byte too many of it.
+        """A blob from byte `offset` on. `found` is the stored file of its digest.
+
+        Reads at most one byte more than the descriptor says, so that an oversized blob is noticed.
 
         Raises:
             BlobNotFoundError: nothing stands there.

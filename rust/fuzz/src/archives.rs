@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ocifast_core::batch::Ingested;
+use ocifast_core::batch::StoredEntry;
 use ocifast_core::contents::{LayerStore, Store};
 use ocifast_core::entry::{Entry, Kind};
 use ocifast_core::error::Result;
@@ -42,7 +42,7 @@ fn layer(bytes: &[u8]) -> Result<String> {
         } else {
             None
         };
-        entries.push(Ingested { entry, content });
+        entries.push(StoredEntry { entry, content });
     }
     taking.finish()?;
     let mut merge = Merge::new(limits);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ocifast_core::batch::{Batch, Ingested};
+use ocifast_core::batch::{Batch, StoredEntry};
 use ocifast_core::contents::Content;
 use ocifast_core::edit::Edit;
 use ocifast_core::entry::{Kind, Mtime};
@@ -57,7 +57,7 @@ fn merged(layers: &[Vec<Item>]) -> Result<Tree> {
     let mut merge = Merge::new(Limits { depth: 30, ..Limits::default() });
     let mut serial = 0;
     for (index, layer) in layers.iter().enumerate() {
-        let entries: Vec<Ingested> = layer
+        let entries: Vec<StoredEntry> = layer
             .iter()
             .map(|item| {
                 serial += 1;
@@ -66,7 +66,7 @@ fn merged(layers: &[Vec<Item>]) -> Result<Tree> {
                     _ => None,
                 };
                 let content = size.map(|size| Content { layer: index as u32, position: serial, size, extents: None });
-                Ingested { entry: item.entry.clone(), content }
+                StoredEntry { entry: item.entry.clone(), content }
             })
             .collect();
         if index == 0 { merge.lowest_layer([Ok(entries)])? } else { merge.upper_layer(vec![Batch::new(entries)])? }

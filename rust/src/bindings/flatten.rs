@@ -11,7 +11,7 @@ use super::edit::Edit;
 use super::fd::duplicate;
 use super::output::SquashfsCompression;
 use super::tree::Tree;
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::compare_layers::compare_layers;
 use crate::contents::{Contents, Store};
 use crate::decoded::Keep;
@@ -19,7 +19,7 @@ use crate::edit::Edited;
 use crate::entry::{Entry, Kind, Metadata};
 use crate::error::{Code, Error, Result};
 use crate::flatten::{self as core, Branch, Making};
-use crate::layer::{BUFFER, Descriptor};
+use crate::layer::{BUFFER, LayerInput};
 use crate::merge::{Question, stated};
 use crate::output::DirectoryStore;
 use crate::output::erofs::ErofsStore;
@@ -94,8 +94,8 @@ impl StoreChoice {
 /// Digest, size, diff ID.
 type LayerRow = (String, u64, String);
 
-fn descriptor((digest, size, diff_id): LayerRow, added: bool, erofs: Option<PathBuf>) -> Result<Descriptor> {
-    Ok(Descriptor { digest: digest.parse()?, size, diff_id: diff_id.parse()?, added, erofs })
+fn input((digest, size, diff_id): LayerRow, added: bool, erofs: Option<PathBuf>) -> Result<LayerInput> {
+    Ok(LayerInput { digest: digest.parse()?, size, diff_id: diff_id.parse()?, added, erofs })
 }
 
 /// Path, what it is, mode, uid, gid, mtime seconds, nanoseconds, target, size.
@@ -105,7 +105,7 @@ type EntryRow = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>
 type LayerChangeRow = (Py<PyBytes>, Option<EntryRow>, Option<EntryRow>, Vec<&'static str>);
 
 /// An entry as it stands in a layer.
-fn entry_row(py: Python<'_>, ingested: Ingested) -> PyResult<EntryRow> {
+fn entry_row(py: Python<'_>, ingested: StoredEntry) -> PyResult<EntryRow> {
     let Entry { path, kind, metadata, .. } = ingested.entry;
     let (path, marked) = stated(&path)?;
     let (kind, target, size): (_, &[u8], _) = match &kind {
@@ -136,7 +136,7 @@ impl Flattener {
         let layers = layers.into_iter().enumerate();
         let layers = layers.map(|(index, layer)| {
             let waiting = erofs.contains(&index).then(|| folder.to_owned());
-            descriptor(layer, added.contains(&index), waiting)
+            input(layer, added.contains(&index), waiting)
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
@@ -298,7 +298,7 @@ impl Flattener {
             compare_layers(first, second, &*self.contents, times)
         })?;
         let rows = changes.into_iter().map(|change| {
-            let row = |ingested: Option<Ingested>| ingested.map(|ingested| entry_row(py, ingested)).transpose();
+            let row = |ingested: Option<StoredEntry>| ingested.map(|ingested| entry_row(py, ingested)).transpose();
             Ok((PyBytes::new(py, &change.path).unbind(), row(change.first)?, row(change.second)?, change.fields))
         });
         rows.collect()

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::entry::{Metadata, Mtime, is_device};
 use crate::error::{Code, Error, Result};
 use crate::output::below::Below;
-use crate::output::layer::{self as core, Content, LayerMember};
+use crate::output::layer_blob::{self as core, Content, LayerMember};
 use crate::output::{Compression, Target, WriteRequest, Written};
 
 /// Path, mode, kind, source or data or target, size, owner, group, mtime as seconds and nanoseconds.

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::reader::Table;
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::contents::{Content, LayerStore, Store};
 use crate::entry::{Entry, Metadata};
 use crate::error::{Code, Error, Result};
@@ -35,7 +35,7 @@ impl DecodedLayer<'_> {
         index: u32,
         limits: &Limits,
         store: &dyn Store,
-        entries: &mut dyn FnMut(Vec<Ingested>) -> Result<()>,
+        entries: &mut dyn FnMut(Vec<StoredEntry>) -> Result<()>,
     ) -> Result<()> {
         let DecodedLayer { table, data } = self;
         let length = data.metadata().map_err(|error| failed(&error))?.len();
@@ -63,15 +63,15 @@ impl DecodedLayer<'_> {
     }
 }
 
-fn of_file(ingested: Ingested) -> Option<(Metadata, Content)> {
+fn of_file(ingested: StoredEntry) -> Option<(Metadata, Content)> {
     Some((ingested.entry.metadata, ingested.content?))
 }
 
 fn with_contents(
-    mut batch: Vec<Ingested>,
+    mut batch: Vec<StoredEntry>,
     mut change: impl FnMut(&Entry, Content) -> Result<Content>,
-) -> Result<Vec<Ingested>> {
-    for Ingested { entry, content } in &mut batch {
+) -> Result<Vec<StoredEntry>> {
+    for StoredEntry { entry, content } in &mut batch {
         if let Some(found) = content.take() {
             *content = Some(change(entry, found).map_err(|error| error.at_entry(&entry.path, entry.offset))?);
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::writer::TableWriter;
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::blocks::{BlockLayer, Data};
 use crate::contents::{Content, LayerStore, Store};
 use crate::digest::Digest;
@@ -155,11 +155,11 @@ impl LayerStore for KeepingStore {
 
 impl Keeping {
     /// Adds entries to the table, with the contents that the store has handed on.
-    pub fn add(&mut self, entries: &[Ingested]) {
+    pub fn add(&mut self, entries: &[StoredEntry]) {
         let contents = std::mem::take(&mut *lock(&self.handed));
         let Some(table) = &mut self.table else { return };
         let mut contents = contents.iter();
-        for Ingested { entry, content } in entries {
+        for StoredEntry { entry, content } in entries {
             let kept = content.as_ref().and_then(|_| contents.next());
             if content.is_some() && kept.is_none() || table.add(entry, kept).is_err() {
                 self.table = None;

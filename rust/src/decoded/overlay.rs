@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::reader::Table;
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::budget::Budget;
 use crate::entry::{Entry, Kind, Metadata, Xattrs};
 use crate::error::{Code, Error, Result};
@@ -113,8 +113,8 @@ impl Making<'_> {
         self.view.reason.get_or_insert_with(|| Reason { code, path: path.to_vec() });
     }
 
-    fn entry(&mut self, ingested: Ingested) -> Result<()> {
-        let Ingested { entry, content } = ingested;
+    fn entry(&mut self, ingested: StoredEntry) -> Result<()> {
+        let StoredEntry { entry, content } = ingested;
         let Entry { path, kind, mut metadata, offset } = entry;
         if self.view.tree.inode_bound() as u64 > self.limits.entries {
             let message = format!("the layer has more than {} entries", self.limits.entries);

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::form::{self, CHECKED, FORM, HEADER, Header, SEMANTICS, unzigzag};
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::blocks::{BLOCK, Placement, length_of};
 use crate::contents::{Content, Extent};
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -308,7 +308,7 @@ impl Entries<'_> {
         Ok(extents.into())
     }
 
-    fn entry(&mut self) -> Result<Ingested> {
+    fn entry(&mut self) -> Result<StoredEntry> {
         let flags = self.byte()?;
         let path = self.path()?;
         self.offset = self.offset.wrapping_add(self.number()?);
@@ -338,7 +338,7 @@ impl Entries<'_> {
             _ => None,
         };
         let metadata = Metadata { mode, uid, gid, mtime, xattrs };
-        Ok(Ingested { entry: Entry { path, kind, metadata, offset: self.offset }, content })
+        Ok(StoredEntry { entry: Entry { path, kind, metadata, offset: self.offset }, content })
     }
 
     fn content(&mut self, size: u64, position: u64, sparse: bool) -> Result<Content> {
@@ -353,7 +353,7 @@ impl Entries<'_> {
         Ok(content)
     }
 
-    fn batch(&mut self) -> Result<Vec<Ingested>> {
+    fn batch(&mut self) -> Result<Vec<StoredEntry>> {
         if self.table.header.layer_bytes > self.limits.layer_bytes {
             let message = format!("the layer has more than {} bytes", self.limits.layer_bytes);
             return Err(Error::new(Code::LimitExceeded, message));
@@ -370,7 +370,7 @@ impl Entries<'_> {
 }
 
 impl Iterator for Entries<'_> {
-    type Item = Result<Vec<Ingested>>;
+    type Item = Result<Vec<StoredEntry>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed || self.left == 0 {

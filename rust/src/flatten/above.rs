@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::layer::{Descriptor, Progress};
+use crate::layer::{LayerInput, Progress};
 use crate::limits::Limits;
 use crate::merge::{Known, Merge, Notices, Question};
 use crate::tree::Tree;
@@ -14,8 +14,8 @@ use crate::tree::Tree;
 /// How often the entries that are there may be looked at for each of them: with many layers not after every one.
 const LOOKS: u64 = 16;
 
-/// What a layer's thread tells the merging one.
-pub(super) enum Told {
+/// A message from a layer's thread to the merge thread.
+pub(super) enum LayerEvent {
     Entries(Batch),
     /// The layer is complete and verified.
     Complete,
@@ -24,7 +24,7 @@ pub(super) enum Told {
 /// The layers that are complete, the highest first.
 pub struct Above {
     /// Of all layers, the highest first.
-    descriptors: Vec<Descriptor>,
+    inputs: Vec<LayerInput>,
     limits: Limits,
     read: Mutex<Read>,
     changed: Condvar,
@@ -44,8 +44,8 @@ struct Read {
 }
 
 impl Above {
-    pub(super) fn new(descriptors: Vec<Descriptor>, limits: Limits) -> Self {
-        Above { descriptors, limits, read: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(inputs: Vec<LayerInput>, limits: Limits) -> Self {
+        Above { inputs, limits, read: Mutex::default(), changed: Condvar::new() }
     }
 
     fn read(&self) -> MutexGuard<'_, Read> {
@@ -54,13 +54,13 @@ impl Above {
     }
 
     /// Takes the entries of layers that are read one after the other, the highest first, until they end.
-    pub(super) fn collect(&self, layers: Vec<Receiver<Told>>, progress: &[Progress]) {
-        for (hears, progress) in layers.into_iter().zip(progress) {
+    pub(super) fn collect(&self, layers: Vec<Receiver<LayerEvent>>, progress: &[Progress]) {
+        for (events, progress) in layers.into_iter().zip(progress) {
             let mut batches = Vec::new();
             let complete = loop {
-                match hears.recv() {
-                    Ok(Told::Entries(batch)) => batches.push(batch),
-                    Ok(Told::Complete) => break true,
+                match events.recv() {
+                    Ok(LayerEvent::Entries(batch)) => batches.push(batch),
+                    Ok(LayerEvent::Complete) => break true,
                     Err(_) => break false,
                 }
             };
@@ -104,7 +104,7 @@ impl Above {
     pub fn settles(&self, path: &[u8], follow: bool, question: Question) -> bool {
         let mut read = self.read();
         let count = read.layers.len();
-        if count == self.descriptors.len() {
+        if count == self.inputs.len() {
             return true;
         }
         if read.known.as_ref().is_none_or(|(of, _)| *of != count) {
@@ -126,14 +126,14 @@ impl Above {
     pub fn tree(&self) -> Result<(Tree, Notices)> {
         let layers = self.read().layers.clone();
         let mut merge = Merge::new(self.limits.clone());
-        merge.above_others(layers.len() < self.descriptors.len());
+        merge.above_others(layers.len() < self.inputs.len());
         for (number, layer) in layers.iter().enumerate().rev() {
             let applied = if number + 1 == layers.len() {
                 merge.lowest_layer(layer.iter().cloned().map(Ok))
             } else {
                 merge.upper_layer(layer.to_vec())
             };
-            applied.map_err(|error| error.in_layer(self.descriptors[number].digest.as_str()))?;
+            applied.map_err(|error| error.in_layer(self.inputs[number].digest.as_str()))?;
         }
         Ok(merge.finish())
     }

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::contents::{Covers, Store};
 use crate::entry::Kind;
 use crate::limits::Limits;
@@ -54,12 +54,12 @@ impl Covered {
     }
 
     /// Takes entries of a layer. A directory hides nothing that is worth a thought.
-    pub fn note(&self, layer: u32, entries: &[Ingested]) {
+    pub fn note(&self, layer: u32, entries: &[StoredEntry]) {
         if !self.watched || layer == 0 || entries.is_empty() {
             return;
         }
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        for Ingested { entry, .. } in entries {
+        for StoredEntry { entry, .. } in entries {
             let (mut path, name, what) = match fate(&entry.path, &self.limits) {
                 Ok(Fate::Kept(path)) if !matches!(entry.kind, Kind::Directory) => (path, None, What::Name),
                 Ok(Fate::Whiteout { parent, name }) => (parent, Some(name), What::Name),
@@ -109,9 +109,12 @@ mod tests {
     use super::*;
     use crate::entry::{Entry, Metadata};
 
-    fn entry(path: &str) -> Ingested {
+    fn entry(path: &str) -> StoredEntry {
         let kind = if path.ends_with('/') { Kind::Directory } else { Kind::File { size: 0 } };
-        Ingested { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content: None }
+        StoredEntry {
+            entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 },
+            content: None,
+        }
     }
 
     #[test]

@@ -4,29 +4,29 @@ use super::*;
 use crate::contents::Content;
 use crate::tree::STEPS;
 
-fn ingested(path: &str, kind: Kind) -> Ingested {
+fn ingested(path: &str, kind: Kind) -> StoredEntry {
     let content =
         matches!(kind, Kind::File { .. }).then_some(Content { layer: 0, position: 0, size: 0, extents: None });
-    Ingested { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content }
+    StoredEntry { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content }
 }
 
-fn file(path: &str) -> Ingested {
+fn file(path: &str) -> StoredEntry {
     ingested(path, Kind::File { size: 0 })
 }
 
-fn link(path: &str, target: &str) -> Ingested {
+fn link(path: &str, target: &str) -> StoredEntry {
     ingested(path, Kind::Symlink { target: target.into() })
 }
 
 /// Applies an upper layer and returns how many components were walked for it.
-fn walked(merge: &mut Merge, layer: Vec<Ingested>) -> u64 {
+fn walked(merge: &mut Merge, layer: Vec<StoredEntry>) -> u64 {
     let before = STEPS.get();
     merge.upper_layer(vec![Batch::new(layer)]).expect("applied");
     STEPS.get() - before
 }
 
 /// 38 links of 4,095 bytes, each with a long way to the next, the last to a directory 1,000 folders deep.
-fn long_way() -> Vec<Ingested> {
+fn long_way() -> Vec<StoredEntry> {
     let deep = "d/".repeat(1000);
     let mut layer = vec![ingested(&deep, Kind::Directory), link("l38", deep.trim_end_matches('/'))];
     layer.extend((1..38).map(|index| {
@@ -36,7 +36,7 @@ fn long_way() -> Vec<Ingested> {
     layer
 }
 
-fn merged(layer: Vec<Ingested>) -> Merge {
+fn merged(layer: Vec<StoredEntry>) -> Merge {
     let mut merge = Merge::new(Limits::default());
     merge.lowest_layer([Ok(layer)]).expect("applied");
     merge
@@ -55,7 +55,7 @@ fn a_long_way_is_walked_once_for_entries_in_a_row() {
 }
 
 /// How a merge ends whose layers, over the long way, are these.
-fn bounded(metadata_bytes: u64, layers: Vec<Vec<Ingested>>) -> Result<u64> {
+fn bounded(metadata_bytes: u64, layers: Vec<Vec<StoredEntry>>) -> Result<u64> {
     let limits = Limits { metadata_bytes, ..Limits::default() };
     let mut merge = Merge::new(limits);
     merge.lowest_layer([Ok(long_way())])?;
@@ -76,7 +76,7 @@ fn ways_that_are_walked_again_and_again_count() {
         [file("l38/f")].into_iter().chain((0..count).map(link)).collect()
     };
     let whiteouts = |count: usize| (0..count).map(|index| file(&format!("l{}/.wh.f", 1 + index % 2))).collect();
-    let ways: [&dyn Fn(usize) -> Vec<Ingested>; 3] = [&files, &links, &whiteouts];
+    let ways: [&dyn Fn(usize) -> Vec<StoredEntry>; 3] = [&files, &links, &whiteouts];
     for layer in ways {
         let few = bounded(20 * one, vec![layer(6)]).expect("few");
         assert!(few < 20 * one, "{few} steps");

@@ -19,10 +19,10 @@ pub(super) type Hidden = (InodeId, Option<Box<[u8]>>);
 /// `entry_refused`, `limit_exceeded`, naming the entry.
 pub(super) fn hidden(tree: &Tree, batches: &[Batch], budget: &Budget) -> Result<Vec<Hidden>> {
     let limits = budget.limits();
-    let mut news = News::default();
+    let mut scope = WhiteoutScope::default();
     let mut any = false;
     each(batches, limits, |_, fate| {
-        any |= news.whiteout(tree, &fate);
+        any |= scope.whiteout(tree, &fate);
         Ok(())
     })?;
     if !any {
@@ -30,7 +30,7 @@ pub(super) fn hidden(tree: &Tree, batches: &[Batch], budget: &Budget) -> Result<
     }
     each(batches, limits, |entry, fate| {
         if entry.is_directory() {
-            news.directory(tree, &fate);
+            scope.directory(tree, &fate);
         }
         Ok(())
     })?;
@@ -45,7 +45,7 @@ pub(super) fn hidden(tree: &Tree, batches: &[Batch], budget: &Budget) -> Result<
         };
         if !last.iter().map(|name| &**name).eq(parent.iter().copied()) {
             directory = None;
-            if news.leaves(tree, parent) {
+            if scope.still_applies(tree, parent) {
                 let (found, followed_bytes) = tree.resolve(parent, true)?;
                 budget.spend(followed_bytes)?;
                 directory = found;
@@ -72,7 +72,7 @@ fn each(batches: &[Batch], limits: &Limits, mut take: impl FnMut(&View<'_>, Fate
 
 /// What a layer says of what lower layers have.
 #[derive(Default)]
-struct News {
+struct WhiteoutScope {
     /// Directories that are hidden, or whose children are.
     gone: HashSet<InodeId>,
     /// Names of symbolic links that are hidden, or that a directory takes.
@@ -107,7 +107,7 @@ fn reach<'a>(tree: &Tree, path: &[&'a [u8]], mut through: impl FnMut(InodeId)) -
     Reach::Directory(at)
 }
 
-impl News {
+impl WhiteoutScope {
     /// Notes a whiteout; whether it is one.
     fn whiteout(&mut self, tree: &Tree, fate: &Fate<'_>) -> bool {
         match fate {
@@ -144,10 +144,9 @@ impl News {
         }
     }
 
-    /// Whether a whiteout's directory is still the lower layers' one. Where they have a symbolic link on its path and
-    /// the layer puts a directory in the link's place, or hides it, the whiteout means the new directory, which has
-    /// nothing of theirs; what the link led to is none of its business.
-    fn leaves(&self, tree: &Tree, directory: &[&[u8]]) -> bool {
+    /// Whether the whiteouts of this directory still apply to the lower layers. If the layer replaces or hides a symbolic
+    /// link on the directory's path, they refer to the new, empty directory, not to the link's target.
+    fn still_applies(&self, tree: &Tree, directory: &[&[u8]]) -> bool {
         let mut gone = false;
         let reach = reach(tree, directory, |directory| gone |= self.gone.contains(&directory));
         match reach {

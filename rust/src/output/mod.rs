@@ -11,7 +11,7 @@ mod dump;
 pub mod erofs;
 pub mod ext4;
 mod file_range;
-pub mod layer;
+pub mod layer_blob;
 mod losses;
 mod moved;
 mod refused;

@@ -5,7 +5,7 @@
 //! overlayfs keeps in attributes (redirects, files without data) names other layers, and is refused.
 
 use super::common::{Image, invalid};
-use crate::batch::Ingested;
+use crate::batch::StoredEntry;
 use crate::contents::{Content, LayerStore};
 use crate::entry::{Entry, Kind, Metadata};
 use crate::error::{Code, Error, Result};
@@ -26,7 +26,11 @@ const HARMLESS: [&[u8]; 4] = [b"origin", b"impure", b"nlink", b"uuid"];
 /// # Errors
 /// `entry_refused` for a name that would be a whiteout of its own; `filesystem_invalid` as [`super::read`] gives it, and for
 /// what overlayfs keeps elsewhere; what `store` and `take` return.
-pub fn entries(image: &Image, store: &mut dyn LayerStore, take: &mut dyn FnMut(Ingested) -> Result<()>) -> Result<()> {
+pub fn entries(
+    image: &Image,
+    store: &mut dyn LayerStore,
+    take: &mut dyn FnMut(StoredEntry) -> Result<()>,
+) -> Result<()> {
     let mut first_names = std::collections::HashMap::new();
     let mut buffer = vec![0; CHUNK];
     for (offset, step) in image.tree.walk().enumerate() {
@@ -69,13 +73,13 @@ pub fn entries(image: &Image, store: &mut dyn LayerStore, take: &mut dyn FnMut(I
         if inode.nlink > 1 && step.first {
             first_names.insert(step.inode, step.path.clone());
         }
-        take(Ingested { entry: Entry { path, kind, metadata, offset: offset as u64 }, content })?;
+        take(StoredEntry { entry: Entry { path, kind, metadata, offset: offset as u64 }, content })?;
         if is_opaque {
             let parent: &[u8] = if step.path.is_empty() { b"" } else { b"/" };
             let (path, metadata) = ([&step.path, parent, OPAQUE].concat(), Metadata::default());
             let content = Some(empty(store, &metadata)?);
             let kind = Kind::File { size: 0 };
-            take(Ingested { entry: Entry { path, kind, metadata, offset: offset as u64 }, content })?;
+            take(StoredEntry { entry: Entry { path, kind, metadata, offset: offset as u64 }, content })?;
         }
     }
     store.finish()

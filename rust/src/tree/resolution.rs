@@ -119,8 +119,8 @@ impl<'p> Resolution<'p> {
         }
     }
 
-    /// Goes to a child, whose name has `length` bytes, or to where it leads. Returns false when the path goes on behind
-    /// something that is no directory, be it only by `..` or a slash.
+    /// Descends into a child, whose name has `length` bytes, following it if it is a symbolic link. Returns false if
+    /// components of the path remain, even `..` or a trailing slash, but the child is no directory.
     pub fn enter(&mut self, inode: &Inode, id: InodeId, length: usize, last: bool, follow_last: bool) -> Result<bool> {
         match &inode.kind {
             InodeKind::Symlink(target) if !last || follow_last => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ocifast_core::batch::{Batch, Ingested};
+use ocifast_core::batch::{Batch, StoredEntry};
 use ocifast_core::contents::{Contents, Store};
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
@@ -127,7 +127,7 @@ pub fn dumped(tree: &Tree, contents: &dyn Contents) -> String {
 
 /// The tree of some layers, which are read in the order of `order` into `store`.
 pub fn merged(layers: &[Vec<Item>], order: &[usize], store: &impl Store) -> Result<Tree> {
-    let mut ingested: Vec<Vec<Ingested>> = layers.iter().map(|_| Vec::new()).collect();
+    let mut ingested: Vec<Vec<StoredEntry>> = layers.iter().map(|_| Vec::new()).collect();
     for &index in order {
         let mut layer = store.layer(index as u32)?;
         for Item { entry, parts } in &layers[index] {
@@ -143,7 +143,7 @@ pub fn merged(layers: &[Vec<Item>], order: &[usize], store: &impl Store) -> Resu
                 }
                 content = Some(layer.end()?);
             }
-            ingested[index].push(Ingested { entry: entry.clone(), content });
+            ingested[index].push(StoredEntry { entry: entry.clone(), content });
         }
         layer.finish()?;
     }

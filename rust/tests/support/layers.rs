@@ -14,7 +14,7 @@ use ocifast_core::digest::{Algorithm, Digest, Hasher};
 use ocifast_core::entry::{Metadata, Mtime};
 use ocifast_core::error::Result;
 use ocifast_core::flatten::Flattener;
-use ocifast_core::layer::Descriptor;
+use ocifast_core::layer::LayerInput;
 use ocifast_core::limits::Limits;
 use ocifast_core::output::erofs::{self, ErofsStore, complete_kept, seal};
 use ocifast_core::output::{Source, Target, WriteRequest, dump};
@@ -99,9 +99,9 @@ impl Archive {
         Archive(bytes)
     }
 
-    pub fn descriptor(&self) -> Descriptor {
+    pub fn input(&self) -> LayerInput {
         let digest = Digest::of(&self.0);
-        Descriptor { digest: digest.clone(), size: self.0.len() as u64, diff_id: digest, added: false, erofs: None }
+        LayerInput { digest: digest.clone(), size: self.0.len() as u64, diff_id: digest, added: false, erofs: None }
     }
 }
 
@@ -173,7 +173,7 @@ impl Kept {
     fn decoded(archive: &Archive, always: bool) -> Option<(TempDir, KeptLayer)> {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Arc::new(SpoolStore::new(folder.path(), 1));
-        let flattener = Flattener::new(vec![archive.descriptor()], Arc::new(store), Limits::default(), 1);
+        let flattener = Flattener::new(vec![archive.input()], Arc::new(store), Limits::default(), 1);
         let flattener = flattener.expect("started");
         let keep = Keep { table: created(&folder, "entries"), data: created(&folder, "erofs"), always };
         flattener.keep(0, keep);
@@ -242,8 +242,8 @@ fn feed(flattener: &Flattener, archives: &[Archive], decoded: &[Option<Kept>]) -
 
 fn start(archives: &[Archive], limits: Limits, make: impl FnOnce(&TempDir) -> Arc<dyn Store>) -> Run {
     let folder = tempfile::tempdir().expect("a folder");
-    let descriptors = archives.iter().map(Archive::descriptor).collect();
-    let flattener = Flattener::new(descriptors, make(&folder), limits, 2).expect("started");
+    let inputs = archives.iter().map(Archive::input).collect();
+    let flattener = Flattener::new(inputs, make(&folder), limits, 2).expect("started");
     Run { flattener, folder }
 }
 

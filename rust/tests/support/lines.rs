@@ -1,6 +1,6 @@
 //! Layers and trees as lines of text.
 
-use ocifast_core::batch::{Batch, Ingested};
+use ocifast_core::batch::{Batch, StoredEntry};
 use ocifast_core::contents::Content;
 use ocifast_core::entry::{Entry, Kind, Metadata};
 use ocifast_core::error::Error;
@@ -10,7 +10,7 @@ use ocifast_core::tree::{InodeKind, Tree};
 
 /// An entry from a line: `path/` a directory, `path -> target` a symbolic link, `path = target` a hard link, `path`
 /// alone a file whose content is known by `serial`.
-pub fn entry(line: &str, serial: u64) -> Ingested {
+pub fn entry(line: &str, serial: u64) -> StoredEntry {
     let (path, kind) = if let Some((path, target)) = line.split_once(" -> ") {
         (path, Kind::Symlink { target: target.into() })
     } else if let Some((path, target)) = line.split_once(" = ") {
@@ -22,7 +22,7 @@ pub fn entry(line: &str, serial: u64) -> Ingested {
     };
     let content =
         matches!(kind, Kind::File { .. }).then(|| Content { layer: 0, position: serial, size: 1, extents: None });
-    Ingested { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content }
+    StoredEntry { entry: Entry { path: path.into(), kind, metadata: Metadata::default(), offset: 0 }, content }
 }
 
 /// The tree of layers; those from `added` on are what a user adds.

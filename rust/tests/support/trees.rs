@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ocifast_core::batch::Ingested;
+use ocifast_core::batch::StoredEntry;
 use ocifast_core::contents::{Content, Contents, Extent, read_runs};
 use ocifast_core::entry::{Entry, Kind, Metadata, Mtime};
 use ocifast_core::error::Result;
@@ -28,7 +28,7 @@ impl Contents for Memory {
 /// One layer on its way.
 #[derive(Default)]
 pub struct Maker {
-    entries: Vec<Ingested>,
+    entries: Vec<StoredEntry>,
     memory: Memory,
     metadata: Metadata,
 }
@@ -56,7 +56,7 @@ impl Maker {
     /// An entry that is no regular file.
     pub fn entry(&mut self, path: impl AsRef<[u8]>, kind: Kind) -> &mut Self {
         let entry = Entry { path: path.as_ref().to_vec(), kind, metadata: self.metadata.clone(), offset: 0 };
-        self.entries.push(Ingested { entry, content: None });
+        self.entries.push(StoredEntry { entry, content: None });
         self
     }
 

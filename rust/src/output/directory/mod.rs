@@ -2,9 +2,9 @@
 //!
 //! Contents are written to one file each while layers arrive, in a staging folder of ours, where the files of one folder
 //! of a layer lie together. At the end such a folder becomes that of the tree, if all of its files are there; other files
-//! are moved one by one. Names are made through directory descriptors only, below an empty folder that is ours too: no
-//! path of a layer reaches a system call, only single names. No name is followed, even if somebody puts a link where a
-//! folder or a file of ours was.
+//! are moved one by one. Names are made through file descriptors of directories only, below an empty folder that is ours
+//! too: no path of a layer reaches a system call, only single names. No name is followed, even if somebody puts a link
+//! where a folder or a file of ours was.
 
 mod failure;
 mod making;
@@ -52,7 +52,7 @@ struct Writing<'t> {
 
 /// A directory whose children are being made.
 struct Frame<'t> {
-    descriptor: OwnedFd,
+    folder: OwnedFd,
     inode: InodeId,
     children: btree_map::Iter<'t, Box<[u8]>, InodeId>,
     /// The staged folder that it was: layer, number.
@@ -107,7 +107,7 @@ fn make(
     let setting = Setting { owners, own, record, clamp, losses: Losses::default() };
     let mut writing = Writing { tree, store, setting, files: BTreeMap::new(), opened: None, staged };
     let mut path = Vec::new();
-    // A deep tree holds one descriptor for each level.
+    // A deep tree holds one file descriptor for each level.
     let mut raised = None;
     let root = tree.root();
     let mut stack = vec![writing.frame(open_directory(target)?, root, None, 0)];
@@ -116,7 +116,7 @@ fn make(
         let Some((name, &id)) = frame.children.next() else {
             let Some(done) = stack.pop() else { break };
             let inode = tree.inode(done.inode);
-            writing.setting.set(&Place::Open(&done.descriptor), inode, &path)?;
+            writing.setting.set(&Place::Open(&done.folder), inode, &path)?;
             continue;
         };
         if !path.is_empty() {
@@ -128,15 +128,15 @@ fn make(
             let was = writing.whole_folder(inode);
             let made = match was {
                 Some((layer, folder)) => {
-                    fs::renameat(&store.staging.folder, folder_name(layer, folder), &frame.descriptor, &**name)
+                    fs::renameat(&store.staging.folder, folder_name(layer, folder), &frame.folder, &**name)
                 }
-                None => fs::mkdirat(&frame.descriptor, &**name, Mode::RWXU),
+                None => fs::mkdirat(&frame.folder, &**name, Mode::RWXU),
             };
-            let opened = made.and_then(|()| open_made(&frame.descriptor, name, &mut raised));
-            let descriptor = opened.map_err(|error| failed("make", &path, error))?;
-            stack.push(writing.frame(descriptor, id, was, path.len()));
+            let opened = made.and_then(|()| open_made(&frame.folder, name, &mut raised));
+            let folder = opened.map_err(|error| failed("make", &path, error))?;
+            stack.push(writing.frame(folder, id, was, path.len()));
         } else {
-            let place = Target { parent: &frame.descriptor, was: frame.was, name, path: &path };
+            let place = Target { parent: &frame.folder, was: frame.was, name, path: &path };
             match &inode.kind {
                 InodeKind::File(content) => writing.file(&place, id, inode, content)?,
                 _ => writing.leaf(&place, id, inode)?,
@@ -170,10 +170,10 @@ struct Target<'a> {
 }
 
 impl<'t> Writing<'t> {
-    fn frame(&self, descriptor: OwnedFd, inode: InodeId, was: Option<(u32, u32)>, length: usize) -> Frame<'t> {
+    fn frame(&self, folder: OwnedFd, inode: InodeId, was: Option<(u32, u32)>, length: usize) -> Frame<'t> {
         static NONE: crate::tree::Children = crate::tree::Children::new();
         let children = self.tree.inode(inode).children().unwrap_or(&NONE).iter();
-        Frame { descriptor, inode, children, was, length }
+        Frame { folder, inode, children, was, length }
     }
 
     fn files(&mut self, layer: u32) -> &StagedFiles {

@@ -38,7 +38,7 @@ pub enum Content {
     Symlink(Vec<u8>),
     /// The data of a regular file below a folder of this machine, its holes kept.
     Below {
-        /// Where it is, by the folder's descriptor and a path from there that goes through no link.
+        /// Where it is, by the folder's file descriptor and a path from there that goes through no link.
         file: Below,
         /// Its size as the caller knows it; another one is an error.
         size: u64,

@@ -10,23 +10,23 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result};
-use crate::layer::Turn;
+use crate::layer::Cores;
 
 /// How long a core is kept for a lower layer before a higher one gets it. Long enough for a thread that is about to
 /// bring bytes to be scheduled, short against the 9 ms that one buffer takes at 30 MB/s, what a connection often gives.
 const PATIENCE: Duration = Duration::from_millis(3);
 
 /// Cores, given to the first layers that are not complete: the lowest, or the highest.
-pub(crate) struct Turns {
+pub(crate) struct Scheduler {
     /// The highest layer, when it is the first.
     top: Option<u32>,
-    state: Mutex<TurnState>,
+    state: Mutex<State>,
     /// By rank one for each layer: of those that wait only the first can be next, so that one alone is woken.
     changed: Vec<Condvar>,
     stop: AtomicBool,
 }
 
-struct TurnState {
+struct State {
     cores: usize,
     /// Meaningless once all work was called off: a layer then gives back what it did not get.
     free: usize,
@@ -35,16 +35,16 @@ struct TurnState {
     free_since: Option<Instant>,
     /// By rank the layers that wait for a core, and `idle` when they began.
     waiting: BTreeMap<u32, Duration>,
-    /// By rank the layers of which something is left to decode, and since when those are away that neither have nor want a core.
+    /// By rank the unfinished layers: when the layer went idle, or `None` while it runs or waits.
     incomplete: BTreeMap<u32, Option<Instant>>,
 }
 
-impl TurnState {
-    /// How long a layer that waits leaves a free core alone; `None` when it may have one.
+impl State {
+    /// How long a waiting layer must leave a free core unused; `None`: it takes it now.
     ///
-    /// The lowest layers come first, as many as there are cores. A core is kept for each of them that is away, for
-    /// `PATIENCE` at a time. Bytes that trickle would renew that for ever, so no layer lets a free core pass once cores
-    /// were free for as long altogether while it waited.
+    /// The lowest layers come first, as many as there are cores. A core is reserved for each of them that is away, for
+    /// `PATIENCE` after it last ran. The total wait is capped at `PATIENCE` as well, so that a slow download, which would
+    /// renew the reservation with every byte, cannot hold a core idle.
     fn patience(&self, rank: u32, now: Instant) -> Option<Duration> {
         let rest = |passed: Duration| PATIENCE.checked_sub(passed).filter(|rest| !rest.is_zero());
         let first = || self.incomplete.iter().take(self.cores);
@@ -72,23 +72,17 @@ impl TurnState {
     }
 }
 
-impl Turns {
-    /// Turns for so many layers; `from_top` says whether the highest is the first.
+impl Scheduler {
+    /// For so many layers; `from_top` says whether the highest is the first.
     pub(crate) fn new(cores: usize, layers: usize, from_top: bool) -> Self {
         let cores = cores.max(1);
         let began = Some(Instant::now());
         let incomplete = (0..layers as u32).map(|layer| (layer, began)).collect();
-        let state = TurnState {
-            cores,
-            free: cores,
-            idle: Duration::ZERO,
-            free_since: began,
-            waiting: BTreeMap::new(),
-            incomplete,
-        };
+        let state =
+            State { cores, free: cores, idle: Duration::ZERO, free_since: began, waiting: BTreeMap::new(), incomplete };
         let changed = (0..layers).map(|_| Condvar::new()).collect();
         let top = from_top.then(|| (layers as u32).saturating_sub(1));
-        Turns { top, state: Mutex::new(state), changed, stop: AtomicBool::new(false) }
+        Scheduler { top, state: Mutex::new(state), changed, stop: AtomicBool::new(false) }
     }
 
     /// Whether all work was called off.
@@ -96,23 +90,23 @@ impl Turns {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The turns of one of the layers.
-    pub(crate) fn of(&self, layer: u32) -> LayerTurns<'_> {
-        LayerTurns { turns: self, rank: self.rank(layer) }
+    /// The cores of one of the layers.
+    pub(crate) fn of(&self, layer: u32) -> LayerCores<'_> {
+        LayerCores { scheduler: self, rank: self.rank(layer) }
     }
 
-    /// A layer's place in the order of turns.
+    /// A layer's place in the order.
     fn rank(&self, layer: u32) -> u32 {
         self.top.map_or(layer, |top| top - layer)
     }
 
-    fn state(&self) -> MutexGuard<'_, TurnState> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // A panic while holding the lock leaves nothing half-done behind it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the next layer look whether it may have a core.
-    fn wake(&self, state: &TurnState) {
+    fn wake(&self, state: &State) {
         if state.free > 0
             && let Some((&next, _)) = state.waiting.first_key_value()
         {
@@ -135,24 +129,24 @@ impl Turns {
     }
 }
 
-/// The turns of one layer.
-pub(crate) struct LayerTurns<'t> {
-    turns: &'t Turns,
+/// One layer's way to a core.
+pub(crate) struct LayerCores<'t> {
+    scheduler: &'t Scheduler,
     rank: u32,
 }
 
-impl Turn for LayerTurns<'_> {
+impl Cores for LayerCores<'_> {
     fn acquire(&self) -> Result<()> {
-        let LayerTurns { turns, rank } = self;
-        let changed = &turns.changed[*rank as usize];
-        let mut state = turns.state();
+        let LayerCores { scheduler, rank } = self;
+        let changed = &scheduler.changed[*rank as usize];
+        let mut state = scheduler.state();
         let idle = state.idle(Instant::now());
         state.waiting.insert(*rank, idle);
         if let Some(away) = state.incomplete.get_mut(rank) {
             *away = None;
         }
         loop {
-            if turns.stopped() {
+            if scheduler.stopped() {
                 state.waiting.remove(rank);
                 return Err(Error::new(Code::Cancelled, "the work was called off"));
             }
@@ -165,20 +159,20 @@ impl Turn for LayerTurns<'_> {
                 state.waiting.remove(rank);
                 let free = state.free - 1;
                 state.set_free(free);
-                turns.wake(&state);
+                scheduler.wake(&state);
                 return Ok(());
             }
         }
     }
 
     fn release(&self) {
-        let mut state = self.turns.state();
+        let mut state = self.scheduler.state();
         let free = state.free + 1;
         state.set_free(free);
         if let Some(away) = state.incomplete.get_mut(&self.rank) {
             *away = Some(Instant::now());
         }
-        self.turns.wake(&state);
+        self.scheduler.wake(&state);
     }
 }
 
@@ -194,7 +188,7 @@ mod tests {
         let since = |parts: u32| now - parts * part;
         let incomplete = incomplete.iter().map(|&(layer, away)| (layer, away.map(since))).collect();
         let (idle, waiting) = (waited * part, BTreeMap::from([(layer, Duration::ZERO)]));
-        let state = TurnState { cores, free, idle, free_since: None, waiting, incomplete };
+        let state = State { cores, free, idle, free_since: None, waiting, incomplete };
         state.patience(layer, now).map(|rest| (rest.as_nanos() / part.as_nanos()) as u32)
     }
 
@@ -228,36 +222,37 @@ mod tests {
 
     #[test]
     fn a_layer_is_away_from_its_release_to_its_next_turn() -> Result<()> {
-        let turns = Turns::new(1, 2, false);
-        let away = || turns.state().incomplete.iter().map(|(&layer, away)| (layer, away.is_some())).collect::<Vec<_>>();
+        let scheduler = Scheduler::new(1, 2, false);
+        let away =
+            || scheduler.state().incomplete.iter().map(|(&layer, away)| (layer, away.is_some())).collect::<Vec<_>>();
         assert_eq!(away(), [(0, true), (1, true)]);
-        turns.of(0).acquire()?;
+        scheduler.of(0).acquire()?;
         assert_eq!(away(), [(0, false), (1, true)]);
-        turns.of(0).release();
+        scheduler.of(0).release();
         assert_eq!(away(), [(0, true), (1, true)]);
-        turns.of(1).acquire()?;
+        scheduler.of(1).acquire()?;
         assert_eq!(away(), [(0, true), (1, false)]);
-        turns.complete(0);
-        turns.complete(1);
-        turns.of(1).release();
-        assert_eq!((away(), turns.state().free), (vec![], 1));
+        scheduler.complete(0);
+        scheduler.complete(1);
+        scheduler.of(1).release();
+        assert_eq!((away(), scheduler.state().free), (vec![], 1));
         Ok(())
     }
 
     #[test]
     fn a_layer_that_never_comes_does_not_keep_its_core() {
-        let turns = Turns::new(2, 3, false);
+        let scheduler = Scheduler::new(2, 3, false);
         let (said, heard) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             // The lowest layer comes and goes all the time; the next one, whose core is free, never comes.
             scope.spawn(|| {
-                while turns.of(0).acquire().is_ok() {
-                    turns.of(0).release();
+                while scheduler.of(0).acquire().is_ok() {
+                    scheduler.of(0).release();
                 }
             });
-            scope.spawn(|| said.send(turns.of(2).acquire().is_ok()));
+            scope.spawn(|| said.send(scheduler.of(2).acquire().is_ok()));
             let had = heard.recv_timeout(Duration::from_secs(60));
-            turns.stop();
+            scheduler.stop();
             assert_eq!(had, Ok(true));
         });
     }
@@ -265,22 +260,24 @@ mod tests {
     #[test]
     fn the_first_layer_that_waits_is_next() {
         for (from_top, layers) in [(false, [2, 1, 0]), (true, [0, 1, 2])] {
-            let turns = Turns::new(1, 3, from_top);
+            let scheduler = Scheduler::new(1, 3, from_top);
             let (said, order) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
-                turns.of(layers[0]).acquire().expect("free");
+                scheduler.of(layers[0]).acquire().expect("free");
                 for layer in layers[1..].iter().copied() {
-                    let (turns, said) = (&turns, said.clone());
+                    let (scheduler, said) = (&scheduler, said.clone());
                     scope.spawn(move || {
-                        turns.of(layer).acquire().expect("its turn comes");
+                        scheduler.of(layer).acquire().expect("its turn comes");
                         said.send(layer).expect("heard");
-                        turns.of(layer).release();
+                        scheduler.of(layer).release();
                     });
-                    while turns.state().waiting.first_key_value().map(|(&first, _)| first) != Some(turns.rank(layer)) {
+                    while scheduler.state().waiting.first_key_value().map(|(&first, _)| first)
+                        != Some(scheduler.rank(layer))
+                    {
                         std::thread::yield_now();
                     }
                 }
-                turns.of(layers[0]).release();
+                scheduler.of(layers[0]).release();
             });
             assert_eq!(order.try_iter().collect::<Vec<_>>(), [layers[2], layers[1]], "{from_top}");
         }
@@ -288,13 +285,13 @@ mod tests {
 
     #[test]
     fn nobody_waits_after_a_stop() {
-        let turns = Turns::new(1, 2, false);
-        turns.of(0).acquire().expect("free");
+        let scheduler = Scheduler::new(1, 2, false);
+        scheduler.of(0).acquire().expect("free");
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| turns.of(1).acquire().expect_err("called off").code);
-            turns.stop();
+            let waiting = scope.spawn(|| scheduler.of(1).acquire().expect_err("called off").code);
+            scheduler.stop();
             assert_eq!(waiting.join().expect("no panic"), Code::Cancelled);
         });
-        assert!(turns.stopped());
+        assert!(scheduler.stopped());
     }
 }
