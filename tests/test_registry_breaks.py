@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from ocifast.errors import NetworkError, RegistryError
 from ocifast.reference import Reference
-from ocifast.sources.registry import list_tags, transport
+from ocifast.sources.registry import list_tags, network
 from ocifast.spec import OCI_INDEX
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
@@ -71,7 +71,7 @@ def test_a_list_of_referrers_that_breaks_off() -> None:
 def test_a_refused_range_is_read_from_the_beginning(
     server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
-    monkeypatch.setattr(transport, "DIRECT", 1 if direct else 1 << 60)
+    monkeypatch.setattr(network, "DIRECT", 1 if direct else 1 << 60)
     image = random_image(1_000_000)
     name = server.put(image, "a:1")
     fail_blobs(server, [cut(server, 300_000), Answer(416)])

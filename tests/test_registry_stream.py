@@ -12,9 +12,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ocifast.sources.registry import transport
-from ocifast.sources.registry.stream import CHUNK, OpenStreams, Stream
-from ocifast.sources.registry.transport import Transport
+from ocifast.sources.registry import network
+from ocifast.sources.registry.network import Network
+from ocifast.sources.registry.raw_body import CHUNK, OpenStreams, Stream
 
 from tests.support.faulty import serve_faulty
 from tests.support.pulls import QUICK, Authority, pull, quick, random_image
@@ -108,7 +108,7 @@ def answered(raw: bytes, method: str = "GET") -> tuple[bytes, bool]:
     thread.start()
     taken: list[bool] = []
 
-    class Spy(Transport):
+    class Spy(Network):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             response = super().handle_request(request)
             taken.append(response.stream._direct is not None)  # type: ignore[union-attr]
@@ -127,7 +127,7 @@ def answered(raw: bytes, method: str = "GET") -> tuple[bytes, bool]:
 
 @pytest.fixture
 def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "DIRECT", 1)
+    monkeypatch.setattr(network, "DIRECT", 1)
 
 
 @pytest.mark.usefixtures("_direct")

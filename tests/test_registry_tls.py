@@ -15,9 +15,9 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from ocifast.errors import FileError, NetworkError, RegistryError
+from ocifast.sources.registry.network import proxy_for
 from ocifast.sources.registry.options import RegistryOptions
 from ocifast.sources.registry.tls import Certificates, certificate_folder
-from ocifast.sources.registry.transport import proxy_for
 
 from tests.support.faulty import Answer, serve_faulty
 from tests.support.pulls import Authority, pretend, pull, quick, random_image

@@ -20,7 +20,7 @@ from ocifast.errors import (
     RegistryError,
     SizeMismatchError,
 )
-from ocifast.sources.registry import ranges, transport
+from ocifast.sources.registry import network, ranges
 from ocifast.spec import Descriptor
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, error, partial, serve_faulty
@@ -30,7 +30,7 @@ from tests.support.pulls import fetch, layers_of, opened, pull, quick, random_im
 @pytest.fixture(autouse=True, params=["through the library", "direct"])
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large bodies are read past the HTTP library. All that holds for one way holds for the other."""
-    monkeypatch.setattr(transport, "DIRECT", 1 if request.param == "direct" else 1 << 60)
+    monkeypatch.setattr(network, "DIRECT", 1 if request.param == "direct" else 1 << 60)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ocifast.records import dataclass
 from ocifast.seals.verity import Verity
 from ocifast.spec import ImageConfig
 
-__all__ = ["BootConfig", "Files", "User", "boot_config"]
+__all__ = ["BootConfig", "ReadableFiles", "User", "boot_config"]
 
 _DATABASE_LIMIT = 16 << 20
 """Most bytes of `/etc/passwd` or `/etc/group` that are read."""
@@ -19,7 +19,7 @@ _ID_MAX = (1 << 32) - 2
 """The largest id; -1 as 32 bits means "no change" to chown(2)."""
 
 
-class Files(Protocol):
+class ReadableFiles(Protocol):
     """A tree whose files can be read, with links followed inside it: `Rootfs`."""
 
     def chunks(self, path: str | bytes) -> Iterator[bytes]:
@@ -125,7 +125,7 @@ class BootConfig:
         )
 
 
-def boot_config(config: ImageConfig, files: Files) -> BootConfig:
+def boot_config(config: ImageConfig, files: ReadableFiles) -> BootConfig:
     """Resolves an image's config against the image's own files, and nothing else.
 
     Args:
@@ -152,7 +152,7 @@ def boot_config(config: ImageConfig, files: Files) -> BootConfig:
     )
 
 
-def _resolve_user(text: str, files: Files) -> User:
+def _resolve_user(text: str, files: ReadableFiles) -> User:
     user, _, group = text.partition(":")
     passwd = _database(files, "/etc/passwd", 7)
     # Names win over numbers, as in all runtimes: a user may be called "1000".
@@ -173,7 +173,7 @@ def _resolve_user(text: str, files: Files) -> User:
     return User(text, uid, gid, tuple(sorted(others)), home)
 
 
-def _database(files: Files, path: str, columns: int) -> list[list[str]]:
+def _database(files: ReadableFiles, path: str, columns: int) -> list[list[str]]:
     """The lines of a passwd(5) or group(5) file that have all columns; none when there is no such regular file."""
     data = bytearray()
     try:

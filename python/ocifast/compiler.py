@@ -420,7 +420,7 @@ class Compilation:
         layers = None if self.cache is None else self.cache.decoded
         every = isinstance(space := self.outputs[0].space, LayerFolder)
         options = FlattenOptions(
-            jobs=self.options.downloads,
+            downloads=self.options.downloads,
             decoders=decoders,
             limits=limits_of(self.options),
             blobs=self.layers,

@@ -36,7 +36,7 @@ class FlattenOptions:
     """How layers are taken in.
 
     Attributes:
-        jobs: layers fetched at the same time.
+        downloads: layers fetched at the same time.
         decoders: cores that decode; None for what the machine has.
         limits: bounds on what layers may ask for; None for the defaults.
         blobs: where verified blobs are looked up and kept; None to keep none.
@@ -47,7 +47,7 @@ class FlattenOptions:
         others: where decoded layers are that nobody has verified, looked at after `layers`; None for nowhere.
     """
 
-    jobs: int = keeps_bytes(default=4)
+    downloads: int = keeps_bytes(default=4)
     decoders: int | None = keeps_bytes(default=None)
     limits: _core.Limits | None = keeps_bytes(default=None)
     blobs: BlobStore | None = keeps_bytes(default=None)
@@ -155,7 +155,7 @@ class Intake:
             self.tell(digest, LayerState.WAITING, total=descriptor.size)
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(self.options.jobs, thread_name_prefix="ocifast-layer") as pool:
+        with ThreadPoolExecutor(self.options.downloads, thread_name_prefix="ocifast-layer") as pool:
             try:
                 # Handed out in order: a higher layer may wait for a lower one, never the other way round.
                 futures = [pool.submit(self.bring, descriptor) for descriptor in descriptors.values()]

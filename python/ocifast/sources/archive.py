@@ -22,7 +22,7 @@ class ArchiveFiles:
         self._members = members
 
     def find(self, *parts: str) -> FileSlice | None:
-        """As `Files.find`."""
+        """As `LayoutFiles.find`."""
         return self._members.find("/".join(parts))
 
     def close(self) -> None:

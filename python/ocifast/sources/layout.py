@@ -1,7 +1,7 @@
 """OCI image layouts (image-spec, image-layout.md), read.
 
 A layout is a folder with `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX`. An OCI archive is the same names in a
-tar, so the reading is written once, over `Files`.
+tar, so the reading is written once, over `LayoutFiles`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ocifast.spec import (
     parse_document,
 )
 
-__all__ = ["CONTAINERD_NAME", "REF_NAME", "Files", "FolderFiles", "LayoutSource", "blob_parts", "entry_names"]
+__all__ = ["CONTAINERD_NAME", "REF_NAME", "FolderFiles", "LayoutFiles", "LayoutSource", "blob_parts", "entry_names"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation of an entry of `index.json`: its tag, or whatever name the writer gave it (image-spec, annotations.md)."""
@@ -44,7 +44,7 @@ INDEX_LIMIT = 16 << 20
 """Most bytes of an `index.json` that are read."""
 
 
-class Files(Protocol):
+class LayoutFiles(Protocol):
     """The files of a layout, wherever they are."""
 
     def find(self, *parts: str) -> FileSlice | None:
@@ -71,7 +71,7 @@ class FolderFiles:
         self._follow_links = follow_links
 
     def find(self, *parts: str) -> FileSlice | None:
-        """As `Files.find`; links are followed as `open_linked` does."""
+        """As `LayoutFiles.find`; links are followed as `open_linked` does."""
         try:
             descriptor, place = self._open(*parts)
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class LayoutSource:
         DocumentError: a layout of a version that is not known.
     """
 
-    def __init__(self, files: Files, *, name: str, tag: str | None = None, digest: str | None = None) -> None:
+    def __init__(self, files: LayoutFiles, *, name: str, tag: str | None = None, digest: str | None = None) -> None:
         self.name = name
         self._files = files
         self._tag = tag
@@ -236,7 +236,7 @@ def check_layout_version(raw: bytes | None, *, name: str) -> None:
         raise DocumentError(f"{name}: the layout's version is {version!r}; only 1.x is known", reference=name)
 
 
-def _read(files: Files, part: str, *, name: str) -> bytes | None:
+def _read(files: LayoutFiles, part: str, *, name: str) -> bytes | None:
     found = files.find(part)
     if found is None:
         return None

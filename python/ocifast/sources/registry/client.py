@@ -35,11 +35,11 @@ from ocifast.sources.registry.failures import (
     status_failure,
 )
 from ocifast.sources.registry.limiter import Limiter, limiter_for
+from ocifast.sources.registry.network import Network, proxy_for
 from ocifast.sources.registry.options import RegistryOptions, host_name, is_insecure, is_loopback
 from ocifast.sources.registry.redaction import shown_url
 from ocifast.sources.registry.settings import with_settings
 from ocifast.sources.registry.tls import certificate_folder, speaks_tls
-from ocifast.sources.registry.transport import Transport, proxy_for
 
 __all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
 
@@ -88,7 +88,7 @@ class Client:
         self._headers = dict(options.headers.get(api, {}))
         self.origin = httpx.URL(f"{'http' if _begins_plain(api, options) else 'https'}://{api}")
         self._may_be_plain = speaks_plain(api, options)
-        self._transport = Transport(options)
+        self._transport = Network(options)
         self._http = httpx.Client(
             transport=self._transport,
             trust_env=False,

@@ -24,7 +24,7 @@ class Piece:
         origin: where the blob is.
         descriptor: of the blob.
         start: first byte.
-        end: the byte after the last one; see `stream`.
+        end: the byte after the last one; see `raw_body`.
         slot: of the host's limiter.
         own: whether the slot goes back when the piece has been taken; else it is the reader's, who keeps it.
 

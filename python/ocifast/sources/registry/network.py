@@ -24,13 +24,13 @@ from ocifast.errors import NetworkError
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.options import RegistryOptions, is_loopback
 from ocifast.sources.registry.pace import Pace, SlowAnswerError, TooSlowError
-from ocifast.sources.registry.stream import OpenStreams, Stream
+from ocifast.sources.registry.raw_body import OpenStreams, Stream
 from ocifast.sources.registry.tls import Certificates
 
-__all__ = ["DIRECT", "Transport", "proxy_for"]
+__all__ = ["DIRECT", "Network", "proxy_for"]
 
 DIRECT = 16 << 20
-"""Least bytes of a body that is read past the HTTP library; see `stream`. Its connection cannot be used again, and so
+"""Least bytes of a body that is read past the HTTP library; see `raw_body`. Its connection cannot be used again, and so
 the body must be worth one."""
 
 _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
@@ -146,7 +146,7 @@ def _direct(request: httpx.Request, response: httpcore.Response) -> tuple[Stream
     return (stream, length) if length >= DIRECT else None
 
 
-class Transport(httpx.BaseTransport):
+class Network(httpx.BaseTransport):
     """Connections of one registry client. Safe to use from several threads.
 
     Requests with the extension `public_only` reach public addresses alone.
