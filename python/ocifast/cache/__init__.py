@@ -125,8 +125,8 @@ class Cache:
         folder: where it is.
         max_bytes: how much it may take; None for all that there is.
         blobs: blobs by digest.
-        layers: the same blobs, for who compares their digests before `BlobWriter.commit` (flattening does): they are
-            not hashed a second time.
+        layers: the same store without hashing, for callers that compare digests before `BlobWriter.commit`, as
+            flattening does.
         outputs: compiled outputs by key.
         decoded: decoded layers by diff ID.
         references: what names of images meant.
