@@ -25,9 +25,9 @@ pub struct Change {
     pub fields: Vec<&'static str>,
 }
 
-/// What a name stands for: the components of its path, so that a directory comes before what is in it, and what it says of
-/// lower layers.
-type Name = (Vec<Vec<u8>>, Option<&'static str>);
+/// What a name stands for: its path with a zero for each slash, so that a directory comes before what is in it, which
+/// comes before all others; and what it says of lower layers.
+type Name = (Vec<u8>, Option<&'static str>);
 
 /// What differs between two layers, by path. Contents are read of files alone that both have in one size.
 ///
@@ -51,7 +51,8 @@ pub fn compare_layers(
         }
     }
     let mut changes = Vec::new();
-    for ((components, mark), [first, second]) in pairs {
+    for ((mut path, mark), [first, second]) in pairs {
+        replace(&mut path, 0, b'/');
         let fields = match (&first, &second) {
             // A mark has nothing of its own.
             (Some(_), Some(_)) if mark.is_some() => continue,
@@ -64,7 +65,7 @@ pub fn compare_layers(
             }
             _ => Vec::new(),
         };
-        changes.push(Change { path: components.join(&b'/'), first, second, fields });
+        changes.push(Change { path, first, second, fields });
     }
     Ok(changes)
 }
@@ -72,11 +73,15 @@ pub fn compare_layers(
 fn by_name(entries: impl Iterator<Item = StoredEntry>) -> Result<BTreeMap<Name, StoredEntry>> {
     entries
         .map(|ingested| {
-            let (path, mark) = stated(&ingested.entry.path)?;
-            let components = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
-            Ok(((components.map(<[u8]>::to_vec).collect(), mark), ingested))
+            let (mut name, mark) = stated(&ingested.entry.path)?;
+            replace(&mut name, b'/', 0);
+            Ok(((name, mark), ingested))
         })
         .collect()
+}
+
+fn replace(bytes: &mut [u8], one: u8, other: u8) {
+    bytes.iter_mut().filter(|byte| **byte == one).for_each(|byte| *byte = other);
 }
 
 struct Reader<'a> {
