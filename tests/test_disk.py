@@ -112,6 +112,29 @@ def test_the_second_table_is_where_the_first_one_was_lost(location: str, tmp_pat
     assert json.loads(done.stdout)["partitiontable"]["partitions"] == before
 
 
+def test_systemd_finds_what_the_table_says(location: str, tmp_path: Path) -> None:
+    disk, definitions = tmp_path / "out.disk", tmp_path / "definitions"
+    ocifast("compile", location, disk, "--data-size", "16M", "--no-cache")
+    expected = [(each["name"], each["uuid"].lower(), each["start"] * 512) for each in partitions(disk)]
+    # The root hash names both partitions.
+    dissected = json.loads(run("systemd-dissect", "--json=short", disk))["mounts"]
+    assert [(each["designator"], each["fstype"], each["architecture"]) for each in dissected] == [
+        ("root", "erofs", "x86-64"),
+        ("root-verity", "DM_verity_hash", "x86-64"),
+    ]
+    assert [(each["partition_label"], each["partition_uuid"]) for each in dissected] == [
+        (name, known) for name, known, _ in expected[:2]
+    ]
+    # What is defined is taken for what is there, and not for something to make.
+    definitions.mkdir()
+    for number, kind in enumerate(["root-x86-64", "root-x86-64-verity", "linux-generic"]):
+        (definitions / f"{number}.conf").write_text(f"[Partition]\nType={kind}\nSizeMinBytes=4096\n")
+    words = ["--dry-run=yes", "--empty=refuse", "--json=short", f"--definitions={definitions}"]
+    planned = json.loads(run("systemd-repart", *words, disk))
+    assert [(each["label"], each["uuid"], each["offset"]) for each in planned] == expected
+    assert all(each["activity"] in ("unchanged", "resize") for each in planned)
+
+
 def test_room_for_data_and_large_alignment(location: str, tmp_path: Path) -> None:
     disk = tmp_path / "out.disk"
     made = ocifast("compile", location, disk, "--data-size", "64M", "--align", "2M", "--no-cache", "--json")
