@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -202,3 +203,20 @@ def test_a_kill_at_a_random_moment(
         ocifast(*words(out)[1:])
         assert content(out) == whole
         assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+def test_a_stop_that_breaks_a_lock_is_told_as_a_stop(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `Condition.wait` does when the signal comes while it takes its lock back."""
+
+    def broken(*_: object, **__: object) -> None:
+        lock = threading.Lock()
+        with lock:
+            lock.release()
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("ocifast.cli.cli.main", broken)
+    assert main(["compile"]) == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "ocifast: terminated\n"

@@ -166,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("OCIFAST_DEBUG"):
             raise
+        if (behind := _stop_behind(error)) is not None:
+            return _tell_stopped(behind.status, session)
         return _fail(_unforeseen(error), session)
     except BaseException as error:
         # A panic of the core is no `Exception` (PyO3, `PanicException`), and has told where it was.
@@ -208,6 +210,14 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     # A second signal during cleanup terminates immediately; the next run removes any leftovers.
     signal.signal(number, signal.SIG_DFL)
     raise Stopped(number)
+
+
+def _stop_behind(error: BaseException) -> Stopped | None:
+    """The stop that an unforeseen error came of: a signal while Python takes a lock back breaks the lock's block."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, Stopped):
+        seen = seen.__context__
+    return seen
 
 
 def _tell_stopped(status: int, session: dict[str, Any]) -> int:
