@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import ssl
+import time
 from contextlib import suppress
 from random import Random
 
@@ -30,6 +31,8 @@ class Server:
         self._shaken = False
         self.damage = False
         self.told: str | None = None
+        self.slow = 0.0
+        self.timeout = 60.0
 
     def sendall(self, data: bytes) -> None:
         self._come.write(data)
@@ -45,6 +48,7 @@ class Server:
             self.told = error.reason
 
     def recv(self, size: int) -> bytes:
+        time.sleep(self.slow)
         data = self._going.read(min(size, next(self._sizes)))
         if not data and not self.ended:
             raise TimeoutError
@@ -53,6 +57,9 @@ class Server:
         return data
 
     def settimeout(self, seconds: float | None) -> None: ...
+
+    def gettimeout(self) -> float | None:
+        return self.timeout
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +144,32 @@ def test_a_server_is_told_that_its_certificate_is_refused(authority: Authority, 
     with pytest.raises(ssl.SSLCertVerificationError, match=HOST.replace(".", r"\.")):
         TlsSocket(server, contexts[1], HOST)  # type: ignore[arg-type]
     assert server.told is not None
+
+
+def test_a_server_that_sends_byte_by_byte_is_not_waited_for_longer(contexts: Contexts) -> None:
+    sock, server = connected(contexts, [1])
+    server.tls.write(bytes(1000))
+    server.slow = 0.01
+    sock.settimeout(0.1)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        sock.recv(1000)
+    server = Server(contexts[0], [1])
+    server.slow, server.timeout = 0.01, 0.1
+    with pytest.raises(TimeoutError):
+        TlsSocket(server, contexts[1], HOST)  # type: ignore[arg-type]
+    # All bytes would take more than ten seconds each time.
+    assert time.monotonic() - began < 8
+
+
+def test_what_is_right_before_a_fault_counts_and_the_fault_comes_next(contexts: Contexts) -> None:
+    sock, server = connected(contexts, [1 << 20])
+    server.tls.write(b"right")
+    good = server._going.read()
+    server.tls.write(bytes(5000))
+    bad = bytearray(server._going.read())
+    bad[50] ^= 1
+    server._going.write(good + bytes(bad))
+    assert sock.recv(100) == b"right"
+    with pytest.raises(ssl.SSLError):
+        sock.recv(100)

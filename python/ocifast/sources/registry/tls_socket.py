@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -41,6 +42,8 @@ class TlsSocket:
         self._come, self._going = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._come, self._going, server_hostname=server_hostname)
         self._buffer = bytearray(READ_SIZE)
+        self._timeout = sock.gettimeout()
+        self._fault: ssl.SSLError | None = None
         try:
             self._complete(self.tls.do_handshake)
         except ssl.SSLError:
@@ -50,6 +53,7 @@ class TlsSocket:
 
     def recv(self, size: int) -> bytes:
         """At most `size` bytes, and at most `READ_SIZE`; none at the end."""
+        deadline = self._deadline()
         while True:
             with _turn:
                 data = self._decrypt(min(size, READ_SIZE))
@@ -59,7 +63,7 @@ class TlsSocket:
             self._send()
             if data is not None:
                 return data
-            self._receive()
+            self._receive(deadline)
 
     def sendall(self, data: bytes) -> None:
         """Sends all of it."""
@@ -70,8 +74,13 @@ class TlsSocket:
             view = view[count:]
 
     def settimeout(self, seconds: float | None) -> None:
-        """Of each read and write of the socket below."""
+        """Of each call as a whole, in however many pieces the server sends what is waited for."""
+        self._timeout = seconds
         self._socket.settimeout(seconds)
+
+    def gettimeout(self) -> float | None:
+        """What was set."""
+        return self._timeout
 
     def shutdown(self, how: int) -> None:
         """Ends the connection below; whoever waits for it wakes."""
@@ -87,6 +96,8 @@ class TlsSocket:
 
     def _decrypt(self, size: int) -> bytes | None:
         """What is there of the records that have come; None when more must come first."""
+        if self._fault is not None:
+            raise self._fault
         view, filled = memoryview(self._buffer), 0
         try:
             while filled < size:
@@ -101,20 +112,22 @@ class TlsSocket:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             # As of a socket: lengths tell whether all has come.
             pass
-        except ssl.SSLError:
-            # What is right before the fault counts; the fault comes up again.
+        except ssl.SSLError as error:
+            # What is right before the fault counts. OpenSSL tells a fault once, and after that of an end.
+            self._fault = error
             if not filled:
                 raise
         return bytes(view[:filled])
 
     def _complete(self, step: Callable[[], T]) -> T:
+        deadline = self._deadline()
         while True:
             try:
                 with _turn:
                     done = step()
             except ssl.SSLWantReadError:
                 self._send()
-                self._receive()
+                self._receive(deadline)
             else:
                 self._send()
                 return done
@@ -123,8 +136,20 @@ class TlsSocket:
         while self._going.pending:
             self._socket.sendall(self._going.read())
 
-    def _receive(self) -> None:
-        data = self._socket.recv(READ_SIZE)
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
+    def _receive(self, deadline: float | None) -> None:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(left)
+        try:
+            data = self._socket.recv(READ_SIZE)
+        finally:
+            if deadline is not None:
+                self._socket.settimeout(self._timeout)
         if data:
             self._come.write(data)
         else:
