@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import lzma
 import re
 from collections.abc import Iterable
@@ -51,20 +52,28 @@ class Kernel:
 
 
 def debian_kernel(folder: Path) -> Kernel:
-    """Debian's kernel, downloaded into `folder` unless it is there."""
+    """Debian's kernel, downloaded into `folder` unless it is there. Runners side by side wait for the first."""
     root = folder / "root"
-    if not root.exists():
-        name = _package_name()
-        if attempt("apt-get", "download", "-q", name, cwd=folder).returncode != 0:
-            run("apt-get", "update", "-qq")
-            name = _package_name()
-            run("apt-get", "download", "-q", name, cwd=folder)
-        (package,) = folder.glob(f"{name}_*.deb")
-        run("dpkg-deb", "-x", package, folder / "unpacked")
-        (folder / "unpacked").rename(root)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            _download_kernel(folder, root)
     (image,) = root.glob("boot/vmlinuz-*")
     modules = {path.name.partition(".")[0].replace("-", "_"): path for path in root.rglob("*.ko*")}
     return Kernel(image, modules)
+
+
+def _download_kernel(folder: Path, root: Path) -> None:
+    for left in (folder / "unpacked", *folder.glob("*.deb")):  # by a run that was killed
+        run("rm", "-rf", left)
+    name = _package_name()
+    if attempt("apt-get", "download", "-q", name, cwd=folder).returncode != 0:
+        run("apt-get", "update", "-qq")
+        name = _package_name()
+        run("apt-get", "download", "-q", name, cwd=folder)
+    (package,) = folder.glob(f"{name}_*.deb")
+    run("dpkg-deb", "-x", package, folder / "unpacked")
+    (folder / "unpacked").rename(root)
 
 
 def _package_name() -> str:
