@@ -31,7 +31,7 @@ from pathlib import Path
 
 from benches.aims import losses, ratios, verdicts
 from benches.document import table, write_documents
-from benches.measure import Command, CommandError, Contestant, end_tidily, try_measure
+from benches.measure import Command, CommandError, Contestant, end_tidily, take_memory_back, try_measure
 from benches.peers import GROUPS, PEERS, Peer
 from benches.place import Place
 from benches.results import RESULTS, Results, medians, merged, part, read, write
@@ -82,6 +82,7 @@ class Comparison:
         try:
             if one.prepare:
                 one.prepare(at)
+            take_memory_back(self.folder)
             sample = try_measure(
                 one.commands(at), at / "log", self.place.environment(at), one.daemons(at) if one.daemons else ()
             )

@@ -31,7 +31,7 @@ from ocifast.sources import AttachedSource
 from ocifast.sources.open import open_destination, open_source, parse_location
 from ocifast.spec import OCI_MANIFEST, Document, decode_manifest
 
-from benches.measure import Command, measure
+from benches.measure import Command, measure, take_memory_back
 from tests.support.images import BuiltImage, Layer, build_image, write_layout
 from tests.support.layers import TarBuilder
 from tests.support.registry import free_port, serve_registry
@@ -74,6 +74,7 @@ class Machine:
         samples = []
         for _ in range(self.runs):
             prepare()
+            take_memory_back(self.folder)
             samples.append(measure([command], self.folder / "log", self.env))
         self.rows[name] = (
             statistics.median(sample.seconds for sample in samples),

@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benches.measure import Command, Sample, end_tidily, measure
+from benches.measure import WARM, Command, Sample, end_tidily, measure, take_memory_back
 from benches.place import OCIFAST
 from benches.results import machine, today
 from benches.workloads.blobs import PIECE, Deflated, Gzip
@@ -103,6 +103,7 @@ def measure_one(part: str, size: int, asked: argparse.Namespace) -> list[Results
         for _ in range(asked.runs):
             for form, taken in samples.items():
                 words: Command = [OCIFAST, "compile", "-q", "--no-cache", "-f", form, source, result]
+                take_memory_back(Path(out), max(WARM, size * 3 // 2 if part == "bytes" else 0))
                 taken.append(measure([words], log, {"TMPDIR": out}))
                 shutil.rmtree(result) if result.is_dir() else result.unlink()
         for form, taken in samples.items():

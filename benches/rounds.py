@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benches.measure import Contestant, measure
+from benches.measure import Contestant, measure, take_memory_back
 
 
 def alternate(
@@ -32,6 +32,7 @@ def alternate(
             at = Path(tempfile.mkdtemp(dir=folder))
             if one.prepare is not None:
                 one.prepare(at)
+            take_memory_back(folder)
             one.samples.append(measure(one.commands(at), folder / "log", env))
             look(one, at)
             shutil.rmtree(at)

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from benches.compare import Comparison
-from benches.measure import Command, Contestant, measure, table
+from benches.measure import Command, Contestant, measure, table, take_memory_back
 from benches.peers import INFLATE, inflate, umoci
 from benches.place import OCIFAST, Place
 from benches.results import machine, versions
@@ -127,6 +127,7 @@ def levels(layout: str, folder: Path, unpacked: Path, names: Sequence[str]) -> N
             if lacks:
                 cells.append("")
             else:
+                take_memory_back(at)
                 sample = measure(commands(at), at / "log", {"TMPDIR": str(at)})
                 size = (at / "result").stat().st_size
                 cells.append(f"{size / 1e6:.1f}, {sample.seconds:.1f}, {sample.cpu:.1f}")
