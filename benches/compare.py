@@ -6,7 +6,8 @@
 
 Each workload of `benches.workloads` is built, pushed into Debian's docker-registry on loopback, and worked on by all of
 `benches.peers` that are installed; every result is written below `--folder`, a tmpfs, so that no disk is measured, and
-the trees of all results are compared. No tool finds anything in a cache but the page cache, where the work is not just
+the trees of all results are compared. A first round does not count: it fills the page cache, and its results are what
+is read. No tool finds anything in a cache but the page cache, where the work is not just
 that. The registry's own time is in all wall times alike, its memory in none. Tables in Markdown are printed: what was
 measured, and the aims. It needs root, as umoci does.
 
@@ -72,8 +73,8 @@ class Comparison:
             problem=problem,
         )
 
-    def run(self, one: Contestant) -> None:
-        """Measures one run in an empty folder, reads its result if it is the first, and removes the folder."""
+    def run(self, one: Contestant, *, counts: bool) -> None:
+        """Measures one run in an empty folder, or reads its result instead, and removes the folder."""
         if one.problem:
             return
         self.runs += 1
@@ -88,9 +89,10 @@ class Comparison:
             )
             result = at / one.result
             size = result.stat().st_blocks * 512 if one.kind != "mounted" and result.is_file() else 0
-            if one.kind and not one.samples:
+            if counts:
+                one.samples.append(replace(sample, size=size))
+            elif one.kind:
                 self._read(one, result)
-            one.samples.append(replace(sample, size=size))
         except (CommandError, TimeoutError) as error:
             one.problem = f"failed: {error.line if isinstance(error, CommandError) else error}"
             one.samples.clear()
@@ -98,7 +100,7 @@ class Comparison:
             if one.clean:
                 one.clean(at)
             shutil.rmtree(at)
-        told = one.problem or f"{sample.seconds:7.2f} s"
+        told = one.problem or f"{sample.seconds:7.2f} s{'' if counts else ', not counted'}"
         print(f"{one.group:14} {one.name:50} {told}", file=sys.stderr, flush=True)
 
     def _read(self, one: Contestant, result: Path) -> None:
@@ -122,9 +124,9 @@ def compare(workload: Workload, layout: Path, folder: Path, asked: argparse.Name
         comparison = Comparison(Place(layout, folder / "place", stack, workload.slow), folder)
         groups = [group for group in workload.groups if group in asked.groups] if asked.groups else workload.groups
         contestants = list(comparison.contestants(workload.name, groups, asked.peers))
-        for _ in range(asked.runs):
+        for number in range(asked.runs + 1):
             for one in contestants:
-                comparison.run(one)
+                comparison.run(one, counts=number > 0)
         comparison.judge(contestants)
         trees = comparison.trees.get("app")
         return contestants, trees.entries if trees else 0
@@ -155,7 +157,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", type=lambda text: text.split(","), help="other tools to run (default all)", default=[]
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs of each contestant (default 3)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each that count (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="of made-up workloads, for a quick look (default 1)")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all is written (default /dev/shm)")
     parser.add_argument("--layouts", type=Path, help="where workloads are built and stay (default: removed at the end)")
