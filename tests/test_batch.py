@@ -171,6 +171,28 @@ def test_what_is_there_and_right_is_skipped(tmp_path: Path) -> None:
     assert len(journal.read_text().splitlines()) == 1
 
 
+def test_after_a_start_of_the_system_an_output_is_hashed_before_it_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure may have left its name and size, and not its bytes."""
+    plans = plans_of(tmp_path, small_images(2, 1), tmp_path / "out")
+    journal = tmp_path / "journal"
+    assert [result.error for result in compile_many(plans, journal=journal)] == [None, None]
+    path = Path(plans[0].outputs[0])
+    path.write_bytes(bytes(path.stat().st_size))
+    status = path.stat()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        if line["path"] == str(path):
+            line |= {"mtime": status.st_mtime_ns, "ctime": status.st_ctime_ns}
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert all(result.skipped for result in compile_many(plans, journal=journal, resume=True))
+    monkeypatch.setattr("ocifast.batch.journal.this_boot", lambda: "the next one")
+    again = {result.index: result.skipped for result in compile_many(plans, journal=journal, resume=True)}
+    assert again == {0: False, 1: True}
+    assert any(path.read_bytes())
+
+
 @pytest.fixture
 def stalled() -> Any:
     with serve_faulty() as server:

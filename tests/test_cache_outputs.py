@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ocifast import _core
 from ocifast.cache import Cache, output_key
+from ocifast.cache.kept import this_boot
 
 from tests.support.caches import BLOB, DATA, IMAGE, KEY, files, keep, logged, rot
 from tests.support.documents import listing
@@ -170,6 +172,62 @@ def test_a_cache_that_was_copied_is_hashed_once(cache: Cache, tmp_path: Path) ->
     settled = record.read_bytes()
     assert moved.outputs.get(key) is not None
     assert record.read_bytes() == settled
+
+
+def test_what_was_written_before_the_system_started_is_hashed_once(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").write_bytes(DATA)
+    key = keep(cache, tmp_path / "out")
+    record = cache.folder / "outputs" / key / "entry.json"
+    assert json.loads(record.read_bytes())["output"]["boot"] == this_boot() != ""
+    monkeypatch.setattr("ocifast.cache.kept.this_boot", lambda: "the next one")
+    hashed: list[int] = []
+    digest = _core.file_digest
+
+    def counted(fd: int, *, threads: int) -> str:
+        hashed.append(fd)
+        return digest(fd, threads=threads)
+
+    monkeypatch.setattr(_core, "file_digest", counted)
+    for _ in range(2):
+        assert cache.outputs.get(key) is not None
+        assert len(hashed) == 1
+    assert json.loads(record.read_bytes())["output"]["boot"] == ""
+
+
+def test_what_a_power_failure_left_of_an_output_is_a_miss(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names, sizes and times were on the disk, and the bytes were not."""
+    (tmp_path / "out").write_bytes(DATA)
+    key = keep(cache, tmp_path / "out")
+    rot(cache.folder / "outputs" / key)
+    assert cache.outputs.get(key) is not None, "nothing tells it from the one that was written"
+    monkeypatch.setattr("ocifast.cache.kept.this_boot", lambda: "the next one")
+    assert cache.outputs.get(key) is None
+    assert listing(cache.folder / "outputs") == []
+
+
+@pytest.mark.parametrize("name", ["entry.json", "manifest.json", "config.json", "output"])
+def test_a_file_whose_bytes_never_came_to_the_disk_is_a_miss(name: str, cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(DATA)
+    key = keep(cache, tmp_path / "out")
+    file = cache.folder / "outputs" / key / name
+    file.chmod(0o600)
+    file.write_bytes(b"")
+    assert cache.outputs.get(key) is None
+
+
+def test_a_kept_file_is_waited_for_where_the_system_does_not_say_when_it_started(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ocifast.cache.kept.this_boot", lambda: "")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    (tmp_path / "out").write_bytes(DATA)
+    keep(cache, tmp_path / "out")
+    assert flushed == ["output"]
 
 
 def test_damage_below_the_file_system_is_found_by_hashing(cache: Cache, tmp_path: Path) -> None:

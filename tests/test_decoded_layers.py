@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import multiprocessing
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from ocifast import CompileOptions, PackOptions, compiler, writing
+from ocifast import CompileOptions, PackOptions, _core, compiler, writing
 from ocifast.cache import Cache
-from ocifast.cache.kept import KeptFile, open_kept
+from ocifast.cache.kept import KeptFile, open_kept, this_boot
 from ocifast.compiler import compile as compile_image
 from ocifast.errors import DiffIdMismatchError, FileError, LayerError, UsageError
 
@@ -210,6 +213,53 @@ def test_who_hashes_always_finds_what_no_recorded_number_shows(
     assert now == kept
     with pytest.raises(ValueError, match="should be sha256:right, but is sha256:wrong"):
         open_kept(path, kept, digest=lambda _: "sha256:wrong", always=True)
+
+
+def test_a_layer_of_before_the_system_started_is_hashed_once(
+    cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(layout, tmp_path, "tar", cache)
+    hashed: list[int] = []
+    digest = _core.layer_digest
+
+    def counted(fd: int) -> str:
+        hashed.append(fd)
+        return digest(fd)
+
+    monkeypatch.setattr(_core, "layer_digest", counted)
+    for boot, times in ((this_boot(), 0), ("the next one", 1), ("the next one", 1), ("one after it", 1)):
+        monkeypatch.setattr("ocifast.cache.kept.this_boot", lambda boot=boot: boot)
+        found = cache.decoded.get(diff_ids(image)[0])
+        assert found is not None
+        found.close()
+        assert len(hashed) == times, boot
+    assert list(cache.folder.glob("tmp/*")) == []
+
+
+def test_what_a_power_failure_left_of_a_layer_is_decoded_again(
+    cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name, size and times of the data were on the disk, and the bytes were not."""
+    whole = made(layout, tmp_path, "tar", cache)
+    path, diff_id = place(cache, image, 0).with_suffix(".erofs"), diff_ids(image)[0]
+    table, data = _core.LayerTable(os.open(path.with_suffix(".entries"), os.O_RDONLY)), path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(bytes(len(data)))
+    with path.open("rb") as file:
+        kept = msgspec.structs.replace(KeptFile.of(file.fileno(), ""), boot=this_boot())
+    note = {**json.loads(table.note), **{name: getattr(kept, name) for name in ("inode", "size", "mtime", "ctime")}}
+    with (tmp_path / "table").open("x+b") as file:
+        table.copy(file.fileno(), json.dumps(note).encode())
+    shutil.copyfile(tmp_path / "table", path.with_suffix(".entries"))
+    found = cache.decoded.get(diff_id)
+    assert found is not None, "nothing tells it from the one that was written"
+    found.close()
+    monkeypatch.setattr("ocifast.cache.kept.this_boot", lambda: "the next one")
+    assert cache.decoded.get(diff_id) is None
+    again = tmp_path / "again"
+    again.mkdir()
+    assert made(layout, again, "tar", cache) == whole
+    assert path.read_bytes() == data
 
 
 def test_nothing_wrong_is_kept(cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

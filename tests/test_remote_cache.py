@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -95,6 +96,25 @@ def test_the_second_machine_makes_nothing(remote: str, layout: str, tmp_path: Pa
     assert (two.kept(), two.of_others()) == (set(), {"outputs"})
     assert two.compile(layout, "b.erofs").from_remote
     assert not two.compile(layout, "c.erofs", remote_cache=None).from_cache
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_an_output_of_others_is_on_the_disk_when_it_is_there(
+    sync: bool, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = f"oci:{tmp_path}/remote"
+    Machine(tmp_path / "one", remote).compile(layout, "a.erofs")
+    two = Machine(tmp_path / "two", remote, sync=sync)
+    flushed: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert two.compile(layout, "a.erofs").from_remote
+    assert ((two.folder / "a.erofs").stat().st_ino in flushed) is sync
 
 
 @pytest.mark.tools

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from ocifast.cache.kept import KeptFile, file_digest, open_regular
+from ocifast.cache.kept import KeptFile, file_digest, open_regular, this_boot
 from ocifast.compiled import CompiledImage
 from ocifast.errors import FileError
 from ocifast.records import dataclass
@@ -39,6 +39,7 @@ class MadeOutput:
         mtime: in nanoseconds since 1970; so is `ctime`.
         ctime: when its inode changed last.
         digest: of its bytes (`ocifast.cache.kept.file_digest`); None of a directory.
+        boot: when it was made (`ocifast.cache.kept.this_boot`): after a power failure only its digest says what it is.
     """
 
     path: str
@@ -48,6 +49,7 @@ class MadeOutput:
     mtime: int
     ctime: int
     digest: str | None
+    boot: str = ""
 
 
 class Journal:
@@ -129,7 +131,9 @@ def _is_same(made: MadeOutput) -> bool:
     try:
         status = os.lstat(made.path)
         same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if same == (made.inode, made.size, made.mtime, made.ctime):
+        if same == (made.inode, made.size, made.mtime, made.ctime) and (
+            made.digest is None or made.boot in ("", this_boot())
+        ):
             return True
         if made.digest is None or not stat.S_ISREG(status.st_mode) or status.st_size != made.size:
             return False
@@ -148,7 +152,7 @@ def _look(image: CompiledImage) -> MadeOutput | None:
         # Somebody has taken it away already: then it is not right.
         return None
     kept = KeptFile(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, digest or "")
-    return MadeOutput(str(path), image.key or "", kept.inode, kept.size, kept.mtime, kept.ctime, digest)
+    return MadeOutput(str(path), image.key or "", kept.inode, kept.size, kept.mtime, kept.ctime, digest, this_boot())
 
 
 def _digest(path: Path) -> str:

@@ -4,14 +4,20 @@ At publication a file is made read-only, and its inode, size, times and digest a
 the recorded ones nobody has written to it through the file system (only root can set a ctime back), and in a folder
 that is ours alone it is trusted without being read. Otherwise it is hashed. Damage below the file system changes none
 of them: only hashing finds it.
+
+Nobody waits until a kept file is on the disk: that may take longer than all the rest. Until the system starts again
+the page cache has it, whatever becomes of this process. So the record names the boot in which the file was written, and
+in any other one it is hashed when it is used first: a power failure may have left anything.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -19,7 +25,10 @@ from ocifast import _core
 from ocifast.file_data import share_blocks
 from ocifast.refusals import flush, processors
 
-__all__ = ["KeptFile", "copy_with_digest", "file_digest", "open_kept", "open_regular", "seal"]
+__all__ = ["KeptFile", "copy_with_digest", "file_digest", "open_kept", "open_regular", "seal", "this_boot"]
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+"""random(4): made anew when the system starts."""
 
 
 class KeptFile(msgspec.Struct, frozen=True):
@@ -31,6 +40,7 @@ class KeptFile(msgspec.Struct, frozen=True):
         mtime: when it was written last, in nanoseconds since 1970.
         ctime: when its inode changed last, in the same way; a rename counts.
         digest: of its bytes, by whatever rule its kind has.
+        boot: in which it was written, when nobody has waited for the disk; empty when it is on the disk.
     """
 
     inode: int
@@ -38,12 +48,31 @@ class KeptFile(msgspec.Struct, frozen=True):
     mtime: int
     ctime: int
     digest: str
+    boot: str = ""
 
     @classmethod
-    def of(cls, fd: int, digest: str) -> KeptFile:
+    def of(cls, fd: int, digest: str, boot: str = "") -> KeptFile:
         """What an open file is now, which must have its last name."""
         status = os.fstat(fd)
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, digest)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, digest, boot)
+
+    def describes(self, fd: int) -> bool:
+        """Whether an open file is this one, and was not written to since."""
+        return KeptFile.of(fd, self.digest, self.boot) == self
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its bytes are those that were written: it is on the disk, or the system was not started since."""
+        return self.boot in ("", this_boot())
+
+
+@functools.cache
+def this_boot() -> str:
+    """What is different each time the system starts; empty where it does not say."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def file_digest(fd: int) -> str:
@@ -64,14 +93,23 @@ def copy_with_digest(source: int, destination: int, *, shared_only: bool = False
     return None if shared_only else _core.copy_file(source, destination, threads=processors())
 
 
-def seal(fd: int) -> None:
-    """Makes a finished file read-only and brings it to the disk. Raises OSError.
+def seal(fd: int) -> str:
+    """Makes a finished file read-only, and brings it to the disk where the system does not say when it started.
 
     Args:
         fd: the file; nothing may write to it, or link to it, after.
+
+    Returns:
+        The `KeptFile.boot` of its record.
+
+    Raises:
+        OSError: it could not be done.
     """
     os.fchmod(fd, stat.S_IRUSR)
-    flush(fd)
+    boot = this_boot()
+    if not boot:
+        flush(fd)
+    return boot
 
 
 def open_kept(
@@ -87,7 +125,7 @@ def open_kept(
 
     Returns:
         The open file, which the caller closes, and the record as it is now: another one when the file was copied or
-        restored, and is the same.
+        restored, or the system was started since, and it is the same.
 
     Raises:
         OSError: it is not there, or cannot be read.
@@ -98,11 +136,17 @@ def open_kept(
         status = os.fstat(fd)
         if status.st_size != kept.size:
             raise ValueError(f"{path.name} has {status.st_size} bytes of {kept.size}")
-        now = KeptFile.of(fd, kept.digest)
-        if always or now != kept:
+        unchanged = kept.describes(fd)
+        if always or not unchanged or not kept.is_settled:
             seen = digest(fd)
             if seen != kept.digest:
                 raise ValueError(f"the digest of {path.name} should be {kept.digest}, but is {seen}")
+        if not unchanged:
+            # Whoever copied or restored it need not have waited for the disk.
+            now = KeptFile.of(fd, kept.digest, this_boot())
+        else:
+            # What has been there since before this start of the system was read from the disk.
+            now = kept if kept.is_settled else KeptFile.of(fd, kept.digest)
     except BaseException:
         os.close(fd)
         raise

@@ -20,7 +20,7 @@ from types import TracebackType
 import msgspec
 
 from ocifast import _core
-from ocifast.atomic import NewFile, publish_file
+from ocifast.atomic import NewFile
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.following import never
 from ocifast.cache.kept import KeptFile, open_kept, open_regular, seal
@@ -29,7 +29,7 @@ from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.file_data import clone_file
 from ocifast.logs import logger
 from ocifast.records import dataclass
-from ocifast.refusals import Lock, flush_folder, take_lock
+from ocifast.refusals import Lock, take_lock
 
 __all__ = ["DecodedLayer", "LayerStore", "LayerWriter", "keep_layers"]
 
@@ -100,8 +100,10 @@ class LayerStore:
                 if table.diff_id != diff_id:
                     raise ValueError(f"it is {table.diff_id}")
                 kept = msgspec.json.decode(table.note, type=KeptFile)
-                data, _ = open_kept(image, kept, always=always or self._always_hash, digest=_core.layer_digest)
+                data, now = open_kept(image, kept, always=always or self._always_hash, digest=_core.layer_digest)
                 held.callback(os.close, data)
+                if now != kept:
+                    self._record(table, table_fd, entries, now)
                 with contextlib.suppress(OSError):
                     os.utime(table_fd)
             except (FileNotFoundError, BlockingIOError):
@@ -283,23 +285,31 @@ class LayerStore:
         Raises:
             OSError, FileError: they could not be published.
         """
-        seal(data.descriptor)
+        boot = seal(data.descriptor)
         entries, image = self._places(diff_id)
         for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
         with self.lock():
             # A reader who opens the old table and the new data finds another file than was recorded, and decodes.
             data.path.rename(image)
-            recorded = KeptFile.of(data.descriptor, digest)
+            recorded = KeptFile.of(data.descriptor, digest, boot)
             if recorded.size != size:
                 raise FileError(f"{image} has {recorded.size} bytes of {size}")
             complete(msgspec.json.encode(recorded))
-            publish_file(table.descriptor, table.path, entries)
+            # Not flushed: a table that a power failure has damaged has another checksum.
+            table.path.rename(entries)
             # It was locked as a file on its way; whoever wants the layer need not wait until the core closes it, too.
             with contextlib.suppress(OSError):
                 fcntl.flock(table.descriptor, fcntl.LOCK_UN)
-        flush_folder(entries.parent)
         self._folder.grew((os.fstat(table.descriptor).st_blocks + os.fstat(data.descriptor).st_blocks) * 512)
+
+    def _record(self, table: _core.LayerTable, fd: int, entries: Path, now: KeptFile) -> None:
+        """Writes down what is true of data that was copied or restored, or is of before a start, and is the same."""
+        with contextlib.suppress(OcifastError, OSError), NewFile(self._folder.beside(), mode=0o600, sync=False) as file:
+            table.copy(file.descriptor, msgspec.json.encode(now))
+            with self.lock():
+                if os.path.samestat(os.fstat(fd), entries.lstat()):
+                    file.publish(entries)
 
 
 class LayerWriter:

@@ -91,6 +91,9 @@ class CachedOutput:
             FileError: it could not be written.
         """
         if self.copy is not None:
+            if sync:
+                with reported(destination):
+                    flush(self.copy.descriptor)
             self.copy.publish(destination)
             if sync:
                 flush_folder(destination.parent)
@@ -103,7 +106,7 @@ class CachedOutput:
         try:
             with reported(destination), NewFile(destination.parent, mode=mode, sync=sync) as file:
                 clone_file(fd, file.descriptor)
-                if KeptFile.of(fd, now.digest) != now:
+                if not now.describes(fd):
                     _log.warning("cached output %s changed while it was copied, and is made again", self.path.parent)
                     return False
                 file.publish(destination)
@@ -322,19 +325,14 @@ class OutputStore:
                 ("config.json", config),
                 ("entry.json", msgspec.json.encode(entry)),
             ):
-                with (beside / name).open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    flush(file.fileno())
-            flush_folder(beside)
+                (beside / name).write_bytes(data)
             self._clear(key)
             beside.rename(place)
-            flush_folder(place.parent)
         self._folder.grew(size)
 
     def _record(self, folder: Path, entry: _Entry) -> None:
         """Writes down what is true of an output that was copied or restored, and is the same."""
-        with contextlib.suppress(OSError, FileError), NewFile(folder, mode=0o600) as file:
+        with contextlib.suppress(OSError, FileError), NewFile(folder, mode=0o600, sync=False) as file:
             write_all(file.descriptor, msgspec.json.encode(entry))
             file.publish(folder / "entry.json")
 
@@ -352,8 +350,8 @@ class OutputStore:
 
 def _sealed(fd: int, digest: str) -> tuple[KeptFile, int]:
     """What is true of an output from here on, and its bytes on the disk."""
-    seal(fd)
-    return KeptFile.of(fd, digest), os.fstat(fd).st_blocks * 512
+    boot = seal(fd)
+    return KeptFile.of(fd, digest, boot), os.fstat(fd).st_blocks * 512
 
 
 def _entry(folder: Path) -> _Entry:

@@ -130,7 +130,7 @@ no_sync: Decorator[Any] = click.option(
     is_flag=True,
     flag_value=False,
     default=True,
-    help="Do not wait until what is made is on the disk: a power failure may damage it. The cache is always synced.",
+    help="Do not wait until what is made is on the disk: a power failure may damage it. The cache is never waited for.",
 )
 """Passes `sync: bool`, False where it is given."""
 

@@ -150,7 +150,7 @@ class Reader:
 
 def _copy(made: NewFile, folder: Path, stack: ExitStack) -> NewFile | None:
     """A second file to write, unless the first can be made one later without copying."""
-    # It is brought to the disk when it gets its name.
+    # Whoever places it brings it to the disk, if that is wanted.
     copy = stack.enter_context(NewFile(folder, mode=0o600, sync=False))
     if not share_blocks(made.descriptor, copy.descriptor):
         return copy
