@@ -73,6 +73,12 @@ class Comparison:
             problem=problem,
         )
 
+    def alternate(self, contestants: Sequence[Contestant], runs: int) -> None:
+        """Measures all of them in turn, so often, after a round that does not count."""
+        for number in range(runs + 1):
+            for one in contestants:
+                self.run(one, counts=number > 0)
+
     def run(self, one: Contestant, *, counts: bool) -> None:
         """Measures one run in an empty folder, or reads its result instead, and removes the folder."""
         if one.problem:
@@ -124,9 +130,7 @@ def compare(workload: Workload, layout: Path, folder: Path, asked: argparse.Name
         comparison = Comparison(Place(layout, folder / "place", stack, workload.slow), folder)
         groups = [group for group in workload.groups if group in asked.groups] if asked.groups else workload.groups
         contestants = list(comparison.contestants(workload.name, groups, asked.peers))
-        for number in range(asked.runs + 1):
-            for one in contestants:
-                comparison.run(one, counts=number > 0)
+        comparison.alternate(contestants, asked.runs)
         comparison.judge(contestants)
         trees = comparison.trees.get("app")
         return contestants, trees.entries if trees else 0

@@ -195,9 +195,7 @@ def main() -> None:
             (folder / "place").mkdir()
             place = Place(folder / "layout", folder / "place", stack)
             comparison, contestants = Comparison(place, folder), list(from_registry(place))
-            for _ in range(options.runs):
-                for contestant in contestants:
-                    comparison.run(contestant)
+            comparison.alternate(contestants, options.runs)
             if failed := [one for one in contestants if one.problem]:
                 sys.exit(f"{failed[0].name} {failed[0].problem}")
             print(f"{table(contestants)}\n")
