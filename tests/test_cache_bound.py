@@ -12,8 +12,7 @@ import pytest
 from ocifast.cache import Cache, CacheEntry
 from ocifast.cache.bound import Use, default_bound
 from ocifast.cache.contents import Contents
-from ocifast.compiler import CompileOptions
-from ocifast.compiler import compile as compile_image
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import UsageError
 from ocifast.spec import Descriptor
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from ocifast.cache import Cache
-from ocifast.compiler import CompileOptions
-from ocifast.compiler import compile as compile_image
+from ocifast.compiler import CompileOptions, compile_image
 
 from tests.support.images import build_image
 from tests.support.layers import TarBuilder

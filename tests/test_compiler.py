@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ocifast import aio
-from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, CompilePlan, compile_image
 from ocifast.errors import (
     CancelledError,
     DigestMismatchError,
@@ -53,7 +53,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.mark.root
 def test_directory_equals_umoci(real_image: RealImage, tmp_path: Path) -> None:
-    done = compile(real_image.location, tmp_path / "out", options=UNCACHED)
+    done = compile_image(real_image.location, tmp_path / "out", options=UNCACHED)
     assert dump_directory(tmp_path / "out") == real_image.dump
     assert (done.format, done.losses, done.from_cache, done.size) == ("dir", (), False, None)
     assert listing(tmp_path) == ["out"]
@@ -63,15 +63,15 @@ def test_directory_equals_umoci(real_image: RealImage, tmp_path: Path) -> None:
 def test_tar_equals_umoci_and_registry_equals_layout(
     real_image: RealImage, real_reference: str, tmp_path: Path
 ) -> None:
-    compile(real_image.location, tmp_path / "a.tar", options=UNCACHED)
+    compile_image(real_image.location, tmp_path / "a.tar", options=UNCACHED)
     assert dump_tar(tmp_path / "a.tar", tmp_path / "extracted") == real_image.dump
-    compile(real_reference, tmp_path / "b.tar")
+    compile_image(real_reference, tmp_path / "b.tar")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
 def test_result_says_what_was_made(tmp_path: Path) -> None:
     layout = small(tmp_path, Env=["A=1"], WorkingDir="/srv", Cmd=["run"], StopSignal="SIGINT")
-    done = compile(layout, tmp_path / "out.tar", options=CompileOptions(cache=False, tree_digest=True))
+    done = compile_image(layout, tmp_path / "out.tar", options=CompileOptions(cache=False, tree_digest=True))
     told = done.to_json()
     assert told.pop("digest").startswith("sha256:")
     assert told.pop("tree_digest").startswith("sha256:")
@@ -119,7 +119,7 @@ def test_plan_can_be_pickled_and_run_later(tmp_path: Path) -> None:
 
 def test_events_come_in_the_order_of_the_work(tmp_path: Path) -> None:
     events: list[Event] = []
-    compile(small(tmp_path), tmp_path / "out.tar", options=UNCACHED, progress=events.append)
+    compile_image(small(tmp_path), tmp_path / "out.tar", options=UNCACHED, progress=events.append)
     phases = list(dict.fromkeys(event.phase for event in events))
     assert phases == list(Phase)
     layers = {event.layer for event in events if event.layer is not None}
@@ -140,7 +140,7 @@ def test_a_layer_that_is_not_what_it_says_leaves_nothing(tmp_path: Path, output:
     bad.blob = bytes(flipped)
     layout = write_layout(tmp_path / "layout", build_image([good, bad]))
     with pytest.raises(DigestMismatchError) as caught:
-        compile(f"oci:{layout}:app", tmp_path / output, options=UNCACHED)
+        compile_image(f"oci:{layout}:app", tmp_path / output, options=UNCACHED)
     assert bad.digest in str(caught.value)
     assert listing(tmp_path) == ["layout"]
 
@@ -149,7 +149,7 @@ def test_a_failed_run_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     (tmp_path / "out.tar").write_text("precious")
     layout = write_layout(tmp_path / "layout", build_image([Layer(b"no tar at all" * 100)]))
     with pytest.raises(OcifastError):
-        compile(f"oci:{layout}:app", tmp_path / "out.tar", options=UNCACHED)
+        compile_image(f"oci:{layout}:app", tmp_path / "out.tar", options=UNCACHED)
     assert (tmp_path / "out.tar").read_text() == "precious"
     assert listing(tmp_path) == ["layout", "out.tar"]
 
@@ -158,11 +158,11 @@ def test_a_file_is_replaced_and_an_empty_directory_filled(tmp_path: Path) -> Non
     layout = small(tmp_path)
     (tmp_path / "out.tar").write_text("old")
     (tmp_path / "link.tar").symlink_to("out.tar")
-    compile(layout, tmp_path / "link.tar", options=UNCACHED)
+    compile_image(layout, tmp_path / "link.tar", options=UNCACHED)
     assert (tmp_path / "link.tar").is_symlink()
     assert (tmp_path / "out.tar").stat().st_size > 100_000
     (tmp_path / "empty").mkdir()
-    compile(layout, tmp_path / "empty", options=UNCACHED)
+    compile_image(layout, tmp_path / "empty", options=UNCACHED)
     assert listing(tmp_path / "empty") == ["data", "etc", "name"]
 
 
@@ -186,7 +186,7 @@ def test_destinations_that_are_refused(tmp_path: Path, output: str, message: str
     os.mkfifo(tmp_path / "fifo.tar")
     before = listing(tmp_path)
     with pytest.raises((UsageError, FileError), match=message):
-        compile(layout, tmp_path / output, options=UNCACHED)
+        compile_image(layout, tmp_path / output, options=UNCACHED)
     assert listing(tmp_path) == before
     assert listing(tmp_path / "full") == ["x"]
 
@@ -194,23 +194,23 @@ def test_destinations_that_are_refused(tmp_path: Path, output: str, message: str
 def test_options_that_a_format_does_not_have_are_refused(tmp_path: Path) -> None:
     layout = small(tmp_path)
     with pytest.raises(UsageError, match="tar without compression has no option --level"):
-        compile(layout, tmp_path / "out.tar", options=CompileOptions(pack=PackOptions(level=3)))
+        compile_image(layout, tmp_path / "out.tar", options=CompileOptions(pack=PackOptions(level=3)))
     with pytest.raises(UsageError, match="tar has no backend 'mktar'; there are tar"):
-        compile(layout, tmp_path / "out.tar", options=CompileOptions(pack=PackOptions(backend="mktar")))
+        compile_image(layout, tmp_path / "out.tar", options=CompileOptions(pack=PackOptions(backend="mktar")))
     with pytest.raises(UsageError, match="there is no format 'zip'"):
-        compile(layout, tmp_path / "out.tar", format="zip")
+        compile_image(layout, tmp_path / "out.tar", format="zip")
 
 
 def test_source_date_epoch_clamps_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = small(tmp_path)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "9")
-    compile(layout, tmp_path / "out", options=UNCACHED)
+    compile_image(layout, tmp_path / "out", options=UNCACHED)
     times = {path.name: path.stat().st_mtime for path in (tmp_path / "out").rglob("*")}
     assert times == {"etc": 8, "passwd": 9, "group": 9, "data": 9, "name": 9}
     for text in ("yesterday", "99999999999999999999"):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
         with pytest.raises(UsageError, match=f"SOURCE_DATE_EPOCH is '{text}'"):
-            compile(layout, tmp_path / "again", options=UNCACHED)
+            compile_image(layout, tmp_path / "again", options=UNCACHED)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_user_that_the_image_does_not_have(
     layout = small(tmp_path, user=user)
     for options in (CompileOptions(cache=False, strict=True), CompileOptions(cache=False, boot=True)):
         with pytest.raises(OcifastError, match=message):
-            compile(layout, tmp_path / "out.tar", options=options)
+            compile_image(layout, tmp_path / "out.tar", options=options)
     assert listing(tmp_path) == ["layout"]
-    done = compile(layout, tmp_path / "out.tar", options=UNCACHED)
+    done = compile_image(layout, tmp_path / "out.tar", options=UNCACHED)
     assert (done.config.user.uid, done.config.user.gid) == ids
 
 
@@ -240,7 +240,7 @@ def test_an_output_that_cannot_be_cached_is_there_nevertheless(
         raise FileError("no room")
 
     monkeypatch.setattr("ocifast.cache.OutputStore._put", put)
-    done = compile(small(tmp_path), tmp_path / "out.tar")
+    done = compile_image(small(tmp_path), tmp_path / "out.tar")
     assert (tmp_path / "out.tar").stat().st_size == done.size
     assert caplog.messages == ["the output is not cached: no room"]
 
@@ -250,7 +250,7 @@ def test_a_home_that_cannot_be_written_to(
 ) -> None:
     monkeypatch.delenv("OCIFAST_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    compile(small(tmp_path), tmp_path / "out.tar")
+    compile_image(small(tmp_path), tmp_path / "out.tar")
     assert listing(tmp_path) == ["layout", "out.tar"]
     assert "nothing is cached: cannot make the cache folder /proc/nowhere/ocifast" in caplog.text
 
@@ -258,9 +258,9 @@ def test_a_home_that_cannot_be_written_to(
 def test_second_run_comes_from_the_cache(tmp_path: Path, registry: Registry) -> None:
     image = build_image([TarBuilder().file("a", b"1" * 5000)], config={"Cmd": ["x"]})
     reference = registry.put(image, "compiler/cached:1")
-    first = compile(reference, tmp_path / "a.tar")
+    first = compile_image(reference, tmp_path / "a.tar")
     asked = len(registry.requests())
-    second = compile(reference, tmp_path / "b.tar")
+    second = compile_image(reference, tmp_path / "b.tar")
     assert (first.from_cache, second.from_cache) == (False, True)
     assert [line for line in registry.requests()[asked:] if "/blobs/" in line] == []
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
@@ -269,15 +269,15 @@ def test_second_run_comes_from_the_cache(tmp_path: Path, registry: Registry) -> 
     assert {**second.to_json(), **ours} == {**first.to_json(), **ours}
     # Another time for files is another output; a directory takes the cached blobs.
     asked = len(registry.requests())
-    assert not compile(reference, tmp_path / "c.tar", options=CompileOptions(clamp_mtime=5)).from_cache
-    assert not compile(reference, tmp_path / "dir").from_cache
+    assert not compile_image(reference, tmp_path / "c.tar", options=CompileOptions(clamp_mtime=5)).from_cache
+    assert not compile_image(reference, tmp_path / "dir").from_cache
     assert [line for line in registry.requests()[asked:] if "/blobs/" in line] == []
 
 
 def test_no_cache_touches_no_cache(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCIFAST_CACHE_DIR", str(tmp_path / "cache"))
     reference = registry.put(build_image([TarBuilder().file("a", b"1")]), "compiler/uncached:1")
-    compile(reference, tmp_path / "a.tar", options=UNCACHED)
+    compile_image(reference, tmp_path / "a.tar", options=UNCACHED)
     assert listing(tmp_path) == ["a.tar"]
 
 
@@ -285,7 +285,7 @@ def test_callers_who_want_the_same_share_one_run(tmp_path: Path, registry: Regis
     reference = registry.put(build_image([TarBuilder().file("a", os.urandom(2_000_000))]), "compiler/shared:1")
     done = []
     threads = [
-        threading.Thread(target=lambda n=number: done.append(compile(reference, tmp_path / f"{n}.tar")))
+        threading.Thread(target=lambda n=number: done.append(compile_image(reference, tmp_path / f"{n}.tar")))
         for number in range(4)
     ]
     for thread in threads:
@@ -306,7 +306,7 @@ def test_tmp_dir_holds_what_waits(tmp_path: Path) -> None:
             seen.append([path.name for path in (tmp_path / "tmp").rglob("layers")])
 
     options = CompileOptions(cache=False, tmp_dir=str(tmp_path / "tmp"))
-    compile(layout, tmp_path / "out.tar", options=options, progress=look)
+    compile_image(layout, tmp_path / "out.tar", options=options, progress=look)
     assert seen
     assert all(names == ["layers"] for names in seen)
     assert listing(tmp_path / "tmp") == []
@@ -319,7 +319,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(tmp_path: Path, monk
     with pytest.raises(
         FileError, match=r"no room for the layers of .*: at least 0\.0 MB are needed in .*, and 0\.0 MB"
     ):
-        compile(layout, tmp_path / "out.tar", options=UNCACHED, progress=events.append)
+        compile_image(layout, tmp_path / "out.tar", options=UNCACHED, progress=events.append)
     assert not [event for event in events if event.layer is not None]
     assert listing(tmp_path) == ["layout"]
 
@@ -327,24 +327,24 @@ def test_too_little_room_is_said_before_anything_is_fetched(tmp_path: Path, monk
 def test_strict_makes_a_loss_an_error(tmp_path: Path) -> None:
     layer = TarBuilder().file("a", b"1", mtime=5).pax({"mtime": "7.25"}).file("b", b"2")
     layout = write_layout(tmp_path / "layout", build_image([layer]))
-    lost = compile(f"oci:{layout}:app", tmp_path / "out.squashfs", options=UNCACHED)
+    lost = compile_image(f"oci:{layout}:app", tmp_path / "out.squashfs", options=UNCACHED)
     assert [(loss.kind, loss.count, loss.paths) for loss in lost.losses] == [("mtime", 1, (b"b",))]
     (tmp_path / "out.squashfs").unlink()
     with pytest.raises(LossError, match=r"squashfs cannot hold all of .*whole seconds, 1 times \(first: /b\)"):
-        compile(f"oci:{layout}:app", tmp_path / "out.squashfs", options=CompileOptions(cache=False, strict=True))
+        compile_image(f"oci:{layout}:app", tmp_path / "out.squashfs", options=CompileOptions(cache=False, strict=True))
     assert listing(tmp_path) == ["layout"]
 
 
 PROGRAM = textwrap.dedent(
     """
     import sys, time
-    from ocifast.compiler import CompileOptions, compile
+    from ocifast.compiler import CompileOptions, compile_image
     from ocifast.progress import Phase
     def hang(event):
         if event.phase is Phase[sys.argv[3]]:
             print("there", flush=True)
             time.sleep(1000)
-    compile(sys.argv[1], sys.argv[2], options=CompileOptions(cache=False), progress=hang)
+    compile_image(sys.argv[1], sys.argv[2], options=CompileOptions(cache=False), progress=hang)
     """
 )
 
@@ -367,7 +367,7 @@ def test_a_kill_at_any_moment_leaves_nothing_at_the_destination(tmp_path: Path, 
     assert len(left) == 1
     assert left[0].startswith(".ocifast-")
     # The next run beside it clears up.
-    compile(layout, tmp_path / output, options=UNCACHED)
+    compile_image(layout, tmp_path / output, options=UNCACHED)
     assert listing(tmp_path) == ["layout", output]
 
 
@@ -394,7 +394,7 @@ def test_cancelled_takes_everything_back(tmp_path: Path) -> None:
             stop.set()
 
     with pytest.raises(CancelledError):
-        compile(layout, tmp_path / "out.tar", options=UNCACHED, progress=press, cancelled=stop.is_set)
+        compile_image(layout, tmp_path / "out.tar", options=UNCACHED, progress=press, cancelled=stop.is_set)
     assert listing(tmp_path) == ["layout"]
 
 
@@ -435,7 +435,7 @@ def test_the_time_is_that_of_the_whole_work(tmp_path: Path) -> None:
         if event.phase is Phase.COMPLETE:
             time.sleep(0.2)
 
-    assert compile(small(tmp_path), tmp_path / "out.tar", options=UNCACHED, progress=linger).seconds >= 0.2
+    assert compile_image(small(tmp_path), tmp_path / "out.tar", options=UNCACHED, progress=linger).seconds >= 0.2
 
 
 def test_async_a_published_output_is_never_told_as_cancelled(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_async_a_published_output_is_never_told_as_cancelled(tmp_path: Path) -> 
 
     digest = asyncio.run(cancel())
     assert listing(tmp_path) == ["layout", "out.tar"]
-    assert digest == compile(layout, tmp_path / "again.tar", options=UNCACHED).digest
+    assert digest == compile_image(layout, tmp_path / "again.tar", options=UNCACHED).digest
 
 
 def test_async_cancelled_twice_waits_for_the_end_all_the_same(tmp_path: Path) -> None:

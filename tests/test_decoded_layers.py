@@ -18,7 +18,7 @@ import pytest
 from ocifast import CompileOptions, PackOptions, _core, compiler, writing
 from ocifast.cache import Cache
 from ocifast.cache.kept import KeptFile, open_kept, this_boot
-from ocifast.compiler import compile as compile_image
+from ocifast.compiler import compile_image
 from ocifast.errors import DiffIdMismatchError, FileError, LayerError, UsageError
 
 from tests.support.caches import logged

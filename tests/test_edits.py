@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ocifast import _core
 from ocifast.cli.edits import make_edits
-from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, CompilePlan, compile_image
 from ocifast.edits import Addition, Edits, prepare
 from ocifast.errors import SizeMismatchError
 from ocifast.packers import PackOptions
@@ -98,7 +98,7 @@ def expected(*changes: str, without: Sequence[str] = ()) -> str:
 
 
 def edited(image: str, out: Path, edits: Edits) -> str:
-    compile(image, out, options=UNCACHED, edits=edits)
+    compile_image(image, out, options=UNCACHED, edits=edits)
     return dump_directory(out)
 
 
@@ -198,7 +198,7 @@ def test_every_edit_through_every_format(image: str, source: Path, tmp_path: Pat
     want = edited(image, tmp_path / "reference", edits)
     assert " /doc/s" not in want
     assert "/t/inner/key file 0600 13 14 100.000000000" in want
-    done = compile(image, tmp_path / name, options=WITH_DIGEST, edits=edits)
+    done = compile_image(image, tmp_path / name, options=WITH_DIGEST, edits=edits)
     assert READERS[name](tmp_path / name, tmp_path / "read") == want
     assert done.losses == ()
     assert done.tree_digest == f"sha256:{hashlib.sha256(want.encode()).hexdigest()}"
@@ -228,13 +228,13 @@ def test_what_is_left_out_stands_nowhere_in_the_file(
     }[way]
     parts = [SECRET[:27], NEVER[:29], SECRET[-27:]]
     options = replace(UNCACHED, pack=pack, cache=kept, cache_folder=str(tmp_path / "cache"), keep_layers=kept)
-    compile(image, tmp_path / f"whole-{name}", options=options)
+    compile_image(image, tmp_path / f"whole-{name}", options=options)
     raw = (tmp_path / f"whole-{name}").read_bytes()
     if not name.endswith("squashfs"):
         # What is searched for can be found.
         assert all(part in raw for part in parts)
     assert kept == any((tmp_path / "cache").glob("layers/**/*.erofs"))
-    compile(image, tmp_path / name, options=options, edits=edits)
+    compile_image(image, tmp_path / name, options=options, edits=edits)
     raw = (tmp_path / name).read_bytes()
     assert not any(part in raw for part in parts)
 
@@ -242,14 +242,14 @@ def test_what_is_left_out_stands_nowhere_in_the_file(
 def test_a_user_that_is_added_counts(image: str, tmp_path: Path) -> None:
     passwd = tmp_path / "passwd"
     passwd.write_text("app:x:77:78::/srv:/bin/sh\n")
-    done = compile(image, tmp_path / "out.tar", options=UNCACHED, edits=Edits(add=[(passwd, "/etc/passwd")]))
+    done = compile_image(image, tmp_path / "out.tar", options=UNCACHED, edits=Edits(add=[(passwd, "/etc/passwd")]))
     assert (done.config.user.uid, done.config.user.gid, done.config.user.missing) == (77, 78, None)
 
 
 def test_losses_of_added_files_are_told(image: str, source: Path, tmp_path: Path) -> None:
     os.utime(source / "agent", ns=(0, 5))
     edits = Edits(add=[Addition(str(source / "agent"), "/agent", keep_mtime=True)])
-    done = compile(image, tmp_path / "out.cpio", options=UNCACHED, edits=edits)
+    done = compile_image(image, tmp_path / "out.cpio", options=UNCACHED, edits=edits)
     assert [(loss.kind, loss.paths) for loss in done.losses] == [("mtime", (b"agent",))]
 
 
@@ -272,10 +272,10 @@ def test_the_same_edits_give_the_same_bytes_and_others_a_key_of_their_own(
     ]
     made = []
     for number, edits in enumerate(variants):
-        first = compile(reference, tmp_path / f"{number}.erofs", options=options, edits=edits)
+        first = compile_image(reference, tmp_path / f"{number}.erofs", options=options, edits=edits)
         os.utime(source / "agent")
-        again = compile(reference, tmp_path / f"{number}-again.erofs", options=options, edits=edits)
-        cold = compile(reference, tmp_path / f"{number}-cold.erofs", options=UNCACHED, edits=edits)
+        again = compile_image(reference, tmp_path / f"{number}-again.erofs", options=options, edits=edits)
+        cold = compile_image(reference, tmp_path / f"{number}-cold.erofs", options=UNCACHED, edits=edits)
         assert (first.from_cache, again.from_cache, cold.from_cache) == (False, True, False)
         assert replace(again, path=None, from_cache=False) == replace(first, path=None)
         raw = [(tmp_path / f"{number}{suffix}.erofs").read_bytes() for suffix in ("", "-again", "-cold")]
@@ -284,11 +284,13 @@ def test_the_same_edits_give_the_same_bytes_and_others_a_key_of_their_own(
     uuids = {raw[1024 + 48 : 1024 + 64] for raw in made}
     assert len(uuids) == len(variants)
     (source / "agent").write_bytes(b"other")
-    assert not compile(reference, tmp_path / "x.erofs", options=options, edits=variants[1]).from_cache
+    assert not compile_image(reference, tmp_path / "x.erofs", options=options, edits=variants[1]).from_cache
 
 
 def test_patterns_that_match_nothing_are_told_each_time(image: str, tmp_path: Path) -> None:
-    done = compile(image, tmp_path / "out.tar", options=UNCACHED, edits=Edits(exclude=["nothing", "doc", "/passwd"]))
+    done = compile_image(
+        image, tmp_path / "out.tar", options=UNCACHED, edits=Edits(exclude=["nothing", "doc", "/passwd"])
+    )
     assert done.unmatched_patterns == ("nothing", "/passwd")
     done_again = attempt(COMMAND, "compile", "--no-cache", "-q", "--exclude", "nothing", image, tmp_path / "b.tar")
     assert done_again.returncode == 0

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ocifast.compiler import CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import EntryRefusedError, FilesystemError, NotAnImageError, PathNotFoundError, UsageError
 from ocifast.flatten import flatten
-from ocifast.image import open as open_image
+from ocifast.image import open_image
 from ocifast.layer_entries import entries_of_layer
 from ocifast.peek import Peek
 
@@ -92,7 +92,7 @@ def test_layers_are_what_overlayfs_shows(tmp_path: Path, media_type: str, option
     expected = overlaid(tmp_path)
     with open_image(location) as image, flatten(image) as rootfs:
         assert rootfs.dump().decode() == expected
-    done = compile(location, tmp_path / "out.erofs", options=CompileOptions(cache=False, verify_output=True))
+    done = compile_image(location, tmp_path / "out.erofs", options=CompileOptions(cache=False, verify_output=True))
     assert done.verified
     assert dump_mounted(tmp_path / "out.erofs", "erofs", tmp_path / "mounted") == expected
 
@@ -101,9 +101,11 @@ def test_layers_of_both_kinds_in_one_image_and_kept_ones(tmp_path: Path) -> None
     base = TarBuilder().directory("base").file("base/file", b"b" * 9000).file("hidden").file("device")
     location = located(tmp_path, base, layer(tmp_path, lower), layer(tmp_path, upper, "-zlz4"))
     cached = CompileOptions(cache_folder=str(tmp_path / "cache"), keep_layers=True)
-    first = compile(location, tmp_path / "1.tar", options=cached)
-    again = compile(location, tmp_path / "2.erofs", options=CompileOptions(**{**vars(cached), "tree_digest": True}))
-    plain = compile(location, tmp_path / "3.tar", options=CompileOptions(cache=False, tree_digest=True))
+    first = compile_image(location, tmp_path / "1.tar", options=cached)
+    again = compile_image(
+        location, tmp_path / "2.erofs", options=CompileOptions(**{**vars(cached), "tree_digest": True})
+    )
+    plain = compile_image(location, tmp_path / "3.tar", options=CompileOptions(cache=False, tree_digest=True))
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "3.tar").read_bytes()
     assert again.tree_digest == plain.tree_digest
     assert first.entries == plain.entries
@@ -115,15 +117,15 @@ def test_what_was_kept_of_an_archive_is_not_taken_for_an_image(tmp_path: Path) -
     (tmp_path / "wrong").mkdir()
     wrong = located(tmp_path / "wrong", packed(made.blob, "application/vnd.oci.image.layer.v1.tar"))
     right = located(tmp_path, made)
-    assert compile(wrong, tmp_path / "1.tar", options=cached).entries == 1
-    assert (compile(right, tmp_path / "2.tar", options=cached).entries or 0) > 10
+    assert compile_image(wrong, tmp_path / "1.tar", options=cached).entries == 1
+    assert (compile_image(right, tmp_path / "2.tar", options=cached).entries or 0) > 10
     assert b"+ /kept/file" in run(COMMAND, "diff", wrong, right)
 
 
 def test_no_output_is_made_of_them_one_by_one(tmp_path: Path) -> None:
     location = located(tmp_path, TarBuilder().directory("base"), layer(tmp_path, lower))
     with pytest.raises(UsageError, match="layers that are erofs images cannot be kept as devices"):
-        compile(location, tmp_path / "out", format="layers", options=CompileOptions(cache=False))
+        compile_image(location, tmp_path / "out", format="layers", options=CompileOptions(cache=False))
     assert not (tmp_path / "out").exists()
 
 
@@ -144,7 +146,7 @@ def test_they_are_listed_and_compared(tmp_path: Path) -> None:
         found = {(entry.path, entry.type) for entry in entries_of_layer(image, 1)}
     assert {("/opaque", "opaque"), ("/opaque", "directory"), ("/opaque/new", "file"), ("/gone", "whiteout")} <= found
     archive = tmp_path / "same.tar"
-    compile(location, archive, options=CompileOptions(cache=False))
+    compile_image(location, archive, options=CompileOptions(cache=False))
     same = f"oci:{write_layout(tmp_path / 'same', build_image([archive.read_bytes()]))}:app"
     assert run(COMMAND, "diff", location, same) == b""
 

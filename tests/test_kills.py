@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 from ocifast.cli import Stopped, main
-from ocifast.compiler import CompileOptions
-from ocifast.compiler import compile as ocifast_compile
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import FileError
 from ocifast.packers import load_format
 from ocifast.workspace import Workspace
@@ -138,7 +137,7 @@ def test_a_disk_that_fails_between_two_names(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Workspace, "publish", full)
     with pytest.raises(FileError) as caught:
-        ocifast_compile(f"oci:{image}:app", outs, options=CompileOptions(cache=False))
+        compile_image(f"oci:{image}:app", outs, options=CompileOptions(cache=False))
     (kept,) = tmp_path.glob("b.erofs.*.unpublished")
     assert caught.value.message == (
         f"cannot write b.erofs: No space left on device; only {outs[0]} could be written; "

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ocifast.compiler import CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import LossError
 from ocifast.packers import FORMATS
 
@@ -78,25 +78,26 @@ def file_system_loses(folder: Path, feature: str) -> set[str]:
 def test_exactly_what_is_lost_is_said(tmp_path: Path, feature: str, name: str) -> None:
     location = f"oci:{write_layout(tmp_path / 'layout', build_image([FEATURES[feature]]))}:app"
     lost = LOST.get(feature, {}).get(name, set()) | (file_system_loses(tmp_path, feature) if name == "dir" else set())
-    done = compile(location, tmp_path / "out", format=name, options=CompileOptions(cache=False))
+    done = compile_image(location, tmp_path / "out", format=name, options=CompileOptions(cache=False))
     assert {loss.kind for loss in done.losses} == lost
     assert all(loss.paths and loss.paths[0][:1] in (b"f", b"g", b"p") for loss in done.losses)
     strict = CompileOptions(cache=False, strict=True)
     if lost:
         with pytest.raises(LossError, match=f"^{name} cannot hold all of "):
-            compile(location, tmp_path / "strict", format=name, options=strict)
+            compile_image(location, tmp_path / "strict", format=name, options=strict)
         assert not (tmp_path / "strict").exists()
     else:
-        compile(location, tmp_path / "strict", format=name, options=strict)
+        compile_image(location, tmp_path / "strict", format=name, options=strict)
 
 
 PLAIN_USER = """
 import os, sys
-from ocifast.compiler import CompileOptions, compile
+from ocifast.compiler import CompileOptions, compile_image
 location, folder = sys.argv[1:]
-compile(location, folder + "/root", options=CompileOptions(cache=False))  # loads all that is needed
+compile_image(location, folder + "/root", options=CompileOptions(cache=False))  # loads all that is needed
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-print(*sorted({loss.kind for loss in compile(location, folder + "/plain", options=CompileOptions(cache=False)).losses}))
+done = compile_image(location, folder + "/plain", options=CompileOptions(cache=False))
+print(*sorted({loss.kind for loss in done.losses}))
 """
 
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ocifast.compiler import CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import FileError
 
 from tests.support.images import build_image, write_layout
@@ -69,7 +69,7 @@ def test_the_hidden_folder_is_named_nowhere(image: str, tmp_path: Path, monkeypa
     usage = (1, 1, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(FileError) as caught:
-        compile(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
+        compile_image(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
     assert ".ocifast-" not in caught.value.message
     assert f"are needed in {tmp_path}, and" in caught.value.message
 
@@ -79,5 +79,5 @@ def test_a_disk_that_does_not_tell_its_size_is_tried(
 ) -> None:
     """FUSE answers with zeros for those that do not know."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: (0, 0, 0))
-    compile(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
+    compile_image(image, tmp_path / "out.tar", options=CompileOptions(cache=False))
     assert (tmp_path / "out.tar").stat().st_size > 0

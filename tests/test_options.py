@@ -13,7 +13,7 @@ from ocifast.compiler import CompileOptions
 from ocifast.edits import Addition, Edits, prepare
 from ocifast.errors import UsageError
 from ocifast.flatten import FlattenOptions, flatten
-from ocifast.image import open as open_image
+from ocifast.image import open_image
 from ocifast.marks import byte_values, changes_bytes_of
 from ocifast.packers import (
     FORMATS,

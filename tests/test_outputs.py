@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import pytest
 from ocifast import _core
-from ocifast import open as open_image
-from ocifast.compiler import CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import LossError, OcifastError, UsageError
+from ocifast.image import open_image
 from ocifast.marks import changes_bytes
 from ocifast.packers import (
     FORMATS,
@@ -55,8 +55,8 @@ def location(tmp_path: Path) -> str:
 def test_several_outputs_have_the_bytes_of_each_alone(tmp_path: Path, location: str) -> None:
     (tmp_path / "alone").mkdir()
     (tmp_path / "together").mkdir()
-    alone = [compile(location, tmp_path / "alone" / name, options=UNCACHED) for name in NAMES.values()]
-    together = compile(location, [tmp_path / "together" / name for name in NAMES.values()], options=UNCACHED)
+    alone = [compile_image(location, tmp_path / "alone" / name, options=UNCACHED) for name in NAMES.values()]
+    together = compile_image(location, [tmp_path / "together" / name for name in NAMES.values()], options=UNCACHED)
     assert [done.format for done in together] == list(NAMES)
     for one, other in zip(alone, together, strict=True):
         assert (one.format, one.size, one.losses, one.properties) == (
@@ -75,22 +75,22 @@ def test_several_outputs_have_the_bytes_of_each_alone(tmp_path: Path, location: 
 
 def test_layers_are_decoded_once(tmp_path: Path, location: str) -> None:
     seen: list[Event] = []
-    compile(location, [tmp_path / "a.tar", tmp_path / "a.cpio"], options=UNCACHED, progress=seen.append)
+    compile_image(location, [tmp_path / "a.tar", tmp_path / "a.cpio"], options=UNCACHED, progress=seen.append)
     assert sum(event.state is LayerState.EXTRACTED for event in seen) == 2
 
 
 def test_two_of_one_kind_are_equal(tmp_path: Path, location: str) -> None:
-    compile(location, [tmp_path / "a.erofs", tmp_path / "b.erofs"], options=UNCACHED)
+    compile_image(location, [tmp_path / "a.erofs", tmp_path / "b.erofs"], options=UNCACHED)
     assert (tmp_path / "a.erofs").read_bytes() == (tmp_path / "b.erofs").read_bytes()
     assert (tmp_path / "b.erofs").stat().st_mode & 0o7777 == 0o600
 
 
 def test_what_is_cached_is_not_made_again(tmp_path: Path, location: str) -> None:
     options = CompileOptions(cache_folder=str(tmp_path / "cache"))
-    compile(location, tmp_path / "one.erofs", options=options)
-    first = compile(location, [tmp_path / "a.erofs", tmp_path / "a.ext4"], options=options)
+    compile_image(location, tmp_path / "one.erofs", options=options)
+    first = compile_image(location, [tmp_path / "a.erofs", tmp_path / "a.ext4"], options=options)
     assert [done.from_cache for done in first] == [True, False]
-    again = compile(location, [tmp_path / "b.ext4", tmp_path / "b.erofs"], options=options)
+    again = compile_image(location, [tmp_path / "b.ext4", tmp_path / "b.erofs"], options=options)
     assert [done.from_cache for done in again] == [True, True]
     assert [done.properties for done in again] == [done.properties for done in reversed(first)]
     for name in ("erofs", "ext4"):
@@ -101,7 +101,7 @@ def test_when_one_fails_none_appears(tmp_path: Path, location: str) -> None:
     """The first output is complete when the second one fails."""
     options = CompileOptions(cache=False, pack=PackOptions(size=1 << 16))
     with pytest.raises(OcifastError, match="needs an ext4 image of at least"):
-        compile(location, [tmp_path / "a.erofs", tmp_path / "a.tar", tmp_path / "a.ext4"], options=options)
+        compile_image(location, [tmp_path / "a.erofs", tmp_path / "a.tar", tmp_path / "a.ext4"], options=options)
     assert os.listdir(tmp_path) == ["layout"]  # noqa: PTH208
 
 
@@ -110,7 +110,7 @@ def test_when_one_loses_something_none_appears(tmp_path: Path) -> None:
     layout = f"oci:{write_layout(tmp_path / 'layout', build_image([layer]))}:app"
     options = CompileOptions(cache=False, strict=True)
     with pytest.raises(LossError, match="cpio cannot hold all"):
-        compile(layout, [tmp_path / "a.tar", tmp_path / "a.cpio"], options=options)
+        compile_image(layout, [tmp_path / "a.tar", tmp_path / "a.cpio"], options=options)
     assert os.listdir(tmp_path) == ["layout"]  # noqa: PTH208
 
 
@@ -131,18 +131,18 @@ def test_outputs_that_make_no_sense_are_refused(
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()
     with pytest.raises(UsageError, match=says):
-        compile(location, names, options=CompileOptions(cache=False, pack=pack))
+        compile_image(location, names, options=CompileOptions(cache=False, pack=pack))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layout", "out"]
 
 
 def test_an_option_goes_to_the_outputs_that_have_it(tmp_path: Path, location: str) -> None:
     pack = PackOptions(compression="zstd", size=64 << 20)
-    done = compile(
+    done = compile_image(
         location, [tmp_path / "a.erofs", tmp_path / "a.ext4"], options=CompileOptions(cache=False, pack=pack)
     )
     assert done[1].size == 64 << 20
     alone = CompileOptions(cache=False, pack=PackOptions(compression="zstd"))
-    compile(location, tmp_path / "b.erofs", options=alone)
+    compile_image(location, tmp_path / "b.erofs", options=alone)
     assert (tmp_path / "a.erofs").read_bytes() == (tmp_path / "b.erofs").read_bytes()
 
 
@@ -192,10 +192,10 @@ def test_a_root_filesystem_is_written_as_compile_does(tmp_path: Path, location: 
     """Also with the image's own UUID and time; of erofs without compression see `Rootfs.write`."""
     with open_image(location) as image, image.flatten() as rootfs:
         for name in ("a.tar", "a.cpio.gz", "a.ext4"):
-            compile(location, tmp_path / name, options=UNCACHED)
+            compile_image(location, tmp_path / name, options=UNCACHED)
             rootfs.write(tmp_path / f"again-{name}")
             assert (tmp_path / name).read_bytes() == (tmp_path / f"again-{name}").read_bytes(), name
-        compile(
+        compile_image(
             location, tmp_path / "a.erofs", options=CompileOptions(cache=False, pack=PackOptions(compression="lz4"))
         )
         rootfs.write(tmp_path / "b", "erofs", PackOptions(compression="lz4"))
@@ -263,13 +263,13 @@ def test_a_format_is_one_file_and_one_line(tmp_path: Path, location: str, monkey
     monkeypatch.setitem(FORMATS, "toy", f"{__name__}:TOY")
     options = CompileOptions(cache_folder=str(tmp_path / "cache"))
     for cached in (False, True):
-        made = compile(location, tmp_path / "a", format="toy", options=options)
+        made = compile_image(location, tmp_path / "a", format="toy", options=options)
         assert (made.from_cache, made.backend, made.properties) == (cached, "toy", (("lines", "11"),))
         assert (tmp_path / "a").read_text().split("\n")[:3] == ["big", "d", "d/0"]
     with pytest.raises(LossError, match="toy cannot hold all"):
-        compile(location, tmp_path / "b", format="toy", options=CompileOptions(cache=False, strict=True))
+        compile_image(location, tmp_path / "b", format="toy", options=CompileOptions(cache=False, strict=True))
     with pytest.raises(UsageError, match="toy has no option --level"):
-        compile(location, tmp_path / "b", format="toy", options=CompileOptions(pack=PackOptions(level=1)))
+        compile_image(location, tmp_path / "b", format="toy", options=CompileOptions(pack=PackOptions(level=1)))
     with open_image(location) as image, image.flatten() as rootfs:
         assert rootfs.write(tmp_path / "c", "toy", ToyOptions(hide="d")).properties == {"lines": "10"}
     assert (tmp_path / "c").read_text().startswith("big\nd/0")

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ocifast.compiler import CompileOptions
-from ocifast.compiler import compile as compile_image
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import UsageError
 from ocifast.packers import PackOptions
 
@@ -44,13 +43,13 @@ IMAGE = (
 
 AS_PLAIN_USER = """
 import os, sys
-from ocifast.compiler import CompileOptions, compile
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.packers import PackOptions
 location, folder, ownership = sys.argv[1:]
 options = CompileOptions(cache=False, pack=PackOptions(ownership=ownership or None), tree_digest=True)
-first = compile(location, folder + "/root", options=options)  # loads all that is needed
+first = compile_image(location, folder + "/root", options=options)  # loads all that is needed
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-made = compile(location, folder + "/out/made", options=options)
+made = compile_image(location, folder + "/out/made", options=options)
 assert made.tree_digest == first.tree_digest  # read from files that their modes keep from their owner
 for loss in made.losses: print(loss.kind, *sorted(os.fsdecode(path) for path in loss.paths))
 """
@@ -150,7 +149,8 @@ def test_nothing_stays_of_what_was_refused(folder: Path) -> None:
     layer.file("a/b/c", b"x", mode=0o000).file("user", b"", mode=0o600)
     location = f"oci:{write_layout(folder / 'layout', build_image([layer]))}:app"
     script = AS_PLAIN_USER.replace(
-        "made = compile", "options = __import__('dataclasses').replace(options, strict=True)\nmade = compile"
+        "made = compile_image",
+        "options = __import__('dataclasses').replace(options, strict=True)\nmade = compile_image",
     )
     for ownership in ("drop", "record"):
         done = subprocess.run(

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ocifast.compiler import CompiledImage, CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompiledImage, CompileOptions, compile_image
 from ocifast.errors import PackerError, PackerMissingError, UsageError
 from ocifast.flatten import flatten
-from ocifast.image import open as open_image
+from ocifast.image import open_image
 from ocifast.layered import Store
 from ocifast.packers import (
     FORMATS,
@@ -48,7 +48,9 @@ def pack(location: str, output: Path, name: str, backend: str, **options: object
     threads = options.pop("threads", None)
     assert threads is None or isinstance(threads, int)
     chosen = PackOptions(backend=backend, **options)  # type: ignore[arg-type]
-    return compile(location, output, format=name, options=CompileOptions(cache=False, pack=chosen, threads=threads))
+    return compile_image(
+        location, output, format=name, options=CompileOptions(cache=False, pack=chosen, threads=threads)
+    )
 
 
 def edit_times(dump: str, change: Callable[[str], str]) -> str:
@@ -110,7 +112,7 @@ def test_what_the_kernel_sees_equals_umoci(real_image: RealImage, tmp_path: Path
 @pytest.mark.parametrize(("name", "backend"), IMAGES)
 def test_hard_names_owners_modes_and_devices(tmp_path: Path, name: str, backend: str) -> None:
     location = plain(tmp_path, deep=backend != "mkfs.erofs")
-    compile(location, tmp_path / "tree", options=CompileOptions(cache=False))
+    compile_image(location, tmp_path / "tree", options=CompileOptions(cache=False))
     done = pack(location, tmp_path / "image", name, backend)
     expected, seen = dump_directory(tmp_path / "tree"), dump_mounted(tmp_path / "image", name, tmp_path / "mounted")
     if backend == "sqfstar" and not SQFSTAR.exact():
@@ -180,7 +182,7 @@ def test_the_time_of_the_image_is_that_of_the_config(
     location = f"oci:{write_layout(tmp_path / 'layout', image)}:app"
     pack, read = IMAGE_TIMES[reader]
     options = CompileOptions(cache=False, pack=pack, clamp_mtime=clamp)
-    compile(location, tmp_path / "image", format=reader.partition(" ")[0], options=options)
+    compile_image(location, tmp_path / "image", format=reader.partition(" ")[0], options=options)
     assert read(tmp_path / "image") == expected
 
 
@@ -260,7 +262,7 @@ def test_a_missing_tool_names_its_package(
     options = CompileOptions(cache=False, pack=PackOptions(backend=backend))
     try:
         with pytest.raises(PackerMissingError, match=f"Debian packages {package}$") as caught:
-            compile(plain(tmp_path), tmp_path / "out.squashfs", options=options)
+            compile_image(plain(tmp_path), tmp_path / "out.squashfs", options=options)
         assert caught.value.context["packages"] == [package]
     finally:
         settings.help_text.cache_clear()
@@ -270,7 +272,7 @@ def test_a_missing_tool_names_its_package(
 def test_squashfs_needs_no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = plain(tmp_path)
     monkeypatch.setenv("PATH", "")
-    done = compile(source, tmp_path / "out.squashfs", options=CompileOptions(cache=False))
+    done = compile_image(source, tmp_path / "out.squashfs", options=CompileOptions(cache=False))
     assert done.backend == "squashfs"
 
 
@@ -351,13 +353,13 @@ def test_reading_back_a_truncated_image(tmp_path: Path, tree: Rootfs) -> None:
 UNPRIVILEGED = textwrap.dedent(
     """
     import json, os, sys
-    from ocifast.compiler import CompileOptions, compile
+    from ocifast.compiler import CompileOptions, compile_image
     from ocifast.packers import PackOptions
     location, folder, name, backend = sys.argv[1:]
     options = CompileOptions(cache=False, pack=PackOptions(backend=backend))
-    compile(location, folder + "/warm", format=name, options=options)
+    compile_image(location, folder + "/warm", format=name, options=options)
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-    done = compile(location, folder + "/image", format=name, options=options)
+    done = compile_image(location, folder + "/image", format=name, options=options)
     print(json.dumps(done.to_json()["losses"]))
     """
 )

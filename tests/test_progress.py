@@ -15,7 +15,7 @@ from pathlib import Path
 import ocifast
 import pytest
 from ocifast.cli.display import format_size
-from ocifast.compiler import CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompileOptions, compile_image
 from ocifast.errors import CancelledError
 from ocifast.flatten import flatten
 from ocifast.packers import PackOptions
@@ -106,7 +106,7 @@ def told_by_packing(folder: Path, form: str, pack: PackOptions, threads: int | N
     layout = write_layout(folder / "layout", build_image([tar]))
     events: list[Event] = []
     options = CompileOptions(cache=False, pack=pack, threads=threads)
-    compile(f"oci:{layout}:app", folder / "out", format=form, options=options, progress=events.append)
+    compile_image(f"oci:{layout}:app", folder / "out", format=form, options=options, progress=events.append)
     packing = [event for event in events if event.phase is Phase.PACKING and event.done is not None]
     assert all(event.layer is None for event in packing)
     return [(event.done or 0, event.total or 0) for event in packing]
@@ -146,7 +146,7 @@ def test_whoever_is_told_of_packing_may_end_it(tmp_path: Path) -> None:
 
     options = CompileOptions(cache=False, pack=PackOptions(compression="lz4"))
     with pytest.raises(ValueError, match="enough"):
-        compile(f"oci:{layout}:app", tmp_path / "out.erofs", options=options, progress=refuse)
+        compile_image(f"oci:{layout}:app", tmp_path / "out.erofs", options=options, progress=refuse)
     assert told == [0, 4 << 20, 8 << 20]
     assert [path.name for path in tmp_path.iterdir()] == ["layout"]
 
@@ -163,7 +163,9 @@ def test_a_compressed_erofs_image_that_is_cancelled_on_its_way(tmp_path: Path) -
 
     options = CompileOptions(cache=False, pack=PackOptions(compression="lz4"))
     with pytest.raises(CancelledError):
-        compile(f"oci:{layout}:app", tmp_path / "out.erofs", options=options, progress=look, cancelled=stop.is_set)
+        compile_image(
+            f"oci:{layout}:app", tmp_path / "out.erofs", options=options, progress=look, cancelled=stop.is_set
+        )
     assert told == [0]
     assert [path.name for path in tmp_path.iterdir()] == ["layout"]
 

@@ -38,11 +38,11 @@ IMAGE = (
 
 AS_PLAIN_USER = """
 import os, sys
-from ocifast.compiler import CompileOptions, compile
+from ocifast.compiler import CompileOptions, compile_image
 location, folder = sys.argv[1:]
-compile(location, folder + "/root", options=CompileOptions(cache=False))  # loads all that is needed
+compile_image(location, folder + "/root", options=CompileOptions(cache=False))  # loads all that is needed
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-compile(location, folder + "/out/plain", options=CompileOptions(cache=False))
+compile_image(location, folder + "/out/plain", options=CompileOptions(cache=False))
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ocifast import CompileOptions, PackOptions
 from ocifast.cache import Cache
-from ocifast.compiler import compile as compile_image
+from ocifast.compiler import compile_image
 from ocifast.errors import UsageError
 
 from tests.support.images import build_image, write_layout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ocifast import _core
-from ocifast.compiler import CompiledImage, CompileOptions, compile  # noqa: A004
+from ocifast.compiler import CompiledImage, CompileOptions, compile_image
 from ocifast.edits import Edits
 from ocifast.errors import FilesystemError, OutputMismatchError, UsageError
 from ocifast.packers import PackOptions, Written, load_format
@@ -50,7 +50,7 @@ def packed(layout: str, output: Path, name: str, backend: str, compression: str 
     options = CompileOptions(cache=False, pack=chosen, verify_output=True)
     # Debian's mkfs.erofs gives up on the longest name.
     edits = Edits(exclude=["n" * 255]) if backend == "mkfs.erofs" else None
-    return compile(layout, output, format=name, options=options, edits=edits)
+    return compile_image(layout, output, format=name, options=options, edits=edits)
 
 
 @pytest.mark.root
@@ -69,7 +69,7 @@ def test_odd_shapes_of_all_formats_at_once(tmp_path: Path, shape: object) -> Non
     assert callable(shape)
     layout = f"oci:{write_layout(tmp_path / 'image', build_image([shape()]))}:app"
     outputs = [tmp_path / f"out.{suffix}" for suffix in ("erofs", "squashfs", "ext4", "cpio", "tar", "tar.gz")]
-    done = compile(
+    done = compile_image(
         layout, outputs, options=CompileOptions(cache=False, verify_output=True, pack=PackOptions(free_space=0))
     )
     assert all(each.verified for each in done)
@@ -112,26 +112,26 @@ def test_what_differs_is_not_published(
     liar = Liar(name, change)
     pack = PackOptions(free_space=0 if name == "ext4" else None)
     monkeypatch.setattr(liar.backend, "write", liar)
-    compile(layout, tmp_path / "unseen", format=name, options=CompileOptions(cache=False, pack=pack))
+    compile_image(layout, tmp_path / "unseen", format=name, options=CompileOptions(cache=False, pack=pack))
     (tmp_path / "unseen").unlink()
     checked = CompileOptions(cache=False, pack=pack, verify_output=True)
     with pytest.raises(OutputMismatchError, match=said) as caught:
-        compile(layout, tmp_path / "out", format=name, options=checked)
+        compile_image(layout, tmp_path / "out", format=name, options=checked)
     assert "it was not published" in caught.value.message
     assert list(tmp_path.iterdir()) == []
     if name in ("squashfs", "cpio"):
         with pytest.raises(OutputMismatchError):
-            compile(layout, [tmp_path / "other.tar", tmp_path / f"out.{name}"], options=checked)
+            compile_image(layout, [tmp_path / "other.tar", tmp_path / f"out.{name}"], options=checked)
         assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_of_the_cache_is_taken_when_it_was_read_back(layout: str, tmp_path: Path) -> None:
     cached = CompileOptions(cache_folder=str(tmp_path / "cache"))
     checked = CompileOptions(cache_folder=str(tmp_path / "cache"), verify_output=True)
-    assert not compile(layout, tmp_path / "1.erofs", options=cached).from_cache
-    made = compile(layout, tmp_path / "2.erofs", options=checked)
+    assert not compile_image(layout, tmp_path / "1.erofs", options=cached).from_cache
+    made = compile_image(layout, tmp_path / "2.erofs", options=checked)
     assert (made.from_cache, made.verified) == (False, True)
-    again = compile(layout, tmp_path / "3.erofs", options=checked)
+    again = compile_image(layout, tmp_path / "3.erofs", options=checked)
     assert (again.from_cache, again.verified) == (True, True)
     assert (tmp_path / "1.erofs").read_bytes() == (tmp_path / "3.erofs").read_bytes()
 
@@ -140,7 +140,7 @@ def test_an_output_of_the_cache_is_taken_when_it_was_read_back(layout: str, tmp_
 def test_what_cannot_be_read_back_is_refused_before_any_work(layout: str, tmp_path: Path, output: str) -> None:
     target = output if output == "-" else tmp_path / output
     with pytest.raises(UsageError, match="cannot be read back; erofs, squashfs, ext4, cpio, tar in files can"):
-        compile(layout, target, options=CHECKED)
+        compile_image(layout, target, options=CHECKED)
     assert list(tmp_path.iterdir()) == []
 
 

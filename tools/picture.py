@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "127.0.0.1:5080/library/app:1"
@@ -101,7 +102,7 @@ def serve(image: SlowImage) -> ThreadingHTTPServer:
                 for piece in image.pieces(body):
                     self.wfile.write(piece)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the standard library
+        def log_message(self, *args: Any, **named: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 5080), Handler)

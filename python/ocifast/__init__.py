@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ocifast.boot import BootConfig
     from ocifast.cache import Cache, CacheInfo
     from ocifast.compiled import CompiledImage
-    from ocifast.compiler import CompileOptions, CompilePlan, compile  # noqa: A004 - the verb of this project
+    from ocifast.compiler import CompileOptions, CompilePlan
+    from ocifast.compiler import compile_image as compile
     from ocifast.copying import CopyResult
     from ocifast.difference import Change, Difference, LayerChange, compare_layers, diff
     from ocifast.edits import Addition, Edits
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from ocifast.flatten import FlattenOptions
     from ocifast.footprint import Usage, usage
     from ocifast.history import History, HistoryEntry
-    from ocifast.image import Image, Index, open, open_index  # noqa: A004 - as `gzip.open`
+    from ocifast.image import Image, Index, open_index
+    from ocifast.image import open_image as open
     from ocifast.layer_difference import EntryChange, LayerDifference, LayersDifference, diff_layers
     from ocifast.layer_entries import LayerEntry
     from ocifast.mirroring import MirrorEntry, MirrorResult, copy_many
@@ -199,6 +201,8 @@ _HOMES = {
     "tags": "transfers",
     "usage": "footprint",
 }
+_NAMES_THERE = {"compile": "compile_image", "open": "open_image"}
+"""What is called otherwise in its module, where the name would hide a built-in function."""
 
 
 def __getattr__(name: str) -> Any:
@@ -206,7 +210,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"ocifast.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'ocifast' has no attribute {name!r}")
-    found = getattr(import_module(f"ocifast.{_HOMES[name]}"), name)
+    found = getattr(import_module(f"ocifast.{_HOMES[name]}"), _NAMES_THERE.get(name, name))
     globals()[name] = found
     return found
 

@@ -63,7 +63,7 @@ Result = TypeVar("Result")
 
 
 @overload
-async def compile(  # noqa: A001 - see below
+async def compile(
     image: str,
     output: str | os.PathLike[str],
     *,
@@ -74,7 +74,7 @@ async def compile(  # noqa: A001 - see below
     progress: Progress = silent,
 ) -> CompiledImage: ...
 @overload
-async def compile(  # noqa: A001 - see below
+async def compile(
     image: str,
     output: Outputs,
     *,
@@ -84,11 +84,11 @@ async def compile(  # noqa: A001 - see below
     edits: Edits | None = None,
     progress: Progress = silent,
 ) -> list[CompiledImage]: ...
-async def compile(  # noqa: A001 - as `ocifast.compile`
+async def compile(
     image: str,
     output: str | os.PathLike[str] | Outputs,
     *,
-    format: str | None = None,  # noqa: A002 - as `ocifast.compile`
+    format: str | None = None,
     platform: str | None = None,
     options: CompileOptions | None = None,
     edits: Edits | None = None,
@@ -111,7 +111,7 @@ async def compile(  # noqa: A001 - as `ocifast.compile`
     """
 
     def run(cancelled: Callable[[], bool]) -> CompiledImage | list[CompiledImage]:
-        return compiler.compile(
+        return compiler.compile_image(
             image,
             output,
             format=format,
@@ -211,7 +211,7 @@ export_layers = _taken_back(exporting.export_layers)
 usage = _taken_back(footprint.usage)
 report = _taken_back(reporting.report)
 tags = _waited_for(transfers.tags)
-open = _waited_for(image_module.open)  # noqa: A001 - as `ocifast.open`
+open = _waited_for(image_module.open_image)
 open_index = _waited_for(image_module.open_index)
 flatten = _waited_for(image_module.Image.flatten)
 read_bytes = _waited_for(image_module.Image.read_bytes)

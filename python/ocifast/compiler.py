@@ -41,7 +41,7 @@ from ocifast.telemetry import recorded
 from ocifast.workspace import check_room, data_bytes
 from ocifast.writing import layer_names, prepared_edits, waiting_folder, write_output
 
-__all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile"]
+__all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile_image"]
 
 _log = logger(__name__)
 
@@ -69,7 +69,7 @@ class CompilePlan:
     def run(
         self, *, progress: Progress = silent, cancelled: Callable[[], bool] | None = None
     ) -> tuple[CompiledImage, ...]:
-        """Compiles. See `compile`. Returns what was made, in the order of the outputs.
+        """Compiles. See `compile_image`. Returns what was made, in the order of the outputs.
 
         Args:
             progress: gets the events.
@@ -81,7 +81,7 @@ class CompilePlan:
 
 
 @overload
-def compile(  # noqa: A001 - see below
+def compile_image(
     image: str,
     output: str | os.PathLike[str],
     *,
@@ -93,7 +93,7 @@ def compile(  # noqa: A001 - see below
     cancelled: Callable[[], bool] | None = None,
 ) -> CompiledImage: ...
 @overload
-def compile(  # noqa: A001 - see below
+def compile_image(
     image: str,
     output: Outputs,
     *,
@@ -104,11 +104,11 @@ def compile(  # noqa: A001 - see below
     progress: Progress = silent,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[CompiledImage]: ...
-def compile(  # noqa: A001 - the verb of this project
+def compile_image(
     image: str,
     output: str | os.PathLike[str] | Outputs,
     *,
-    format: str | None = None,  # noqa: A002 - the word of the command line
+    format: str | None = None,
     platform: str | None = None,
     options: CompileOptions | None = None,
     edits: Edits | None = None,

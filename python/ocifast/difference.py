@@ -12,8 +12,7 @@ from ocifast import _core
 from ocifast.cache import Cache
 from ocifast.errors import UsageError
 from ocifast.flatten import FlattenOptions, flatten_both, shared_layers
-from ocifast.image import Image
-from ocifast.image import open as open_image
+from ocifast.image import Image, open_image
 from ocifast.interrupt import interruptible, nothing
 from ocifast.progress import Progress, silent
 from ocifast.records import dataclass

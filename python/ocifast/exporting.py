@@ -31,8 +31,7 @@ from ocifast.decoded import Layers
 from ocifast.errors import CancelledError, FileError, UsageError
 from ocifast.file_data import clone_file
 from ocifast.flatten import FlattenOptions
-from ocifast.image import Image
-from ocifast.image import open as open_image
+from ocifast.image import Image, open_image
 from ocifast.layer_folder import LayerFolder
 from ocifast.progress import Progress, silent
 from ocifast.records import dataclass

@@ -26,8 +26,7 @@ from fsspec.spec import AbstractFileSystem
 
 from ocifast.cache import Cache
 from ocifast.errors import PathNotFoundError
-from ocifast.image import Image
-from ocifast.image import open as open_image
+from ocifast.image import Image, open_image
 from ocifast.records import dataclass
 from ocifast.rootfs import Rootfs, RootfsEntry
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ocifast.rootfs import Rootfs, RootfsEntry
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Image", "Index", "open", "open_index", "resolve"]
+__all__ = ["Image", "Index", "open_image", "open_index", "resolve"]
 
 NESTING = 3
 """How deep indexes may stand in indexes."""
@@ -360,7 +360,7 @@ class Image:
         return f"<Image {self.name} {self.digest}>"
 
 
-def open(  # noqa: A001 - it is `ocifast.open`, as `gzip.open` is
+def open_image(
     image: str | Location,
     *,
     platform: Platform | str | None = None,
@@ -431,13 +431,13 @@ def open_index(
     """Opens an image index.
 
     Args:
-        image: where it is; see `open`.
+        image: where it is; see `open_image`.
         options: how registries are spoken to.
         seeds: folders with image layouts that are looked at before a registry.
-        cache: see `open`.
-        follow_links: see `open`.
-        offline: see `open`.
-        refresh: see `open`.
+        cache: see `open_image`.
+        follow_links: see `open_image`.
+        offline: see `open_image`.
+        refresh: see `open_image`.
 
     Returns:
         The index, to be closed (`with`); images that are taken of it go with it.
@@ -467,7 +467,7 @@ def open_index(
 
 
 def resolve(source: Source, platform: Platform | None = None) -> Image:
-    """The image that a source has for a platform (see `open`).
+    """The image that a source has for a platform (see `open_image`).
 
     Raises:
         PlatformError: there is none.

@@ -123,12 +123,12 @@ def run_tool(
     return run.result()
 
 
-def run_helper(argv: Sequence[str], input: bytes, timeout: float) -> bytes:  # noqa: A002
+def run_helper(argv: Sequence[str], message: bytes, timeout: float) -> bytes:
     """Runs a helper program by its name, without a shell, and returns what it answered.
 
     Args:
         argv: the helper (a name that is looked up in PATH, or an absolute path) and its arguments.
-        input: all of its standard input; never shown in a message.
+        message: all of its standard input; never shown in a message.
         timeout: seconds until it is killed.
 
     Returns:
@@ -153,7 +153,7 @@ def run_helper(argv: Sequence[str], input: bytes, timeout: float) -> bytes:  # n
     def feed(descriptor: int) -> None:
         # A helper may answer before it has read all (erase, list): that is its right, unlike a packer's.
         with contextlib.suppress(BrokenPipeError), open(descriptor, "wb", closefd=False) as pipe:
-            pipe.write(input)
+            pipe.write(message)
 
     deadline = time.monotonic() + timeout
     run = _Run(argv[0], [path, *argv[1:]], feed, keep, dict(os.environ), None)

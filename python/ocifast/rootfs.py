@@ -271,7 +271,7 @@ class Rootfs:
     def write(
         self,
         path: str | os.PathLike[str],
-        format: str | None = None,  # noqa: A002 - the word of the command line
+        format: str | None = None,
         options: FormatOptions | PackOptions | None = None,
         *,
         clamp_mtime: int | None = None,

@@ -360,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._handle
         raise AttributeError(name)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, *args: Any, **named: Any) -> None:
         """Silent."""
 
 

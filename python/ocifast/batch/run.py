@@ -21,7 +21,7 @@ from ocifast.compiler import CompilePlan
 from ocifast.decoded import KEPT_LAYERS_MAX
 from ocifast.errors import CancelledError as StoppedError
 from ocifast.errors import OcifastError, UsageError, WorkerError
-from ocifast.image import open as open_image
+from ocifast.image import open_image
 from ocifast.planned import STDOUT
 from ocifast.refusals import processors
 from ocifast.sources.open import parse_location

@@ -120,7 +120,7 @@ class CachedOutput:
 def output_key(
     *,
     manifest: str,
-    format: str,  # noqa: A002 - it is the word of the command line
+    format: str,
     backend: str,
     packer: str,
     options: Mapping[str, object],

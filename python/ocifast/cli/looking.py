@@ -14,8 +14,7 @@ from ocifast.cli.progress import progress_display
 from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
 from ocifast.cli.verify import verify_options
 from ocifast.errors import OcifastError, PathNotFoundError
-from ocifast.image import Image
-from ocifast.image import open as open_image
+from ocifast.image import Image, open_image
 from ocifast.records import dataclass
 from ocifast.sources.open import parse_location
 from ocifast.sources.transports import TRANSPORTS

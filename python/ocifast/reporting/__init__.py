@@ -10,8 +10,7 @@ from ocifast.boot import boot_config
 from ocifast.errors import UsageError
 from ocifast.flatten import FlattenOptions, flatten
 from ocifast.footprint import usage_of
-from ocifast.image import Image
-from ocifast.image import open as open_image
+from ocifast.image import Image, open_image
 from ocifast.progress import Progress, silent
 from ocifast.reporting.page import page
 from ocifast.spec import Platform

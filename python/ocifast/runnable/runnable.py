@@ -71,7 +71,7 @@ class Runnable(Options):
 
         def open_base(image: str, **chosen: Any) -> Image:
             # Not imported before it is needed: most runnables have no base.
-            from ocifast.image import open as open_image
+            from ocifast.image import open_image
 
             return open_image(image, cache=cache, offline=offline, refresh=refresh, **chosen)
 
