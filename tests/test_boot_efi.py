@@ -75,7 +75,7 @@ def test_what_is_extracted_boots_the_disk(kernel: Kernel, tmp_path: Path) -> Non
     disk, folder = tmp_path / "out.disk", tmp_path / "kernel"
     done = json.loads(ocifast("compile", location, disk, "--extract-kernel", folder, "--no-cache", "--json"))
     words = (folder / "cmdline").read_text()
-    assert done["config"]["kernel_command_line"] == words.strip()
+    assert done["boot"]["kernel_command_line"] == words.strip()
     assert f"roothash={done['properties']['root_hash']}" in words.split()
     console = boot(Kernel(folder / "vmlinuz", {}), folder / "initrd", words.strip(), disk=disk)
     assert SAYS in console, console[-3000:]

@@ -276,10 +276,10 @@ def test_compile_writes_what_a_machine_needs_to_boot(layout: str, tmp_path: Path
     ocifast("compile", layout, tmp_path / "out.tar", "--config", tmp_path / "boot.json")
     assert json.loads((tmp_path / "boot.json").read_text()) == {
         "entrypoint": ["/init"],
-        "command": [],
-        "environment": ["A=1"],
+        "cmd": [],
+        "env": ["A=1"],
         "user": {"name": "app", "uid": 9, "gid": 10, "groups": [], "home": "/srv"},
-        "working_directory": "/",
+        "working_dir": "/",
         "stop_signal": None,
         "verity": None,
         "kernel_command_line": None,

@@ -87,12 +87,12 @@ def test_result_says_what_was_made(tmp_path: Path) -> None:
         "backend": "tar",
         "reference": layout,
         "platform": "linux/amd64",
-        "config": {
+        "boot": {
             "entrypoint": ["/init"],
-            "command": ["run"],
-            "environment": ["A=1"],
+            "cmd": ["run"],
+            "env": ["A=1"],
             "user": {"name": "app", "uid": 1000, "gid": 50, "groups": [3, 7], "home": "/home/app"},
-            "working_directory": "/srv",
+            "working_dir": "/srv",
             "stop_signal": "SIGINT",
             "verity": None,
             "kernel_command_line": None,
@@ -230,7 +230,7 @@ def test_user_that_the_image_does_not_have(
             compile_image(layout, tmp_path / "out.tar", options=options)
     assert listing(tmp_path) == ["layout"]
     done = compile_image(layout, tmp_path / "out.tar", options=UNCACHED)
-    assert (done.config.user.uid, done.config.user.gid) == ids
+    assert (done.boot.user.uid, done.boot.user.gid) == ids
 
 
 def test_an_output_that_cannot_be_cached_is_there_nevertheless(

@@ -243,7 +243,7 @@ def test_a_user_that_is_added_counts(image: str, tmp_path: Path) -> None:
     passwd = tmp_path / "passwd"
     passwd.write_text("app:x:77:78::/srv:/bin/sh\n")
     done = compile_image(image, tmp_path / "out.tar", options=UNCACHED, edits=Edits(add=[(passwd, "/etc/passwd")]))
-    assert (done.config.user.uid, done.config.user.gid, done.config.user.missing) == (77, 78, None)
+    assert (done.boot.user.uid, done.boot.user.gid, done.boot.user.missing) == (77, 78, None)
 
 
 def test_losses_of_added_files_are_told(image: str, source: Path, tmp_path: Path) -> None:

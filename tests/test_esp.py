@@ -69,7 +69,7 @@ def test_a_kernel_with_an_initrd_has_an_entry(tmp_path: Path) -> None:
     }
     assert done["properties"]["kernel"] == "image:/boot/vmlinuz-6.1.0-9-amd64"
     assert done["properties"]["kernel_version"] == "6.1.0-9-amd64"
-    assert done["config"]["kernel_command_line"] == words
+    assert done["boot"]["kernel_command_line"] == words
     # The root is what it is without: only its place has changed.
     plain = make(layout(tmp_path / "again"), tmp_path / "b.disk")
     assert plain["properties"]["root_hash"] == root_hash

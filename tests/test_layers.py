@@ -114,8 +114,8 @@ def test_what_is_said_of_it(location: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = json.loads(ocifast("compile", location, out, "-f", "layers", "--tree-digest", "--no-cache", "--json"))
     described = json.loads((out / "image.json").read_text())
-    assert {name: made[name] for name in ("reference", "digest", "platform", "config", "tree_digest")} == {
-        name: described[name] for name in ("reference", "digest", "platform", "config", "tree_digest")
+    assert {name: made[name] for name in ("reference", "digest", "platform", "boot", "tree_digest")} == {
+        name: described[name] for name in ("reference", "digest", "platform", "boot", "tree_digest")
     }
     assert made["tree_digest"]
     with library.open(location) as image:

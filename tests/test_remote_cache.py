@@ -91,7 +91,7 @@ def test_the_second_machine_makes_nothing(remote: str, layout: str, tmp_path: Pa
     assert [phase.name for phase in second.phases] == ["resolve", "fetch", "publish"]
     assert second.phases[1].bytes > 0
     assert (one.folder / "a.erofs").read_bytes() == (two.folder / "a.erofs").read_bytes()
-    assert second.config.entrypoint == ("/own",) == first.config.entrypoint
+    assert second.boot.entrypoint == ("/own",) == first.boot.entrypoint
     # Kept apart, and taken from there the next time, with the same remote cache named.
     assert (two.kept(), two.of_others()) == (set(), {"outputs"})
     assert two.compile(layout, "b.erofs").from_remote

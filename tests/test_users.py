@@ -21,13 +21,13 @@ def test_a_home_that_is_no_utf8(tmp_path: Path) -> None:
     told = ocifast("compile", layout, tmp_path / "out.tar", "--config", tmp_path / "boot.json", "--json")
     user = {"name": "app", "uid": 7, "gid": 8, "groups": [], "home": "/home/\\xff\\xfe"}
     assert json.loads((tmp_path / "boot.json").read_bytes())["user"] == user
-    assert json.loads(told)["config"]["user"] == user
+    assert json.loads(told)["boot"]["user"] == user
 
 
 def test_a_user_that_the_image_does_not_have_is_a_warning(tmp_path: Path) -> None:
     layout = image_with(tmp_path, user="ghost", passwd=b"app:x:7:8::/:/bin/sh\n")
     done = try_ocifast("compile", layout, tmp_path / "out.tar", "--json")
-    assert json.loads(done.stdout)["config"]["user"]["uid"] is None
+    assert json.loads(done.stdout)["boot"]["user"]["uid"] is None
     message = f"{layout}: the config's user 'ghost' is not in the image's /etc/passwd\n"
     assert (done.returncode, done.stderr.decode()) == (0, f"ocifast: warning: {message}")
     failed = try_ocifast("compile", layout, tmp_path / "no.tar", "--config", tmp_path / "boot.json")

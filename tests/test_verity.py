@@ -69,7 +69,7 @@ def test_trees_are_those_of_veritysetup(form: str, location: str, tmp_path: Path
         made = json.loads(
             ocifast("compile", location, image, "--verity", "--json", "--config", tmp_path / "config", env=environment)
         )
-        said = made["config"]["verity"]
+        said = made["boot"]["verity"]
         assert made["from_cache"] is cached
         assert json.loads((tmp_path / "config").read_text())["verity"] == said
         assert made["properties"]["root_hash"] == said["root_hash"]
@@ -107,7 +107,7 @@ def test_salts_are_those_of_the_image(location: str, tmp_path: Path) -> None:
         made = json.loads(
             ocifast("compile", location, tmp_path / "a.erofs", "--verity", "--json", "--no-cache", *words)
         )
-        salts |= {made["config"]["verity"]["salt"], made["config"]["verity"]["uuid"]}
+        salts |= {made["boot"]["verity"]["salt"], made["boot"]["verity"]["uuid"]}
     assert len(salts) == 4
 
 
@@ -134,7 +134,7 @@ def test_several_outputs_have_a_root_hash_each(location: str, tmp_path: Path) ->
     made = json.loads(ocifast("compile", location, *names, "--verity-file", "--no-cache", "--json"))
     for name, each in zip(names, made, strict=True):
         found = json.loads(Path(f"{name}.verity").read_text())
-        assert each["config"]["verity"] == found
+        assert each["boot"]["verity"] == found
         assert verify(name, found["root_hash"], found["hash_offset"])
     assert names[0].read_bytes() == names[2].read_bytes()
 
@@ -223,7 +223,7 @@ def test_signatures_are_what_the_kernel_takes(kind: str, location: str, tmp_path
         made = json.loads(
             ocifast("compile", location, tmp_path / "a.erofs", "--sign-verity", pair, "--json", env=environment)
         )
-        (tmp_path / "hash").write_text(made["config"]["verity"]["root_hash"])
+        (tmp_path / "hash").write_text(made["boot"]["verity"]["root_hash"])
         signature = tmp_path / "a.erofs.verity.p7s"
         check: list[Argument] = [
             "openssl",
@@ -237,7 +237,7 @@ def test_signatures_are_what_the_kernel_takes(kind: str, location: str, tmp_path
             "-content",
         ]
         check += [tmp_path / "hash", "-certfile", tmp_path / "cert.pem", "-nointern", "-noverify"]
-        assert run(*check).decode() == made["config"]["verity"]["root_hash"]
+        assert run(*check).decode() == made["boot"]["verity"]["root_hash"]
         (tmp_path / "hash").write_text("0" * 64)
         assert attempt(*check).returncode != 0
         shown = run("openssl", "pkcs7", "-inform", "DER", "-in", signature, "-print").decode()
@@ -285,7 +285,7 @@ def test_a_kernel_boots_from_it(damaged: bool, tmp_path: Path, kernel: Kernel) -
     layout = write_layout(tmp_path / "layout", build_image([tar]))
     image = tmp_path / "root.erofs"
     made = json.loads(ocifast("compile", f"oci:{layout}:app", image, "--verity", "--no-cache", "--json"))
-    said = made["config"]["verity"]
+    said = made["boot"]["verity"]
     if damaged:
         data = image.read_bytes()
         image.write_bytes(data.replace(b"hello, sealed", b"hello, forged"))

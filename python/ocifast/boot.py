@@ -62,10 +62,10 @@ class BootConfig:
 
     Attributes:
         entrypoint: what comes first of the process' arguments.
-        command: what follows.
-        environment: `NAME=VALUE` in the config's order.
+        cmd: what follows.
+        env: `NAME=VALUE` in the config's order.
         user: who runs it.
-        working_directory: absolute path.
+        working_dir: absolute path.
         stop_signal: name or number of the signal that asks it to end; None when the config has none.
         verity: what opens the output that this was written beside; None where it is not sealed.
         kernel_command_line: the words by which a kernel finds its root on the disk that this was written beside; None
@@ -73,18 +73,18 @@ class BootConfig:
     """
 
     entrypoint: tuple[str, ...]
-    command: tuple[str, ...]
-    environment: tuple[str, ...]
+    cmd: tuple[str, ...]
+    env: tuple[str, ...]
     user: User
-    working_directory: str
+    working_dir: str
     stop_signal: str | None
     verity: Verity | None = None
     kernel_command_line: str | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The process' arguments: entrypoint and command."""
-        return self.entrypoint + self.command
+        """The process' arguments: entrypoint and cmd."""
+        return self.entrypoint + self.cmd
 
     def beside(self, properties: Mapping[str, str]) -> BootConfig:
         """The same for an output, of whose properties it takes what is needed to boot."""
@@ -94,8 +94,8 @@ class BootConfig:
         """The same as JSON-able data, for `--config` and `--json`."""
         return {
             "entrypoint": list(self.entrypoint),
-            "command": list(self.command),
-            "environment": list(self.environment),
+            "cmd": list(self.cmd),
+            "env": list(self.env),
             "user": {
                 "name": self.user.name,
                 "uid": self.user.uid,
@@ -103,7 +103,7 @@ class BootConfig:
                 "groups": list(self.user.groups),
                 "home": self.user.home,
             },
-            "working_directory": self.working_directory,
+            "working_dir": self.working_dir,
             "stop_signal": self.stop_signal,
             "verity": None if self.verity is None else self.verity.to_json(),
             "kernel_command_line": self.kernel_command_line,
@@ -115,10 +115,10 @@ class BootConfig:
         user = data["user"]
         return cls(
             tuple(data["entrypoint"]),
-            tuple(data["command"]),
-            tuple(data["environment"]),
+            tuple(data["cmd"]),
+            tuple(data["env"]),
             User(user["name"], user["uid"], user["gid"], tuple(user["groups"]), user["home"]),
-            data["working_directory"],
+            data["working_dir"],
             data["stop_signal"],
             None if data.get("verity") is None else Verity.from_json(data["verity"]),
             data.get("kernel_command_line"),

@@ -27,7 +27,7 @@ class CompiledImage:
         reference: the image as it was asked for.
         digest: of the image manifest.
         platform: that the image is for, as `os/architecture/variant`; None when neither index nor config says.
-        config: what a machine needs to boot it.
+        boot: what a machine needs to boot it.
         size: bytes of the output file; of a directory None.
         losses: what the format could not hold.
         properties: what names the output besides, as "uuid", in pairs.
@@ -54,7 +54,7 @@ class CompiledImage:
     reference: str
     digest: str
     platform: str | None
-    config: BootConfig
+    boot: BootConfig
     size: int | None
     losses: tuple[Loss, ...] = ()
     notices: tuple[tuple[str, int], ...] = ()
@@ -82,7 +82,7 @@ class CompiledImage:
             "reference": self.reference,
             "digest": self.digest,
             "platform": self.platform,
-            "config": self.config.to_json(),
+            "boot": self.boot.to_json(),
             "size": self.size,
             "losses": [asdict(loss) | {"paths": [shown(path) for path in loss.paths]} for loss in self.losses],
             "notices": dict(self.notices),
@@ -112,7 +112,7 @@ class CompiledImage:
     def facts(self) -> dict[str, Any]:
         """What the cache keeps beside the output, so that a hit has the same result."""
         return {
-            "boot": self.config.to_json(),
+            "boot": self.boot.to_json(),
             "losses": [asdict(loss) | {"paths": [path.hex() for path in loss.paths]} for loss in self.losses],
             "notices": [list(notice) for notice in self.notices],
             "tree_digest": self.tree_digest,
@@ -127,7 +127,7 @@ class CompiledImage:
 def facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `CompiledImage` that `CompiledImage.facts` kept."""
     return {
-        "config": BootConfig.from_json(facts["boot"]),
+        "boot": BootConfig.from_json(facts["boot"]),
         "losses": tuple(
             Loss(loss["kind"], loss["detail"], loss["count"], tuple(bytes.fromhex(path) for path in loss["paths"]))
             for loss in facts["losses"]

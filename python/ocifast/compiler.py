@@ -307,7 +307,7 @@ class Compilation:
         if found is None or not has_all(found.facts, self.options.tree_digest, self.options.verify_output):
             return None
         facts = facts_of(found.facts)
-        self._refuse_missing(facts["config"])
+        self._refuse_missing(facts["boot"])
         if self.options.strict:
             refuse_losses(self.plan.image, output.format.name, facts["losses"])
         if not found.place(output.made, mode=0o600, sync=False):
@@ -323,8 +323,8 @@ class Compilation:
             waiting = waiting_folder(self.options.tmp_dir, store, beside, stack)
             check_room(waiting, total_size(image.layers), what=f"the layers of {image.name}")
             rootfs = stack.enter_context(self._flatten(image, store, waiting))
-            config = boot_config(image.config, rootfs)
-            self._refuse_missing(config)
+            boot = boot_config(image.config, rootfs)
+            self._refuse_missing(boot)
             tree_digest = rootfs.digest if self.options.tree_digest else None
             self._tell(Phase.PACKING)
             self.meter.add("merge", rootfs.tree.content_bytes())
@@ -348,7 +348,7 @@ class Compilation:
                 done[output] = self._result(
                     image,
                     output,
-                    config=config.beside(output.written.properties),
+                    boot=boot.beside(output.written.properties),
                     size=None if made is None or directory else made.stat().st_size,
                     losses=output.written.losses,
                     properties=tuple(sorted(output.written.properties.items())),
@@ -474,8 +474,8 @@ class Compilation:
         created = rfc3339_seconds(image.config.created or "")
         return created if self.clamp is None else min(created, self.clamp)
 
-    def _refuse_missing(self, config: BootConfig) -> None:
-        if (self.options.strict or self.options.boot) and (missing := config.user.missing) is not None:
+    def _refuse_missing(self, boot: BootConfig) -> None:
+        if (self.options.strict or self.options.boot) and (missing := boot.user.missing) is not None:
             raise DocumentError(f"{self.plan.image}: {missing}", reference=self.plan.image)
 
     def _result(self, image: Image, output: PlannedOutput, **facts: Any) -> CompiledImage:

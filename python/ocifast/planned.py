@@ -185,7 +185,7 @@ class PlannedOutput:
             self.extracts.publish(self.kernel_folder, sync=self.sync)
         self._begins_to_publish = True
         if isinstance(self.space, LayerFolder):
-            facts = ("reference", "digest", "platform", "config", "tree_digest", "properties")
+            facts = ("reference", "digest", "platform", "boot", "tree_digest", "properties")
             self.space.publish(self.made, {name: done.to_json()[name] for name in facts})
         else:
             self.space.publish(self.made)

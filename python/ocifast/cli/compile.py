@@ -237,7 +237,7 @@ def command(
             done = _run(plan, progress, quiet)
             _write_config(space, done[0])
     first = done[0]
-    if (missing := first.config.user.missing) is not None:
+    if (missing := first.boot.user.missing) is not None:
         warn(f"{first.reference}: {missing}")
     for pattern in first.unmatched_patterns:
         warn(f"{first.reference}: --exclude {pattern!r} matches nothing in the image")
@@ -268,7 +268,7 @@ def _write_config(space: Workspace, done: CompiledImage) -> None:
     import json
 
     made = space.path / "config.json"
-    made.write_text(json.dumps(done.config.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    made.write_text(json.dumps(done.boot.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     space.publish(made)
 
 

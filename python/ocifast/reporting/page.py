@@ -289,11 +289,11 @@ def _boot(boot: BootConfig) -> Iterator[str]:
     yield "<p>What a machine needs to start the image, with names looked up in the image itself.</p>"
     pairs = [
         ("arguments", [" ".join(json.dumps(word, ensure_ascii=False) for word in boot.arguments)]),
-        ("environment", boot.environment),
+        ("environment", boot.env),
         ("user", [ids, user.missing or ""]),
         ("groups", [" ".join(map(str, user.groups))]),
         ("home", [user.home]),
-        ("working directory", [boot.working_directory]),
+        ("working directory", [boot.working_dir]),
         ("stop signal", [boot.stop_signal or ""]),
     ]
     yield from _facts(pairs)
