@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from ocifast.errors import DocumentError, NotAnImageError
-from ocifast.spec import CONFIGS, DOCKER_MANIFEST, EROFS_LAYER, Document, Manifest
+from ocifast.spec import CONFIGS, DOCKER_MANIFEST, Document, Manifest, is_layer
 
 __all__ = ["LAYER_LIMIT", "refuse_artifacts"]
 
 LAYER_LIMIT = 1024
 """Most layers of an image, as the core's limits have it."""
-
-_LAYER_TYPES = (
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    "application/vnd.docker.container.image.rootfs.diff",
-    f"{EROFS_LAYER}.layer.v1",
-    EROFS_LAYER,
-)
-_COMPRESSIONS = frozenset({"", "+gzip", "+zstd", ".gzip", ".zstd"})
 
 
 def refuse_artifacts(name: str, document: Document, manifest: Manifest) -> None:
@@ -42,8 +31,7 @@ def refuse_artifacts(name: str, document: Document, manifest: Manifest) -> None:
         kind = manifest.artifact_type or config_type
         raise NotAnImageError(f"{name} is not an image but an artifact of type {kind}", reference=name)
     for layer in manifest.layers:
-        base = next((known for known in _LAYER_TYPES if layer.media_type.startswith(known)), None)
-        if base is None or layer.media_type[len(base) :] not in _COMPRESSIONS:
+        if not is_layer(layer.media_type):
             hint = "encrypted" if layer.media_type.endswith("+encrypted") else f"of type {layer.media_type}"
             raise NotAnImageError(
                 f"{name} is not an image that can be read: layer {layer.digest} is {hint}",

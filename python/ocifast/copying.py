@@ -26,7 +26,16 @@ from ocifast.logs import logger
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
 from ocifast.sources import Destination, FileDestination, KeepingSource, Source
-from ocifast.spec import INDEXES, MANIFESTS, Descriptor, Document, Platform, decode_index, decode_manifest
+from ocifast.spec import (
+    INDEXES,
+    MANIFESTS,
+    Descriptor,
+    Document,
+    Platform,
+    decode_index,
+    decode_manifest,
+    is_foreign_layer,
+)
 
 __all__ = ["CopyResult", "copy"]
 
@@ -254,7 +263,7 @@ class _Copy:
                 f"{self._source.name}: the blob {descriptor.digest} is said to be {known.size} and {descriptor.size}"
                 f" bytes long"
             )
-        if descriptor.urls and ("foreign" in descriptor.media_type or "nondistributable" in descriptor.media_type):
+        if descriptor.urls and is_foreign_layer(descriptor.media_type):
             self._foreign.add(descriptor.digest)
 
     def _gather_referrers(self) -> None:

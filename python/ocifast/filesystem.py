@@ -62,7 +62,7 @@ class OcifastFileSystem(AbstractFileSystem):  # type: ignore[misc]
         **storage_options: Any,
     ) -> None:
         super().__init__(**storage_options)
-        self._images = _Images(partial(open_image, platform=platform, options=options, follow_links=follow_links))
+        self._images = _OpenImages(partial(open_image, platform=platform, options=options, follow_links=follow_links))
         weakref.finalize(self, _let_go, self._images)
         # `fsspec` keeps file systems until the end, where folders of open images would be cleared away with a warning.
         atexit.register(self._images.close)
@@ -189,7 +189,7 @@ class _Opened:
     files: weakref.WeakSet[io.BufferedReader] = field(default_factory=weakref.WeakSet)
 
 
-class _Images:
+class _OpenImages:
     """The trees that were used last. Safe to use from several threads."""
 
     def __init__(self, open_one: Callable[..., Image]) -> None:
@@ -232,7 +232,7 @@ class _Images:
             self._open.clear()
 
 
-def _let_go(images: _Images) -> None:
+def _let_go(images: _OpenImages) -> None:
     """Closes what nobody has a hold of any more."""
     atexit.unregister(images.close)
     images.close()

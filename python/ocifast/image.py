@@ -35,6 +35,7 @@ from ocifast.spec import (
     decode_history,
     decode_index,
     decode_manifest,
+    is_foreign_layer,
     total_size,
 )
 
@@ -268,7 +269,7 @@ class Image:
         try:
             return self.source.blob(descriptor, offset=offset)
         except BlobNotFoundError as error:
-            if descriptor.urls or "nondistributable" in descriptor.media_type or "foreign" in descriptor.media_type:
+            if descriptor.urls or is_foreign_layer(descriptor.media_type):
                 raise BlobNotFoundError(
                     f"{self.name}: layer {descriptor.digest} is a foreign layer that is not kept with the image, and "
                     "its URLs are not followed; copy the image together with its foreign layers first",

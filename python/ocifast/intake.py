@@ -13,7 +13,7 @@ from ocifast.cache.following import never
 from ocifast.decoded import KEPT_LAYERS_MAX, Layers, LayerShelf, RunLayers
 from ocifast.edits import MadeLayer
 from ocifast.errors import CancelledError, UsageError
-from ocifast.layered import BlobStore, BlobWriter, Layered
+from ocifast.layered import Layered
 from ocifast.marks import keeps_bytes
 from ocifast.metrics import Meter
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
@@ -23,6 +23,8 @@ from ocifast.spec import EROFS_LAYER, Descriptor
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from ocifast.cache.blobs import BlobStore, BlobWriter
 
 __all__ = ["FlattenOptions", "Intake", "decoded_layers", "erofs_layers"]
 

@@ -72,7 +72,7 @@ class LayerFolder:
             cached: its layers; None for none.
             keep: whether those that are decoded go into it as well.
         """
-        self._layers = LayerStore(_Layers(self.destination))
+        self._layers = LayerStore(_FolderOfLayers(self.destination))
         self._cached, self._keeps = cached, keep
         return self
 
@@ -87,7 +87,9 @@ class LayerFolder:
     def writer(self, diff_id: str) -> LayerWriter:
         """Begins a layer of the folder, which goes into the cache as well where that is wanted."""
         assert self._layers is not None
-        return _Writer(self._layers, _Layers(self.destination), diff_id, self._cached if self._keeps else None)
+        return _FolderWriter(
+            self._layers, _FolderOfLayers(self.destination), diff_id, self._cached if self._keeps else None
+        )
 
     def claimed(self, diff_ids: Iterable[str], *, stopped: Callable[[], bool]) -> AbstractContextManager[None]:
         """Keeps other runs from decoding the same layers into the folder; see `LayerStore.claimed`."""
@@ -169,7 +171,7 @@ class LayerFolder:
             shutil.rmtree(self.destination, ignore_errors=True)
 
 
-class _Layers(CacheFolder):
+class _FolderOfLayers(CacheFolder):
     """The folder as a store of layers has it: a layer that cannot be written is an error."""
 
     def is_readable(self) -> bool:
@@ -193,7 +195,7 @@ class _Layers(CacheFolder):
         raise FileError(f"cannot write {what}: {error}", path=str(self.path)) from error
 
 
-class _Writer(LayerWriter):
+class _FolderWriter(LayerWriter):
     """A layer on its way into the folder, and into a cache."""
 
     def __init__(self, store: LayerStore, folder: CacheFolder, diff_id: str, cached: LayerStore | None) -> None:

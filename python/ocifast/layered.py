@@ -1,19 +1,17 @@
-"""What flattening takes: an image's layers, where their blobs are kept, and where contents wait."""
+"""What flattening takes: an image's layers, and where contents wait."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ocifast.records import dataclass
-from ocifast.sources import Blob, FileSlice
+from ocifast.sources import Blob
 from ocifast.spec import Descriptor
 
 if TYPE_CHECKING:
     from ocifast import _core
 
-__all__ = ["BlobStore", "BlobWriter", "Layered", "Store"]
+__all__ = ["Layered", "Store"]
 
 
 @dataclass(frozen=True)
@@ -75,43 +73,4 @@ class Layered(Protocol):
 
     def close(self) -> None:
         """Breaks off what is being read, from any thread; nothing can be read after."""
-        ...
-
-
-class BlobWriter(Protocol):
-    """A blob on its way into a store; leaving it without `commit` keeps what is there for another try."""
-
-    resume_offset: int
-    """Bytes that `beginning` gives, at its end."""
-
-    def beginning(self) -> Iterator[bytes]:
-        """The bytes that an earlier try left, or that another run writes now, as they come."""
-        ...
-
-    def write(self, chunk: bytes, /) -> object:
-        """Takes the next bytes."""
-        ...
-
-    def commit(self) -> object:
-        """All bytes are there and verified: keep them under their digest."""
-        ...
-
-    def __enter__(self) -> BlobWriter: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
-    ) -> None: ...
-
-
-class BlobStore(Protocol):
-    """Where verified blobs are kept between runs."""
-
-    def get(self, descriptor: Descriptor) -> FileSlice | None:
-        """The blob, if it is there with its size."""
-        ...
-
-    def writer(self, descriptor: Descriptor, *, stopped: Callable[[], bool]) -> BlobWriter:
-        """Begins to keep the blob, goes on where an earlier try stopped, or follows one that is on its way.
-
-        `stopped` says whether it is not wanted any more.
-        """
         ...

@@ -33,6 +33,23 @@ DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 EROFS_LAYER = "application/vnd.erofs"
 """What the media types of layers that are erofs images begin with: the draft's is this, the older one goes on."""
 
+_READ_LAYERS = (
+    OCI_LAYER,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    DOCKER_LAYER,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.container.image.rootfs.diff",
+    f"{EROFS_LAYER}.layer.v1",
+    EROFS_LAYER,
+)
+"""Media types of layers that can be read, without what says the compression."""
+_LAYER_COMPRESSIONS = frozenset({"", "+gzip", "+zstd", ".gzip", ".zstd"})
+_OCI_LAYERS = {
+    DOCKER_LAYER: OCI_LAYER,
+    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
+    DOCKER_FOREIGN_LAYER: "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+}
+
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
@@ -94,7 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     annotations: dict[str, str] | None = None
 
 
-class Index(msgspec.Struct, frozen=True, rename="camel"):
+class ImageIndex(msgspec.Struct, frozen=True, rename="camel"):
     """An image index or manifest list (image-spec, image-index.md)."""
 
     manifests: tuple[Descriptor, ...]
@@ -237,9 +254,9 @@ def decode_manifest(document: Document, *, name: str) -> Manifest:
     return _decode(document.raw, Manifest, name)
 
 
-def decode_index(document: Document, *, name: str) -> Index:
+def decode_index(document: Document, *, name: str) -> ImageIndex:
     """The model of an index document. Raises DocumentError."""
-    return _decode(document.raw, Index, name)
+    return _decode(document.raw, ImageIndex, name)
 
 
 def decode_config(raw: bytes, *, name: str) -> ImageConfig:
@@ -269,6 +286,25 @@ def _decode(raw: bytes, model: type[Model], name: str) -> Model:
         raise DocumentError(f"{name} is not a valid {model.__name__}: {error}", reference=name) from None
     except (DigestInvalidError, DocumentError) as error:
         raise type(error)(f"{name}: {error.message}", reference=name, **error.context) from None
+
+
+def is_layer(media_type: str) -> bool:
+    """Whether it is the media type of a layer that can be read (image-spec, layer.md; Docker's; an erofs image's)."""
+    base = next((known for known in _READ_LAYERS if media_type.startswith(known)), None)
+    return base is not None and media_type[len(base) :] in _LAYER_COMPRESSIONS
+
+
+def is_foreign_layer(media_type: str) -> bool:
+    """Whether it is the media type of a layer that may be kept elsewhere only.
+
+    See image-spec, layer.md, "Non-Distributable Layers"; Docker calls them foreign.
+    """
+    return "nondistributable" in media_type or "foreign" in media_type
+
+
+def oci_layer(media_type: str) -> str:
+    """The OCI's media type for a layer of Docker's; any other as it is."""
+    return _OCI_LAYERS.get(media_type, media_type)
 
 
 def fallback_tag(digest: str) -> str:

@@ -15,7 +15,7 @@ from ocifast.progress import Progress
 __all__ = ["drawing"]
 
 
-class _Images:
+class _RunningImages:
     """What is on its way, from any thread."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class _Images:
 @contextmanager
 def drawing() -> Iterator[tuple[Callable[[str], Progress], Callable[[str], None], Callable[[str, float], None]]]:
     """Draws while the block runs; gives what begins an image, what ends it, and what tells of a retry."""
-    images = _Images()
+    images = _RunningImages()
     screen = Screen(sys.stderr.fileno(), images.lines, encoding=sys.stderr.encoding or "ascii")
 
     def begin(image: str) -> Progress:

@@ -12,7 +12,7 @@ __all__ = ["show_requests"]
 _LOGGER = "ocifast.sources.registry"
 
 
-class _Lines(logging.Handler):
+class _LineHandler(logging.Handler):
     """Tells what the registry client logs; warnings are told by another handler."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -24,7 +24,7 @@ class _Lines(logging.Handler):
 
 def show_requests() -> Callable[[], None]:
     """Begins to tell; returns what ends it."""
-    logger, lines = logging.getLogger(_LOGGER), _Lines()
+    logger, lines = logging.getLogger(_LOGGER), _LineHandler()
     before = logger.level
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)

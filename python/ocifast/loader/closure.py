@@ -71,10 +71,10 @@ def resolve(elf: Elf, *, sysroot: str | os.PathLike[str] = "/", target: str = "/
         ElfError: no such interpreter or library, or one that is damaged; a loader that is neither glibc's nor musl's.
         FileError: a file could not be read.
     """
-    return _Walk(elf, Sysroot(Path(sysroot)), target).run()
+    return _Closure(elf, Sysroot(Path(sysroot)), target).run()
 
 
-class _Walk:
+class _Closure:
     def __init__(self, elf: Elf, root: Sysroot, target: str) -> None:
         if elf.interpreter is None:
             raise ElfError(f"{elf.path}: it names no interpreter", path=str(elf.path))

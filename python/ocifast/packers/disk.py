@@ -72,7 +72,7 @@ class _Disk(Backend[DiskOptions]):
         if options.data_size is not None:
             identity = _named(request.digest, "data")
             data = self._data(request, options.data_size)
-            parts.append(_Part(LINUX_DATA, identity, "data", options.data_size, source=data))
+            parts.append(_Partition(LINUX_DATA, identity, "data", options.data_size, source=data))
         align = max(options.align or 0, _MIB)
         partitions, at = [], align
         for part in parts:
@@ -121,7 +121,7 @@ class _Disk(Backend[DiskOptions]):
                 )
         return staged
 
-    def _root(self, request: WriteRequest[DiskOptions]) -> tuple[list[_Part], bytes, Written]:
+    def _root(self, request: WriteRequest[DiskOptions]) -> tuple[list[_Partition], bytes, Written]:
         """Writes the root filesystem, and its hash tree behind it, whose root hash is empty for ext4."""
         backend, own = _root(request.options)
         root = request.folder / "root"
@@ -159,7 +159,7 @@ def _root(options: DiskOptions) -> tuple[Backend[Any], FormatOptions]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Partition:
     """What stands in a partition: a part of a file, or files for a file system of their own.
 
     Attributes:
@@ -192,25 +192,27 @@ class _Part:
         write_fat(disk, start, self.size, self.files, volume_id=volume, label="ESP", seconds=request.created)
 
 
-def _root_parts(request: WriteRequest[DiskOptions], root: Path, offset: int, root_hash: bytes) -> list[_Part]:
+def _root_parts(request: WriteRequest[DiskOptions], root: Path, offset: int, root_hash: bytes) -> list[_Partition]:
     """The root filesystem, and its hash tree if it has one."""
     types = ROOT_TYPES.get(_architecture(request) or "")
     name, kind = (f"root-{types.name}", types.root) if types else ("root", LINUX_DATA)
     size = root.stat().st_size
     if not root_hash:
-        return [_Part(kind, _named(request.digest, "root"), name, size, source=root)]
+        return [_Partition(kind, _named(request.digest, "root"), name, size, source=root)]
     # Who knows the root hash finds both partitions (DPS, "Partition UUIDs").
     data, tree = uuid.UUID(bytes=root_hash[:16]), uuid.UUID(bytes=root_hash[16:])
     return [
-        _Part(kind, data, name, offset, READ_ONLY, root),
-        _Part(types.verity if types else LINUX_DATA, tree, f"{name}-verity", size - offset, READ_ONLY, root, offset),
+        _Partition(kind, data, name, offset, READ_ONLY, root),
+        _Partition(
+            types.verity if types else LINUX_DATA, tree, f"{name}-verity", size - offset, READ_ONLY, root, offset
+        ),
     ]
 
 
-def _esp_part(request: WriteRequest[DiskOptions], files: Mapping[str, bytes | Path]) -> _Part:
+def _esp_part(request: WriteRequest[DiskOptions], files: Mapping[str, bytes | Path]) -> _Partition:
     """The EFI system partition, with room for what it holds once more, for what replaces it some day."""
     size = request.options.esp_size or max(_ESP_DEFAULT, fat_size(files))
-    return _Part(EFI_SYSTEM, _named(request.digest, "esp"), "esp", size, files=files)
+    return _Partition(EFI_SYSTEM, _named(request.digest, "esp"), "esp", size, files=files)
 
 
 def _architecture(request: WriteRequest[DiskOptions]) -> str | None:

@@ -48,7 +48,7 @@ class _Device(msgspec.Struct, frozen=True):
     first_block: int
 
 
-class _Layers(Backend[LayersOptions]):
+class _LayersBackend(Backend[LayersOptions]):
     """The core's writer."""
 
     name = "layers"
@@ -185,4 +185,4 @@ def _vmdk(name: str, size: int, devices: list[_Device], made_of: str) -> str:
     )
 
 
-FORMAT = Format("layers", LayersOptions, (_Layers(),), is_directory=True, has_layers=True)
+FORMAT = Format("layers", LayersOptions, (_LayersBackend(),), is_directory=True, has_layers=True)

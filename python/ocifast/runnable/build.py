@@ -18,7 +18,7 @@ from ocifast.records import dataclass
 from ocifast.runnable import files
 from ocifast.runnable.checks import check_name, creation_time
 from ocifast.runnable.config import BuiltLayer, base_layers, config_of, index_of, manifest_of
-from ocifast.runnable.layers import LayerWriter
+from ocifast.runnable.layers import BuildWriter
 from ocifast.runnable.options import Options
 from ocifast.sources import Destination
 from ocifast.spec import Descriptor, Document, Platform
@@ -93,7 +93,7 @@ def build(
     try:
         parts = _parts(runnable)
         with ExitStack() as stack:
-            writer = stack.enter_context(LayerWriter(destination, runnable, progress))
+            writer = stack.enter_context(BuildWriter(destination, runnable, progress))
             built: list[tuple[BuiltImage, Document]] = []
             for part in parts:
                 base = None
@@ -113,7 +113,7 @@ def build(
 
 
 def _build_one(
-    runnable: Options, part: _Part, writer: LayerWriter, created: int, base: Image | None
+    runnable: Options, part: _Part, writer: BuildWriter, created: int, base: Image | None
 ) -> tuple[BuiltImage, Document]:
     below: list[Descriptor] = []
     platform = part.platform
@@ -131,7 +131,7 @@ def _build_one(
     return BuiltImage(platform, manifest.digest, config.digest, tuple(descriptors)), manifest
 
 
-def _layers(part: _Part, writer: LayerWriter) -> Iterator[BuiltLayer]:
+def _layers(part: _Part, writer: BuildWriter) -> Iterator[BuiltLayer]:
     """Bottom first: what changes least and is shared most, then what changes with every build."""
     if part.bundle:
         yield writer.write(part.bundle, f"libraries of /{part.name}")

@@ -9,7 +9,7 @@ from ocifast.clock import source_date_epoch
 from ocifast.errors import UsageError
 from ocifast.patterns import pattern
 
-__all__ = ["COMPRESSIONS", "check_name", "check_port", "check_signal", "check_user", "creation_time"]
+__all__ = ["COMPRESSIONS", "NUMBER", "check_name", "check_port", "check_signal", "check_user", "creation_time"]
 
 COMPRESSIONS: Mapping[str, tuple[int, int, int]] = {"none": (0, 0, 0), "gzip": (1, 9, 6), "zstd": (1, 22, 3)}
 """How layers may be compressed: lowest, highest and usual level of each."""
@@ -19,7 +19,8 @@ _SIGNAL = pattern(r"(?:SIG)?(?:[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?)|[0-9]{1,2}
 _ID_LIMIT = 1 << 32
 # The names that Debian's adduser and shadow take, capital letters included.
 _NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
-_NUMBER = pattern(r"[0-9]{1,10}", re.ASCII)
+NUMBER = pattern(r"[0-9]{1,10}", re.ASCII)
+"""A user or group by its number."""
 _LATEST = 1 << 37
 """About the year 6300, within what `datetime` and RFC 3339 can say."""
 
@@ -51,7 +52,7 @@ def check_signal(signal: str) -> None:
 def check_user(user: str) -> None:
     """Raises UsageError unless `user` is NAME[:GROUP] or UID[:GID] (image-spec, config.md, "User")."""
     parts = user.split(":")
-    numbers = [int(part) for part in parts if _NUMBER.fullmatch(part)]
+    numbers = [int(part) for part in parts if NUMBER.fullmatch(part)]
     names = [part for part in parts if _NAME.fullmatch(part)]
     # The last number means "no change" to chown and setuid.
     if len(parts) > 2 or len(numbers) + len(names) != len(parts) or any(number >= _ID_LIMIT - 1 for number in numbers):

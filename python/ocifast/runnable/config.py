@@ -13,17 +13,13 @@ from ocifast.records import dataclass
 from ocifast.runnable.options import Options
 from ocifast.sources.open import parse_location
 from ocifast.spec import (
-    DOCKER_FOREIGN_LAYER,
-    DOCKER_LAYER,
-    DOCKER_LAYER_GZIP,
     OCI_CONFIG,
     OCI_INDEX,
-    OCI_LAYER,
-    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
     Document,
     Platform,
+    oci_layer,
 )
 
 if TYPE_CHECKING:
@@ -36,12 +32,6 @@ BASE_NAME = "org.opencontainers.image.base.name"
 
 _KEPT = ("author", "os.version", "os.features")
 """Fields of a base's config that are true of what is built on it; Docker's container ids and dates are not."""
-
-_LAYER_TYPES = {
-    DOCKER_LAYER: OCI_LAYER,
-    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
-    DOCKER_FOREIGN_LAYER: "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-}
 
 
 @dataclass(frozen=True)
@@ -137,10 +127,7 @@ def index_of(manifests: Sequence[tuple[Platform, Document]], annotations: Mappin
 
 def base_layers(base: Image) -> list[Descriptor]:
     """The base's layers, with Docker's media types turned into the OCI's: one manifest does not mix them."""
-    return [
-        Descriptor(_LAYER_TYPES.get(layer.media_type, layer.media_type), layer.digest, layer.size, urls=layer.urls)
-        for layer in base.layers
-    ]
+    return [Descriptor(oci_layer(layer.media_type), layer.digest, layer.size, urls=layer.urls) for layer in base.layers]
 
 
 def _plain(descriptor: Descriptor) -> dict[str, Any]:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ocifast.image import Image
     from ocifast.layers.members import Member, Row
 
-__all__ = ["LayerWriter"]
+__all__ = ["BuildWriter"]
 
 _MEDIA_TYPES = {"none": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 _STEP = 4 << 20
 """Bytes between two events of progress."""
 
 
-class LayerWriter:
+class BuildWriter:
     """Writes the blobs of one build.
 
     A layer's digest is known when its last byte is written. Archives and layouts give a place that gets its name only
@@ -126,7 +126,7 @@ class LayerWriter:
     def _told(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> Iterable[bytes]:
         return _Told(chunks, descriptor, self._progress)
 
-    def __enter__(self) -> LayerWriter:
+    def __enter__(self) -> BuildWriter:
         return self
 
     def __exit__(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
-from ocifast.patterns import pattern
+from ocifast.runnable.checks import NUMBER
 
 __all__ = ["user_files"]
 
 NOBODY = 65532
 """The number of a user or group that only has a name; the one that distroless images call "nonroot"."""
-
-_NUMBER = pattern(r"[0-9]{1,10}", re.ASCII)
 
 
 def user_files(user: str) -> dict[str, bytes]:
@@ -21,21 +17,21 @@ def user_files(user: str) -> dict[str, bytes]:
         user: checked by `checks.check_user`.
     """
     name, _, group = user.partition(":")
-    if _NUMBER.fullmatch(name) and (not group or _NUMBER.fullmatch(group)):
+    if NUMBER.fullmatch(name) and (not group or NUMBER.fullmatch(group)):
         return {}
     gid = _number(group) if group else _number(name)
     passwd = ["root:x:0:0:root:/:/sbin/nologin"]
-    if name != "root" and not _NUMBER.fullmatch(name):
+    if name != "root" and not NUMBER.fullmatch(name):
         passwd.append(f"{name}:x:{NOBODY}:{gid}::/:/sbin/nologin")
     groups = ["root:x:0:"]
     named = group or name
-    if named != "root" and not _NUMBER.fullmatch(named):
+    if named != "root" and not NUMBER.fullmatch(named):
         groups.append(f"{named}:x:{gid}:")
     return {"etc/group": _lines(groups), "etc/passwd": _lines(passwd)}
 
 
 def _number(text: str) -> int:
-    if _NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text):
         return int(text)
     return 0 if text == "root" else NOBODY
 

@@ -14,7 +14,7 @@ from ocifast.spec import OCI_EMPTY, OCI_MANIFEST, Descriptor, Document
 
 __all__ = ["EMPTY", "MadeSignature", "sign_document"]
 
-BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 EMPTY = b"{}"
 """The config of a manifest that has none (image-spec, manifest.md, "Guidance for an Empty Descriptor")."""
 _STATEMENT = "https://in-toto.io/Statement/v1"
@@ -48,7 +48,7 @@ def sign_document(document: Document, key: PrivateKey) -> MadeSignature:
     signature = key.sign(pre_authentication(_PAYLOAD, statement))
     bundle = _json(
         {
-            "mediaType": BUNDLE,
+            "mediaType": _BUNDLE,
             "verificationMaterial": {"publicKey": {"hint": _text(hashlib.sha256(key.public.der).digest())}},
             "dsseEnvelope": {
                 "payload": _text(statement),
@@ -58,12 +58,12 @@ def sign_document(document: Document, key: PrivateKey) -> MadeSignature:
         }
     )
     empty = Descriptor(OCI_EMPTY, _core.digest(EMPTY), len(EMPTY))
-    layer = Descriptor(BUNDLE, _core.digest(bundle), len(bundle))
+    layer = Descriptor(_BUNDLE, _core.digest(bundle), len(bundle))
     manifest = _json(
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "artifactType": BUNDLE,
+            "artifactType": _BUNDLE,
             "config": _named(empty),
             "layers": [_named(layer)],
             "subject": {"mediaType": document.media_type, "digest": document.digest, "size": document.size},

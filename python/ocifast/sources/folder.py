@@ -51,7 +51,7 @@ def open_folder(path: Path, *, name: str) -> SingleLayerSource:
     with ExitStack() as held:
         root = _open_directory(path, None, name=name, shown=path)
         held.callback(os.close, root)
-        walk = _Walk(path, name)
+        walk = _FolderWalk(path, name)
         rows = list(walk.rows(root))
         if walk.sockets:
             _log.warning("%s: sockets are left out (%d): an image has none", name, walk.sockets)
@@ -65,7 +65,7 @@ def open_folder(path: Path, *, name: str) -> SingleLayerSource:
         return SingleLayerSource(Path(file.name), layer, digest, name=name, held=held.pop_all())
 
 
-class _Walk:
+class _FolderWalk:
     """One pass over a folder: each directory before what is in it, names by their bytes."""
 
     def __init__(self, path: Path, name: str) -> None:

@@ -26,7 +26,7 @@ from ocifast.spec import (
     OCI_INDEX,
     Descriptor,
     Document,
-    Index,
+    ImageIndex,
     decode_index,
     decode_manifest,
     fallback_tag,
@@ -245,7 +245,7 @@ def _read(files: LayoutFiles, part: str, *, name: str) -> bytes | None:
     return b"".join(FileBlob(found.path, found.offset, found.length, name=name))
 
 
-def _pick(listing: Index, tag: str | None, *, name: str) -> Descriptor | None:
+def _pick(listing: ImageIndex, tag: str | None, *, name: str) -> Descriptor | None:
     """The entry that a tag names, or the only one; None when `index.json` is one index of platforms itself."""
     entries = [entry for entry in listing.manifests if entry.media_type in MANIFESTS | INDEXES]
     named = {known for entry in entries for known in entry_names(entry)[:1]}

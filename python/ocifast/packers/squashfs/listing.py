@@ -85,7 +85,7 @@ def _kept(lines: Iterable[bytes], root: bool) -> Iterator[bytes]:
 
 
 def _list(tool: str, reader: str, arguments: list[str], take: Callable[[bytes], object]) -> None:
-    splitter = _Lines(take)
+    splitter = _LineSplitter(take)
     try:
         run_tool([reader, *arguments], on_output=splitter.feed)
     except PackerError as error:
@@ -186,7 +186,7 @@ class _Multiset:
     __hash__ = None  # type: ignore[assignment]
 
 
-class _Lines:
+class _LineSplitter:
     """Cuts a stream into lines."""
 
     def __init__(self, take: Callable[[bytes], object]) -> None:

@@ -14,7 +14,7 @@ from ocifast.packers.squashfs.settings import resolve
 __all__ = ["WRITER"]
 
 
-class _Writer(Backend[SquashfsOptions]):
+class _CoreBackend(Backend[SquashfsOptions]):
     """The core's writer."""
 
     name = "squashfs"
@@ -56,4 +56,4 @@ def _compression(options: SquashfsOptions, threads: int) -> _core.SquashfsCompre
     )
 
 
-WRITER = _Writer()
+WRITER = _CoreBackend()

@@ -16,7 +16,7 @@ from ocifast import _core
 from ocifast.errors import DocumentError, RegistryError
 from ocifast.sources.registry.transfer import Origin
 from ocifast.sources.registry.upload import Uploader
-from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, Index, fallback_tag
+from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, ImageIndex, fallback_tag
 
 __all__ = ["add_to_fallback", "list_referrers", "subject_of"]
 
@@ -119,11 +119,11 @@ def _get(origin: Origin, target: str | httpx.URL) -> tuple[httpx.Response, bytes
     return (response, raw) if response.status_code == 200 else None
 
 
-def _decode_index(origin: Origin, raw: bytes) -> Index:
+def _decode_index(origin: Origin, raw: bytes) -> ImageIndex:
     if len(raw) > MANIFEST_LIMIT:
         raise DocumentError(f"{origin.name}: the list of referrers is longer than {MANIFEST_LIMIT >> 20} MiB")
     try:
-        return msgspec.json.decode(raw, type=Index)
+        return msgspec.json.decode(raw, type=ImageIndex)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise DocumentError(f"{origin.name}: the list of referrers is not an index: {error}") from None
 
