@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import ocifast
 import pytest
 from ocifast.errors import ElfError, FileError, OcifastError, SizeMismatchError, UsageError
 from ocifast.progress import Event, Phase
-from ocifast.runnable import BuiltRunnable, Runnable
+from ocifast.runnable import BuiltRunnable, Runnable, RunnableOptions
 
 from tests.support.archives import Opened, listing, short
 from tests.support.elf import build_elf
@@ -167,6 +168,21 @@ def test_wrong_options(options: dict[str, Any], message: str, hello: Path) -> No
         Runnable(hello, **options)
     assert message.replace("\\\\", "\\") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_runnable_takes_what_its_options_take(hello: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = inspect.signature(Runnable.__init__).parameters.keys() - {"self"}
+    assert named == inspect.signature(RunnableOptions.__init__).parameters.keys() - {"self"}
+    assert Runnable(hello).options == RunnableOptions(hello)
+    given = {name: object() for name in named}
+    seen: dict[str, object] = {}
+
+    def options(executables: object, **others: object) -> None:
+        seen.update(others, executables=executables)
+
+    monkeypatch.setattr("ocifast.runnable.runnable.RunnableOptions", options)
+    Runnable(**given)  # type: ignore[arg-type]
+    assert seen == given
 
 
 def test_no_executable_at_all() -> None:

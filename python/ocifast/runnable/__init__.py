@@ -7,6 +7,7 @@ The same files and options give the same bytes on every machine and every day.
 """
 
 from ocifast.runnable.build import BuiltImage, BuiltRunnable
+from ocifast.runnable.options import RunnableOptions
 from ocifast.runnable.runnable import Runnable
 
-__all__ = ["BuiltImage", "BuiltRunnable", "Runnable"]
+__all__ = ["BuiltImage", "BuiltRunnable", "Runnable", "RunnableOptions"]

@@ -19,7 +19,7 @@ from ocifast.runnable import files
 from ocifast.runnable.checks import check_name, creation_time
 from ocifast.runnable.config import BuiltLayer, base_layers, config_of, index_of, manifest_of
 from ocifast.runnable.layers import BuildWriter
-from ocifast.runnable.options import Options
+from ocifast.runnable.options import RunnableOptions
 from ocifast.sources import Destination
 from ocifast.spec import Descriptor, Document, Platform
 
@@ -78,7 +78,7 @@ class _Part:
 
 
 def build(
-    runnable: Options,
+    runnable: RunnableOptions,
     destination: Destination,
     *,
     options: RegistryOptions | None,
@@ -113,7 +113,7 @@ def build(
 
 
 def _build_one(
-    runnable: Options, part: _Part, writer: BuildWriter, created: int, base: Image | None
+    runnable: RunnableOptions, part: _Part, writer: BuildWriter, created: int, base: Image | None
 ) -> tuple[BuiltImage, Document]:
     below: list[Descriptor] = []
     platform = part.platform
@@ -140,7 +140,7 @@ def _layers(part: _Part, writer: BuildWriter) -> Iterator[BuiltLayer]:
     yield writer.write(part.executable, f"executable /{part.name}")
 
 
-def _parts(runnable: Options) -> list[_Part]:
+def _parts(runnable: RunnableOptions) -> list[_Part]:
     """Looks at all that is to be taken, before anything is written."""
     shared = [
         *(files.users(runnable.user) if runnable.base is None else ()),
@@ -171,7 +171,7 @@ def _parts(runnable: Options) -> list[_Part]:
     return [parts[platform] for platform in sorted(parts)]
 
 
-def _libraries(elf: Elf, runnable: Options) -> Sequence[Library]:
+def _libraries(elf: Elf, runnable: RunnableOptions) -> Sequence[Library]:
     # Not imported before it is needed: most executables are linked statically.
     from ocifast.loader import resolve
 
@@ -185,7 +185,7 @@ def _highest(platform: Platform, others: Iterable[Platform]) -> Platform:
 
 
 def _open_base(
-    runnable: Options, platform: Platform, options: RegistryOptions | None, open_image: Callable[..., Image]
+    runnable: RunnableOptions, platform: Platform, options: RegistryOptions | None, open_image: Callable[..., Image]
 ) -> Image:
     """The base for a machine of this platform, or else for a higher level: there the executable runs as well."""
     assert runnable.base is not None, "there is a base"

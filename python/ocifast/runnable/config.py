@@ -10,7 +10,7 @@ import msgspec
 
 from ocifast.errors import DocumentError
 from ocifast.records import dataclass
-from ocifast.runnable.options import Options
+from ocifast.runnable.options import RunnableOptions
 from ocifast.sources.open import parse_location
 from ocifast.spec import (
     OCI_CONFIG,
@@ -55,7 +55,7 @@ def timestamp(seconds: int) -> str:
 
 
 def config_of(
-    runnable: Options,
+    runnable: RunnableOptions,
     platform: Platform,
     layers: Sequence[BuiltLayer],
     *,
@@ -152,7 +152,7 @@ def _base_config(base: Image | None) -> dict[str, Any]:
     return found
 
 
-def _runtime(runnable: Options, name: str, config: dict[str, Any]) -> dict[str, Any]:
+def _runtime(runnable: RunnableOptions, name: str, config: dict[str, Any]) -> dict[str, Any]:
     """The `config` of the config. Unknown fields of a base stay; ours come in the order of the specification."""
     for gone in ("Image", "Cmd", "Entrypoint"):
         config.pop(gone, None)

@@ -11,7 +11,7 @@ from ocifast import _core
 from ocifast.progress import Event, LayerState, Phase, Progress
 from ocifast.runnable.checks import COMPRESSIONS
 from ocifast.runnable.config import BuiltLayer
-from ocifast.runnable.options import Options
+from ocifast.runnable.options import RunnableOptions
 from ocifast.sources import Destination, DirectDestination
 from ocifast.sources.blobs import FileBlob
 from ocifast.spec import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, Document
@@ -42,7 +42,7 @@ class BuildWriter:
         progress: told of each blob.
     """
 
-    def __init__(self, destination: Destination, runnable: Options, progress: Progress) -> None:
+    def __init__(self, destination: Destination, runnable: RunnableOptions, progress: Progress) -> None:
         self.destination = destination
         self._progress = progress
         self._compression = runnable.compression

@@ -12,16 +12,16 @@ from ocifast.errors import UsageError
 from ocifast.records import dataclass
 from ocifast.runnable.checks import COMPRESSIONS, check_name, check_port, check_signal, check_user, creation_time
 
-__all__ = ["AnyPath", "Options"]
+__all__ = ["AnyPath", "RunnableOptions"]
 
 AnyPath = Union[str, "os.PathLike[str]"]
 
 
 @dataclass(frozen=True)
-class Options:
-    """An executable, or one for each of several machines, on the way to an image (image-spec, config.md).
+class RunnableOptions:
+    """What a runnable is made of, and what its config says (image-spec, config.md).
 
-    Everything but the executables has a default. Nothing is read before `write` or `push`.
+    Everything but the executables has a default. Nothing is read here.
 
     Attributes:
         executables: path of an ELF executable, or paths of several for different platforms: the image is then an index.

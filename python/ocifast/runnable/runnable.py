@@ -1,8 +1,9 @@
-"""The two things to do with a runnable."""
+"""A runnable, and the two things to do with it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from ocifast.opening import Asking, asking
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
 from ocifast.runnable.build import BuiltRunnable, build
-from ocifast.runnable.options import AnyPath, Options
+from ocifast.runnable.options import AnyPath, RunnableOptions
 from ocifast.sources.open import is_location, open_destination, parse_location
 from ocifast.sources.transports import TRANSPORTS
 from ocifast.sources.transports.docker import parse_bare
@@ -24,11 +25,63 @@ if TYPE_CHECKING:
 __all__ = ["Runnable"]
 
 
-class Runnable(Options):
+class Runnable:
     """An executable, or one for each of several machines, on the way to an image.
 
-    Takes the arguments of `Options`. Nothing is read before `write` or `push`.
+    Takes the arguments of `RunnableOptions`, and raises what that does. Nothing is read before `write` or `push`.
+
+    Attributes:
+        options: what it is made of.
     """
+
+    def __init__(
+        self,
+        executables: AnyPath | Sequence[AnyPath],
+        *,
+        name: str | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] = {},
+        user: str | None = None,
+        working_dir: str | None = None,
+        labels: Mapping[str, str] = {},
+        annotations: Mapping[str, str] = {},
+        ports: Sequence[str] = (),
+        volumes: Sequence[str] = (),
+        stop_signal: str | None = None,
+        add: Sequence[tuple[AnyPath, str]] = (),
+        ca_certs: bool | AnyPath = False,
+        time_zones: bool | AnyPath = False,
+        base: str | None = None,
+        follow_links: bool = False,
+        bundle: bool = False,
+        sysroot: AnyPath = "/",
+        compression: str = "none",
+        level: int | None = None,
+        created: int | None = None,
+    ) -> None:
+        self.options = RunnableOptions(
+            executables,
+            name=name,
+            args=args,
+            env=env,
+            user=user,
+            working_dir=working_dir,
+            labels=labels,
+            annotations=annotations,
+            ports=ports,
+            volumes=volumes,
+            stop_signal=stop_signal,
+            add=add,
+            ca_certs=ca_certs,
+            time_zones=time_zones,
+            base=base,
+            follow_links=follow_links,
+            bundle=bundle,
+            sysroot=sysroot,
+            compression=compression,
+            level=level,
+            created=created,
+        )
 
     def write(
         self,
@@ -76,7 +129,7 @@ class Runnable(Options):
             return open_image(image, cache=cache, offline=offline, refresh=refresh, **chosen)
 
         done = build(
-            self,
+            self.options,
             open_destination(location, options=options, sync=sync),
             options=options,
             progress=progress,
