@@ -60,7 +60,7 @@ const FIFO: u8 = 6;
 
 /// An entry of a batch, as far as it can be seen without unpacking it.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct EntryView<'a> {
     /// Path as it stands in the archive.
     pub path: &'a [u8],
     /// Byte offset of the entry's first header.
@@ -80,7 +80,7 @@ struct Packed<'a> {
     content: [u64; 3],
 }
 
-impl<'a> View<'a> {
+impl<'a> EntryView<'a> {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.packed.flags & TYPE == DIRECTORY
@@ -194,9 +194,9 @@ pub struct Views<'b> {
 
 impl Views<'_> {
     /// The next entry.
-    pub fn next_view(&mut self) -> Option<View<'_>> {
+    pub fn next_view(&mut self) -> Option<EntryView<'_>> {
         let packed = self.rest.entry(&mut self.offset, &mut self.path)?;
-        Some(View { path: &self.path, offset: self.offset, packed })
+        Some(EntryView { path: &self.path, offset: self.offset, packed })
     }
 }
 
@@ -362,7 +362,7 @@ mod tests {
         #[test]
         fn what_is_packed_comes_out_again(entries in prop::collection::vec(entry(), 0..20)) {
             let batch = Batch::new(entries.clone());
-            let target = |view: &View<'_>| view.hard_link().map(<[u8]>::to_vec);
+            let target = |view: &EntryView<'_>| view.hard_link().map(<[u8]>::to_vec);
             let (mut views, mut seen) = (batch.views(), Vec::new());
             while let Some(view) = views.next_view() {
                 seen.push((view.path.to_vec(), view.offset, view.is_directory(), target(&view)));

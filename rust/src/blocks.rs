@@ -72,7 +72,7 @@ pub fn length_of(content: &Content) -> u64 {
 
 /// What became of a layer's data.
 #[derive(Clone)]
-pub struct Data {
+pub struct BlockData {
     /// The file.
     pub file: Arc<File>,
     /// First byte after the data, a multiple of [`BLOCK`]; the first block counts.
@@ -147,8 +147,8 @@ impl BlockLayer {
     }
 
     /// The complete data.
-    pub fn into_data(self) -> Data {
-        Data { end: self.reached(), file: self.file, hasher: self.hasher, archived: self.archived }
+    pub fn into_data(self) -> BlockData {
+        BlockData { end: self.reached(), file: self.file, hasher: self.hasher, archived: self.archived }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

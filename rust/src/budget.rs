@@ -4,21 +4,19 @@
 //! Paths, link targets, attributes and the maps of sparse files compress a thousandfold, so what a layer weighs says
 //! nothing of what its entries take. Layers are decoded side by side and all of them count here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::{StoredEntry, shared_prefix};
 use crate::contents::{Content, Extent, LayerStore};
-use crate::entry::{Kind, Metadata, Xattrs};
+use crate::entry::{Kind, Metadata, XattrSet, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
 /// What a set of attributes takes beside its bytes, and each attribute of it.
 const SET: u64 = 512;
 const ATTRIBUTE: u64 = 112;
-
-type Set = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
 
 /// What is left of an image's bounds. Shared by all who read its layers.
 #[derive(Debug, Default)]
@@ -29,7 +27,7 @@ pub struct Budget {
     /// Bytes of files, holes included.
     file_bytes: AtomicU64,
     /// Every set of attributes once.
-    sets: Mutex<HashSet<Set>>,
+    sets: Mutex<HashSet<XattrSet>>,
 }
 
 impl Budget {
@@ -167,6 +165,8 @@ impl LayerStore for Bounded<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::entry::Entry;
 

@@ -13,7 +13,7 @@ use crate::same::content_digest;
 
 /// A name that differs, or a mark of what lower layers have.
 #[derive(Debug)]
-pub struct Change {
+pub struct EntryChange {
     /// Path without a leading slash; of a whiteout what it hides.
     pub path: Vec<u8>,
     /// The entry in the first layer, if it has the name.
@@ -27,7 +27,7 @@ pub struct Change {
 
 /// What a name stands for: its path with a zero for each slash, so that a directory comes before what is in it, which
 /// comes before all others; and what it says of lower layers.
-type Name = (Vec<u8>, Option<&'static str>);
+type ComparedName = (Vec<u8>, Option<&'static str>);
 
 /// What differs between two layers, by path. Contents are read of files alone that both have in one size.
 ///
@@ -42,9 +42,9 @@ pub fn compare_layers(
     second: impl Iterator<Item = StoredEntry>,
     contents: &dyn Contents,
     times: bool,
-) -> Result<Vec<Change>> {
-    let mut reader = Reader { contents, buffer: Vec::new() };
-    let mut pairs: BTreeMap<Name, [Option<StoredEntry>; 2]> = BTreeMap::new();
+) -> Result<Vec<EntryChange>> {
+    let mut reader = ContentReader { contents, buffer: Vec::new() };
+    let mut pairs: BTreeMap<ComparedName, [Option<StoredEntry>; 2]> = BTreeMap::new();
     for (side, entries) in [by_name(first)?, by_name(second)?].into_iter().enumerate() {
         for (name, entry) in entries {
             pairs.entry(name).or_default()[side] = Some(entry);
@@ -65,12 +65,12 @@ pub fn compare_layers(
             }
             _ => Vec::new(),
         };
-        changes.push(Change { path, first, second, fields });
+        changes.push(EntryChange { path, first, second, fields });
     }
     Ok(changes)
 }
 
-fn by_name(entries: impl Iterator<Item = StoredEntry>) -> Result<BTreeMap<Name, StoredEntry>> {
+fn by_name(entries: impl Iterator<Item = StoredEntry>) -> Result<BTreeMap<ComparedName, StoredEntry>> {
     entries
         .map(|ingested| {
             let (mut name, mark) = stated(&ingested.entry.path)?;
@@ -84,12 +84,12 @@ fn replace(bytes: &mut [u8], one: u8, other: u8) {
     bytes.iter_mut().filter(|byte| **byte == one).for_each(|byte| *byte = other);
 }
 
-struct Reader<'a> {
+struct ContentReader<'a> {
     contents: &'a dyn Contents,
     buffer: Vec<u8>,
 }
 
-impl Reader<'_> {
+impl ContentReader<'_> {
     fn fields(&mut self, first: &StoredEntry, second: &StoredEntry, times: bool) -> Result<Vec<&'static str>> {
         let (Entry { kind: before, metadata: old, .. }, Entry { kind: after, metadata: new, .. }) =
             (&first.entry, &second.entry);

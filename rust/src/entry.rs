@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 /// Extended attributes by name, both as bytes. `None` when there are none: most entries have none, and an `Arc` of a
 /// set is shared between inodes that have the same one.
-pub type Xattrs = Option<Arc<BTreeMap<Vec<u8>, Vec<u8>>>>;
+pub type Xattrs = Option<XattrSet>;
+
+/// The attributes of an inode that has any.
+pub type XattrSet = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
 
 /// Seconds and nanoseconds since 1970, nanoseconds always counting forward (0 to 999,999,999).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,12 +7,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The limit belongs to the whole process, which may be somebody else's: the first that needs more raises it, the last
 /// puts it back.
-struct Shared {
+struct LimitUse {
     users: usize,
     before: Option<Rlimit>,
 }
 
-static SHARED: Mutex<Shared> = Mutex::new(Shared { users: 0, before: None });
+static SHARED: Mutex<LimitUse> = Mutex::new(LimitUse { users: 0, before: None });
 
 /// While one lives, the process may have as many files open as the system allows it.
 pub(crate) struct RaisedLimit;

@@ -35,7 +35,7 @@ pub struct Large {
 
 /// A file that is not in the tree any more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hidden {
+pub struct HiddenFile {
     /// The file.
     pub file: Large,
     /// The layer that hid it.
@@ -67,7 +67,7 @@ pub struct Usage {
     /// The largest folders with all that is below them; their layer means nothing.
     pub folders: Vec<Large>,
     /// The largest files that are hidden.
-    pub hidden: Vec<Hidden>,
+    pub hidden: Vec<HiddenFile>,
     /// The duplicates that take most.
     pub duplicates: Vec<Duplicate>,
     /// Bytes that all duplicates take, one of each left out.
@@ -176,7 +176,7 @@ pub fn usage(tree: &Tree, contents: &dyn Contents, path: &[u8], layers: usize, t
             layer.hidden_bytes += bytes;
         }
         let file = Large { bytes: Reverse(bytes), path: gone.path, layer: content.layer };
-        hidden.push(Hidden { file, by: gone.layer, replaced: gone.replaced });
+        hidden.push(HiddenFile { file, by: gone.layer, replaced: gone.replaced });
     });
     (usage.files, usage.folders, usage.hidden) = (files.sorted(), folders.sorted(), hidden.sorted());
     duplicates(tree, contents, by_size, top, &mut usage)?;

@@ -1,12 +1,12 @@
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::tree::{Row, Tree};
+use super::tree::{Tree, TreeRow};
 use crate::compare::{self as core, Side};
 use crate::error::Result;
 
 /// Path, the entry in the first tree, the one in the second, what differs.
-type ChangeRow = (Py<PyBytes>, Option<Row>, Option<Row>, Vec<&'static str>);
+type ChangeRow = (Py<PyBytes>, Option<TreeRow>, Option<TreeRow>, Vec<&'static str>);
 
 #[pyfunction]
 #[pyo3(signature = (first, second, /, *, times))]

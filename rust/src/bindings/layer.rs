@@ -9,18 +9,18 @@ use crate::digest::Digest;
 use crate::entry::{Metadata, Mtime, is_device};
 use crate::error::{Code, Error, Result};
 use crate::output::below::Below;
-use crate::output::layer_blob::{self as core, Content, LayerMember};
-use crate::output::{Compression, Target, WriteRequest, Written};
+use crate::output::layer_blob::{self as core, LayerMember, MemberContent};
+use crate::output::{StreamCompression, Target, WriteRequest, Written};
 
 /// Path, mode, kind, source or data or target, size, owner, group, mtime as seconds and nanoseconds.
-type Row = (Vec<u8>, u16, String, Vec<u8>, u64, u32, u32, i64, u32);
+type MemberRow = (Vec<u8>, u16, String, Vec<u8>, u64, u32, u32, i64, u32);
 
-fn member((path, mode, kind, data, size, uid, gid, seconds, nanoseconds): Row) -> Result<LayerMember> {
+fn member((path, mode, kind, data, size, uid, gid, seconds, nanoseconds): MemberRow) -> Result<LayerMember> {
     let content = match kind.as_str() {
-        "file" => Content::File { path: OsString::from_vec(data).into(), size },
-        "bytes" => Content::Bytes(data),
-        "directory" => Content::Directory,
-        "symlink" => Content::Symlink(data),
+        "file" => MemberContent::File { path: OsString::from_vec(data).into(), size },
+        "bytes" => MemberContent::Bytes(data),
+        "directory" => MemberContent::Directory,
+        "symlink" => MemberContent::Symlink(data),
         _ => return Err(Error::new(Code::Internal, format!("no kind of member is called \"{kind}\""))),
     };
     let mtime = Mtime { seconds, nanoseconds };
@@ -36,7 +36,7 @@ fn text(digest: Option<Digest>) -> String {
 #[pyo3(signature = (members, fd, offset, /, *, compression, level))]
 pub(super) fn write_layer(
     py: Python<'_>,
-    members: Vec<Row>,
+    members: Vec<MemberRow>,
     fd: i32,
     offset: u64,
     compression: &str,
@@ -44,7 +44,7 @@ pub(super) fn write_layer(
 ) -> PyResult<(String, u64, String)> {
     let written = py.detach(|| -> Result<_> {
         let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
-        let options = core::Options { compression: Compression::parse(compression, level)? };
+        let options = core::Options { compression: StreamCompression::parse(compression, level)? };
         core::write(WriteRequest::new(&members[..], Target::At(duplicate(fd)?, offset), options))
     });
     let Written { bytes, properties, .. } = written?;
@@ -64,14 +64,16 @@ pub(super) fn write_folder(py: Python<'_>, folder: i32, members: Vec<FolderRow>,
             let content = match kind.as_str() {
                 "file" => {
                     let path = OsString::from_vec(path.clone()).into();
-                    Content::Below { file: Below { folder: Arc::clone(&folder), path }, size }
+                    MemberContent::Below { file: Below { folder: Arc::clone(&folder), path }, size }
                 }
-                "directory" => Content::Directory,
-                "symlink" => Content::Symlink(target),
-                "hardlink" => Content::HardLink(target),
-                "char" if is_device(number.0.into(), number.1.into()) => Content::CharDevice(number.0, number.1),
-                "block" if is_device(number.0.into(), number.1.into()) => Content::BlockDevice(number.0, number.1),
-                "fifo" => Content::Fifo,
+                "directory" => MemberContent::Directory,
+                "symlink" => MemberContent::Symlink(target),
+                "hardlink" => MemberContent::HardLink(target),
+                "char" if is_device(number.0.into(), number.1.into()) => MemberContent::CharDevice(number.0, number.1),
+                "block" if is_device(number.0.into(), number.1.into()) => {
+                    MemberContent::BlockDevice(number.0, number.1)
+                }
+                "fifo" => MemberContent::Fifo,
                 _ => return Err(Error::new(Code::Internal, format!("no kind of member is called \"{kind}\""))),
             };
             let xattrs = (!xattrs.is_empty()).then(|| Arc::new(xattrs.into_iter().collect()));
@@ -79,7 +81,7 @@ pub(super) fn write_folder(py: Python<'_>, folder: i32, members: Vec<FolderRow>,
             Ok(LayerMember { path, metadata, content })
         };
         let members = members.into_iter().map(member).collect::<Result<Vec<_>>>()?;
-        let options = core::Options { compression: Compression::None };
+        let options = core::Options { compression: StreamCompression::None };
         core::write(WriteRequest::new(&members[..], Target::At(duplicate(fd)?, 0), options))
     });
     let Written { bytes, properties, .. } = written?;

@@ -15,8 +15,8 @@ use crate::merge::Notices;
 use crate::output::erofs::{self, ErofsStore};
 use crate::output::tar::{self, Holes};
 use crate::output::{
-    self, Compression, DirectoryStore, Loss, Progress, Source, Target, WriteRequest, Written, content_bytes, cpio,
-    directory, ext4, squashfs, squashfs_tar,
+    self, DirectoryStore, Loss, OnProgress, Source, StreamCompression, Target, WriteRequest, Written, content_bytes,
+    cpio, directory, ext4, squashfs, squashfs_tar,
 };
 use crate::tree::{self as core, InodeId, InodeKind};
 
@@ -36,7 +36,7 @@ pub(super) struct Tree {
 const READ_MAX: u64 = 16 << 20;
 
 /// Path, type, mode, uid, gid, mtime seconds, nanoseconds, symlink target, size, inode number.
-pub(super) type Row = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64, usize);
+pub(super) type TreeRow = (Py<PyBytes>, &'static str, u16, u32, u32, i64, u32, Py<PyBytes>, u64, usize);
 
 /// Kind, detail, count, the first few paths.
 pub(super) type LossRow = (&'static str, String, u64, Vec<Py<PyBytes>>);
@@ -52,7 +52,7 @@ impl Tree {
         Tree { tree, notices, unmatched, contents, pages: Pages::default(), packed: AtomicU64::new(0) }
     }
 
-    pub(super) fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> Row {
+    pub(super) fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> TreeRow {
         let inode = self.tree.inode(id);
         let (kind, target, size): (_, &[u8], _) = match &inode.kind {
             InodeKind::File(content) => ("file", b"", content.size),
@@ -101,7 +101,7 @@ fn row(py: Python<'_>, written: Written) -> (u64, Vec<LossRow>) {
 fn told(
     py: Python<'_>,
     progress: Option<Py<PyAny>>,
-    write: impl FnOnce(Progress<'_>) -> Result<Written> + Send,
+    write: impl FnOnce(OnProgress<'_>) -> Result<Written> + Send,
 ) -> PyResult<(u64, Vec<LossRow>)> {
     let mut raised = None;
     let written = py.detach(|| write(Box::new(|done, total| tell(progress.as_ref(), &mut raised, done, total))));
@@ -159,13 +159,13 @@ impl Tree {
     }
 
     #[pyo3(signature = (prefix, start, count, /))]
-    fn entries(&self, py: Python<'_>, prefix: &[u8], start: usize, count: usize) -> PyResult<Vec<Row>> {
+    fn entries(&self, py: Python<'_>, prefix: &[u8], start: usize, count: usize) -> PyResult<Vec<TreeRow>> {
         let page = py.detach(|| self.pages.page(&self.tree, prefix, start, count));
         Ok(page?.into_iter().map(|(path, inode)| self.row(py, &path, inode)).collect())
     }
 
     #[pyo3(signature = (path, *, follow = true))]
-    fn stat(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<Row> {
+    fn stat(&self, py: Python<'_>, path: &[u8], follow: bool) -> PyResult<TreeRow> {
         let inode = self.tree.lookup(path, follow)?;
         Ok(self.row(py, path, inode))
     }
@@ -177,7 +177,7 @@ impl Tree {
     }
 
     #[pyo3(signature = (path, /))]
-    fn children(&self, py: Python<'_>, path: &[u8]) -> PyResult<Vec<Row>> {
+    fn children(&self, py: Python<'_>, path: &[u8]) -> PyResult<Vec<TreeRow>> {
         let (directory, mut at) = self.tree.resolve_path(path, true)?;
         let Some(children) = self.tree.inode(directory).children() else {
             let message = format!("not a directory: /{}", path.escape_ascii());
@@ -244,7 +244,7 @@ impl Tree {
         clamp_mtime: Option<i64>,
         sparse: bool,
     ) -> PyResult<u64> {
-        let compression = Compression::parse(compression, level)?;
+        let compression = StreamCompression::parse(compression, level)?;
         let holes = if sparse { Holes::Kept } else { Holes::AsZeros };
         let options = tar::Options { compression, holes };
         let written = py.detach(|| {
@@ -272,7 +272,7 @@ impl Tree {
         level: i32,
         clamp_mtime: Option<i64>,
     ) -> PyResult<(u64, Vec<LossRow>)> {
-        let options = cpio::Options { compression: Compression::parse(compression, level)? };
+        let options = cpio::Options { compression: StreamCompression::parse(compression, level)? };
         let written = py.detach(|| {
             cpio::write(WriteRequest { clamp_mtime, ..WriteRequest::new(self.source(), open(fd)?, options) })
         })?;

@@ -5,7 +5,7 @@ use super::tree::Tree;
 use crate::usage as core;
 
 /// Files, bytes, hidden files, hidden bytes.
-type LayerRow = (u64, u64, u64, u64);
+type UsageRow = (u64, u64, u64, u64);
 /// Path, bytes, layer.
 type LargeRow = (Py<PyBytes>, u64, u32);
 /// Path, bytes, layer, the layer that hid it, whether something took its place.
@@ -22,12 +22,12 @@ pub(super) fn usage(
     path: &[u8],
     layers: usize,
     top: usize,
-) -> PyResult<(Vec<LayerRow>, Vec<LargeRow>, Vec<LargeRow>, Vec<HiddenRow>, Vec<DuplicateRow>, u64)> {
+) -> PyResult<(Vec<UsageRow>, Vec<LargeRow>, Vec<LargeRow>, Vec<HiddenRow>, Vec<DuplicateRow>, u64)> {
     let found = py.detach(|| core::usage(&tree.tree, &*tree.contents, path, layers, top))?;
     let text = |path: &[u8]| PyBytes::new(py, path).unbind();
     let layer = |one: &core::LayerUsage| (one.files, one.bytes, one.hidden_files, one.hidden_bytes);
     let large = |one: &core::Large| (text(&one.path), one.bytes.0, one.layer);
-    let hidden = |one: &core::Hidden| {
+    let hidden = |one: &core::HiddenFile| {
         let (path, bytes, layer) = large(&one.file);
         (path, bytes, layer, one.by, one.replaced)
     };

@@ -42,7 +42,7 @@ pub const SAME_SET: u64 = 1;
 
 /// The fixed part of a table, in the order of its fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Header {
+pub struct TableHeader {
     /// See [`FORM`].
     pub form: u32,
     /// See [`SEMANTICS`].
@@ -66,7 +66,7 @@ pub const CHECKED: usize = 64;
 /// See [`CHECKED`].
 pub const HEADER: usize = CHECKED + 32;
 
-impl Header {
+impl TableHeader {
     /// The header's bytes.
     pub fn encode(&self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
@@ -87,7 +87,7 @@ impl Header {
     pub fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
-        (bytes[..8] == MAGIC).then(|| Header {
+        (bytes[..8] == MAGIC).then(|| TableHeader {
             form: u32_at(8),
             semantics: u32_at(12),
             entries: u64_at(16),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::writer::TableWriter;
 use crate::batch::StoredEntry;
-use crate::blocks::{BlockLayer, Data};
+use crate::blocks::{BlockData, BlockLayer};
 use crate::contents::{Content, LayerStore, Store};
 use crate::digest::Digest;
 use crate::entry::Metadata;
@@ -39,7 +39,7 @@ pub struct KeepingStore {
     always: bool,
     beside: Option<Box<dyn LayerStore>>,
     handed: Handed,
-    kept: Arc<Mutex<Option<Data>>>,
+    kept: Arc<Mutex<Option<BlockData>>>,
 }
 
 /// The table's side of a [`KeepingStore`].
@@ -47,7 +47,7 @@ pub struct Keeping {
     table: Option<TableWriter>,
     always: bool,
     handed: Handed,
-    kept: Arc<Mutex<Option<Data>>>,
+    kept: Arc<Mutex<Option<BlockData>>>,
 }
 
 /// A layer that was kept: verified, but not complete before it was sealed.
@@ -55,7 +55,7 @@ pub struct KeptLayer {
     /// Its table.
     pub table: TableWriter,
     /// Its data.
-    pub data: Data,
+    pub data: BlockData,
     /// Digest of the decompressed layer.
     pub diff_id: Digest,
     /// Bytes of the decompressed layer.

@@ -60,21 +60,21 @@ pub fn explain(code: &str) -> &'static str {
 }
 
 /// One layer in overlay's form.
-pub struct View {
+pub struct OverlayView {
     /// Its own names, its whiteouts as character devices 0:0.
     pub tree: Tree,
     /// Why it cannot stand alone, if it cannot.
     pub reason: Option<Reason>,
 }
 
-impl View {
+impl OverlayView {
     /// Makes the view of a layer.
     ///
     /// # Errors
     /// As [`Table::entries`]; `entry_refused`, `limit_exceeded` for what no image takes either.
     pub fn new(table: &Table, limits: &Limits) -> Result<Self> {
-        let mut making = Making {
-            view: View { tree: Tree::new(), reason: None },
+        let mut making = OverlayMaker {
+            view: OverlayView { tree: Tree::new(), reason: None },
             limits,
             budget: Budget::new(limits.clone()),
             marks: Vec::new(),
@@ -99,8 +99,8 @@ struct Mark {
     path: Vec<u8>,
 }
 
-struct Making<'l> {
-    view: View,
+struct OverlayMaker<'l> {
+    view: OverlayView,
     limits: &'l Limits,
     budget: Budget,
     marks: Vec<Mark>,
@@ -108,7 +108,7 @@ struct Making<'l> {
     last: LastParent,
 }
 
-impl Making<'_> {
+impl OverlayMaker<'_> {
     fn because(&mut self, code: &'static str, path: &[u8]) {
         self.view.reason.get_or_insert_with(|| Reason { code, path: path.to_vec() });
     }
@@ -254,7 +254,7 @@ impl Making<'_> {
         Ok(Some(at))
     }
 
-    fn finish(mut self) -> Result<View> {
+    fn finish(mut self) -> Result<OverlayView> {
         for mark in std::mem::take(&mut self.marks) {
             let Some(directory) = self.marked(&mark)? else { continue };
             let Some(name) = &mark.name else {

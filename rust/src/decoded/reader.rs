@@ -7,7 +7,7 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::form::{self, CHECKED, FORM, HEADER, Header, SEMANTICS, unzigzag};
+use super::form::{self, CHECKED, FORM, HEADER, SEMANTICS, TableHeader, unzigzag};
 use crate::batch::StoredEntry;
 use crate::blocks::{BLOCK, Placement, length_of};
 use crate::contents::{Content, Extent};
@@ -43,7 +43,7 @@ fn failed(error: &io::Error) -> Error {
 }
 
 /// The checksum of a table of `length` bytes.
-pub(super) fn checksum(file: &File, header: &Header, length: u64) -> Result<[u8; 32]> {
+pub(super) fn checksum(file: &File, header: &TableHeader, length: u64) -> Result<[u8; 32]> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     hasher.update(&header.encode()[..CHECKED]);
     let mut buffer = vec![0; 1 << 18];
@@ -60,7 +60,7 @@ pub(super) fn checksum(file: &File, header: &Header, length: u64) -> Result<[u8;
 /// A table whose checksum was compared.
 pub struct Table {
     file: File,
-    header: Header,
+    header: TableHeader,
     diff_id: Digest,
     reason: Option<(String, Vec<u8>)>,
     note: Vec<u8>,
@@ -75,7 +75,7 @@ impl Table {
         let length = file.metadata().map_err(|error| failed(&error))?.len();
         let mut bytes = [0; HEADER];
         file.read_exact_at(&mut bytes, 0).map_err(|error| failed(&error))?;
-        let header = Header::decode(&bytes).ok_or_else(|| damaged("it is no table"))?;
+        let header = TableHeader::decode(&bytes).ok_or_else(|| damaged("it is no table"))?;
         if (header.form, header.semantics) != (FORM, SEMANTICS) {
             return Err(damaged("it is of another version"));
         }
@@ -167,9 +167,9 @@ impl Table {
     ///
     /// # Errors
     /// `limit_exceeded` as the archive would give it; `io_error` for a table that was made wrong.
-    pub fn entries<'t>(&'t self, layer: u32, limits: &'t Limits) -> Entries<'t> {
+    pub fn entries<'t>(&'t self, layer: u32, limits: &'t Limits) -> TableEntries<'t> {
         let body = Section { file: &self.file, at: HEADER as u64, end: HEADER as u64 + self.header.body };
-        Entries {
+        TableEntries {
             table: self,
             limits,
             layer,
@@ -200,7 +200,7 @@ impl Read for Section<'_> {
 }
 
 /// See [`Table::entries`].
-pub struct Entries<'t> {
+pub struct TableEntries<'t> {
     table: &'t Table,
     limits: &'t Limits,
     layer: u32,
@@ -213,7 +213,7 @@ pub struct Entries<'t> {
     failed: bool,
 }
 
-impl Entries<'_> {
+impl TableEntries<'_> {
     fn byte(&mut self) -> Result<u8> {
         let mut byte = [0];
         self.body.read_exact(&mut byte).map_err(|error| failed(&error))?;
@@ -369,7 +369,7 @@ impl Entries<'_> {
     }
 }
 
-impl Iterator for Entries<'_> {
+impl Iterator for TableEntries<'_> {
     type Item = Result<Vec<StoredEntry>>;
 
     fn next(&mut self) -> Option<Self::Item> {

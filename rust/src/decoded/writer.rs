@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::form::{self, FORM, HEADER, Header, SEMANTICS, put, put_bytes, zigzag};
+use super::form::{self, FORM, HEADER, SEMANTICS, TableHeader, put, put_bytes, zigzag};
 use super::overlay::Reason;
 use super::reader::checksum;
 use crate::contents::Content;
@@ -121,11 +121,11 @@ impl TableWriter {
     ///
     /// # Errors
     /// `io_error`.
-    pub fn seal(&mut self, sealed: &Sealed<'_>) -> Result<()> {
+    pub fn seal(&mut self, sealed: &TableFacts<'_>) -> Result<()> {
         self.flush()?;
         let (code, path) = sealed.reason.map_or(("", &b""[..]), |reason| (reason.code, &reason.path));
         let parts = [sealed.diff_id.as_str().as_bytes(), code.as_bytes(), path, sealed.note];
-        let mut header = Header {
+        let mut header = TableHeader {
             form: FORM,
             semantics: SEMANTICS,
             entries: self.entries,
@@ -146,7 +146,7 @@ impl TableWriter {
 
 /// What stands in a table beside its entries.
 #[derive(Clone, Copy, Debug)]
-pub struct Sealed<'a> {
+pub struct TableFacts<'a> {
     /// Digest of the decompressed layer, compared.
     pub diff_id: &'a Digest,
     /// Bytes of the decompressed layer.

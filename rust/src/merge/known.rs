@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fate::{Fate, fate};
-use crate::batch::{Batch, View};
+use crate::batch::{Batch, EntryView};
 use crate::limits::Limits;
 use crate::path;
 use crate::tree::SYMLINKS_MAX;
@@ -34,12 +34,12 @@ pub enum Question {
 }
 
 /// A name of a directory: an inode, or nothing, for certain.
-type Children = HashMap<Box<[u8]>, Option<usize>>;
+type NamesBelow = HashMap<Box<[u8]>, Option<usize>>;
 
 enum Node {
     /// `open`: names that do not stand here may be in lower layers. All that is below a closed one is closed.
     Directory {
-        children: Children,
+        children: NamesBelow,
         open: bool,
     },
     Link(Box<[u8]>),
@@ -50,7 +50,7 @@ enum Node {
 }
 
 /// Where a path leads.
-enum Walk {
+enum PathLead {
     At(usize),
     /// To a name that is certainly not there, and what comes after it.
     Missing {
@@ -63,10 +63,10 @@ enum Walk {
 }
 
 /// A whiteout: the directory's path, and the name; all names without one.
-type Whiteout = (Vec<Box<[u8]>>, Option<Box<[u8]>>);
+type HiddenName = (Vec<Box<[u8]>>, Option<Box<[u8]>>);
 
 /// Where a path leads that is taken by the letter, through no link.
-enum Reach {
+enum LiteralReach {
     Directory(usize),
     Link,
     Nowhere,
@@ -92,7 +92,7 @@ pub struct Known {
 impl Known {
     /// Looks at the uppermost layers, given lowest first.
     pub fn new<'b>(layers: impl IntoIterator<Item = &'b [Batch]>, limits: Limits) -> Self {
-        let nodes = vec![Node::Directory { children: Children::new(), open: true }];
+        let nodes = vec![Node::Directory { children: NamesBelow::new(), open: true }];
         let mut known = Known {
             nodes,
             astray: HashSet::new(),
@@ -125,10 +125,10 @@ impl Known {
             return true;
         }
         match self.walk(&components, follow) {
-            Walk::Unknown => false,
-            Walk::Blocked => true,
-            Walk::Missing { .. } => self.astray.is_empty(),
-            Walk::At(node) => match question {
+            PathLead::Unknown => false,
+            PathLead::Blocked => true,
+            PathLead::Missing { .. } => self.astray.is_empty(),
+            PathLead::At(node) => match question {
                 _ if node == ROOT && !self.root => false,
                 Question::Entry | Question::Path => !matches!(self.nodes[node], Node::Vague),
                 Question::Children | Question::All => self.lists(node, question == Question::All),
@@ -158,13 +158,13 @@ impl Known {
     }
 
     /// Follows a path, links and all.
-    fn walk(&self, path: &[&[u8]], follow_last: bool) -> Walk {
+    fn walk(&self, path: &[&[u8]], follow_last: bool) -> PathLead {
         let mut stack = vec![ROOT];
         let mut rest: Vec<&[u8]> = path.iter().rev().copied().collect();
         let mut followed = 0;
         while let Some(name) = rest.pop() {
             if !self.step(1) {
-                return Walk::Unknown;
+                return PathLead::Unknown;
             }
             match name {
                 b"" | b"." => continue,
@@ -172,26 +172,26 @@ impl Known {
                     stack.truncate((stack.len() - 1).max(1));
                     continue;
                 }
-                _ if self.astray.contains(name) => return Walk::Unknown,
+                _ if self.astray.contains(name) => return PathLead::Unknown,
                 _ => {}
             }
             let directory = *stack.last().unwrap_or(&ROOT);
             let Node::Directory { children, open } = &self.nodes[directory] else {
-                return Walk::Blocked;
+                return PathLead::Blocked;
             };
             let child = match children.get(name) {
                 Some(Some(child)) => *child,
-                None if *open => return Walk::Unknown,
+                None if *open => return PathLead::Unknown,
                 None | Some(None) => {
                     rest.push(name);
-                    return Walk::Missing { directory, rest: rest.into_iter().rev().map(Into::into).collect() };
+                    return PathLead::Missing { directory, rest: rest.into_iter().rev().map(Into::into).collect() };
                 }
             };
             match &self.nodes[child] {
                 Node::Link(target) if follow_last || !rest.is_empty() => {
                     followed += 1;
                     if followed > SYMLINKS_MAX || !self.step(target.len() as u64) {
-                        return Walk::Unknown;
+                        return PathLead::Unknown;
                     }
                     if target.first() == Some(&b'/') {
                         stack.truncate(1);
@@ -199,13 +199,13 @@ impl Known {
                     rest.extend(target.split(|&byte| byte == b'/').rev());
                 }
                 // It may be a link.
-                Node::Vague if follow_last || !rest.is_empty() => return Walk::Unknown,
+                Node::Vague if follow_last || !rest.is_empty() => return PathLead::Unknown,
                 Node::Directory { .. } => stack.push(child),
-                _ if !rest.is_empty() => return Walk::Blocked,
-                _ => return Walk::At(child),
+                _ if !rest.is_empty() => return PathLead::Blocked,
+                _ => return PathLead::At(child),
             }
         }
-        Walk::At(*stack.last().unwrap_or(&ROOT))
+        PathLead::At(*stack.last().unwrap_or(&ROOT))
     }
 
     /// Counts work; false when there is too much of it.
@@ -227,7 +227,7 @@ impl Known {
     }
 
     /// Hands on every entry and what its path makes of it, until nothing is certain.
-    fn each(&mut self, layer: &[Batch], mut take: impl FnMut(&mut Self, &View<'_>, Fate<'_>)) {
+    fn each(&mut self, layer: &[Batch], mut take: impl FnMut(&mut Self, &EntryView<'_>, Fate<'_>)) {
         let limits = self.limits.clone();
         for batch in layer {
             let mut entries = batch.views();
@@ -245,17 +245,17 @@ impl Known {
 
     /// Applies what a layer hides of the lower ones. Returns the whiteouts whose directory is not known, but is one of
     /// this layer's own: there they hide what lower layers have, and if lower layers have a link in its place, nothing.
-    fn whiteouts(&mut self, layer: &[Batch]) -> Vec<Whiteout> {
-        let mut found: Vec<Whiteout> = Vec::new();
+    fn whiteouts(&mut self, layer: &[Batch]) -> Vec<HiddenName> {
+        let mut found: Vec<HiddenName> = Vec::new();
         self.each(layer, |_, _, fate| match fate {
             Fate::Whiteout { parent, name } => found.push((owned(&parent), Some(name.into()))),
             Fate::Opaque { directory } => found.push((owned(&directory), None)),
             Fate::Kept(_) | Fate::Bookkeeping => {}
         });
         // Looked up before anything is done.
-        let reached: Vec<Reach> = found.iter().map(|(directory, _)| self.reach(directory)).collect();
+        let reached: Vec<LiteralReach> = found.iter().map(|(directory, _)| self.reach(directory)).collect();
         let mut own = Directories::default();
-        if reached.iter().any(|reach| matches!(reach, Reach::Link | Reach::Unknown)) {
+        if reached.iter().any(|reach| matches!(reach, LiteralReach::Link | LiteralReach::Unknown)) {
             self.each(layer, |known, entry, fate| {
                 if let Fate::Kept(path) = fate
                     && entry.is_directory()
@@ -268,39 +268,39 @@ impl Known {
         let mut later = Vec::new();
         for ((directory, name), reach) in found.into_iter().zip(reached) {
             match (reach, name) {
-                (Reach::Nowhere, _) => {}
-                (Reach::Directory(node), Some(name)) => self.hide(node, name),
-                (Reach::Directory(node), None) => {
-                    self.nodes[node] = Node::Directory { children: Children::new(), open: false };
+                (LiteralReach::Nowhere, _) => {}
+                (LiteralReach::Directory(node), Some(name)) => self.hide(node, name),
+                (LiteralReach::Directory(node), None) => {
+                    self.nodes[node] = Node::Directory { children: NamesBelow::new(), open: false };
                 }
                 (_, name) if own.contains(&directory) => later.push((directory, name)),
-                (Reach::Unknown, Some(name)) => drop(self.astray.insert(name)),
-                (Reach::Unknown, None) | (Reach::Link, _) => self.lost = true,
+                (LiteralReach::Unknown, Some(name)) => drop(self.astray.insert(name)),
+                (LiteralReach::Unknown, None) | (LiteralReach::Link, _) => self.lost = true,
             }
         }
         later
     }
 
-    fn reach(&self, path: &[Box<[u8]>]) -> Reach {
+    fn reach(&self, path: &[Box<[u8]>]) -> LiteralReach {
         let mut at = ROOT;
         for name in path {
             if !self.step(1) || self.astray.contains(name) {
-                return Reach::Unknown;
+                return LiteralReach::Unknown;
             }
-            let Node::Directory { children, open } = &self.nodes[at] else { return Reach::Nowhere };
+            let Node::Directory { children, open } = &self.nodes[at] else { return LiteralReach::Nowhere };
             match children.get(name) {
-                None if *open => return Reach::Unknown,
-                None | Some(None) if !self.astray.is_empty() => return Reach::Unknown,
-                None | Some(None) => return Reach::Nowhere,
+                None if *open => return LiteralReach::Unknown,
+                None | Some(None) if !self.astray.is_empty() => return LiteralReach::Unknown,
+                None | Some(None) => return LiteralReach::Nowhere,
                 Some(Some(child)) => match self.nodes[*child] {
                     Node::Directory { .. } => at = *child,
-                    Node::Link(_) => return Reach::Link,
-                    Node::Vague => return Reach::Unknown,
-                    Node::File => return Reach::Nowhere,
+                    Node::Link(_) => return LiteralReach::Link,
+                    Node::Vague => return LiteralReach::Unknown,
+                    Node::File => return LiteralReach::Nowhere,
                 },
             }
         }
-        Reach::Directory(at)
+        LiteralReach::Directory(at)
     }
 
     fn hide(&mut self, directory: usize, name: Box<[u8]>) {
@@ -311,7 +311,7 @@ impl Known {
 
     /// A whiteout in a directory that the layer itself has put there: what stands in it is the layer's own.
     fn hide_below(&mut self, directory: &[Box<[u8]>], name: Option<Box<[u8]>>) {
-        let Reach::Directory(node) = self.reach(directory) else { return };
+        let LiteralReach::Directory(node) = self.reach(directory) else { return };
         let Some(name) = name else { return self.shut(node) };
         let Node::Directory { children, .. } = &self.nodes[node] else { return };
         match children.get(&name).copied().flatten() {
@@ -332,7 +332,7 @@ impl Known {
         }
     }
 
-    fn entry(&mut self, entry: &View<'_>, path: &[&[u8]]) {
+    fn entry(&mut self, entry: &EntryView<'_>, path: &[&[u8]]) {
         let Some((name, parent)) = path.split_last() else {
             self.root = true;
             self.lost |= !entry.is_directory();
@@ -364,14 +364,14 @@ impl Known {
 
     /// The file that a hard link names. One that is not known may still come, or be in a lower layer.
     fn linked(&mut self, target: &[u8]) -> usize {
-        let walk = path::clean(target, &self.limits).map_or(Walk::Unknown, |target| self.walk(&target, false));
+        let walk = path::clean(target, &self.limits).map_or(PathLead::Unknown, |target| self.walk(&target, false));
         match walk {
-            Walk::At(node) if !matches!(self.nodes[node], Node::Directory { .. }) => node,
-            Walk::At(_) => {
+            PathLead::At(node) if !matches!(self.nodes[node], Node::Directory { .. }) => node,
+            PathLead::At(_) => {
                 self.lost = true;
                 self.add(Node::Vague)
             }
-            Walk::Missing { .. } | Walk::Blocked | Walk::Unknown => self.add(Node::Vague),
+            PathLead::Missing { .. } | PathLead::Blocked | PathLead::Unknown => self.add(Node::Vague),
         }
     }
 
@@ -384,7 +384,7 @@ impl Known {
             return;
         }
         let open = open && there.is_none();
-        let node = self.add(Node::Directory { children: Children::new(), open });
+        let node = self.add(Node::Directory { children: NamesBelow::new(), open });
         if let Node::Directory { children, .. } = &mut self.nodes[parent] {
             children.insert(name.into(), Some(node));
         }
@@ -393,18 +393,18 @@ impl Known {
     /// The directory that an entry goes to; what is missing on the way is made. None when it is not known.
     fn parent(&mut self, path: &[&[u8]]) -> Option<usize> {
         match self.walk(path, true) {
-            Walk::At(node) if matches!(self.nodes[node], Node::Directory { .. }) => Some(node),
-            Walk::At(_) | Walk::Blocked => {
+            PathLead::At(node) if matches!(self.nodes[node], Node::Directory { .. }) => Some(node),
+            PathLead::At(_) | PathLead::Blocked => {
                 // No such image is taken.
                 self.lost = true;
                 None
             }
-            Walk::Missing { directory, rest }
+            PathLead::Missing { directory, rest }
                 if self.astray.is_empty() && !rest.iter().any(|name| **name == *b"..") =>
             {
                 let mut at = directory;
                 for name in rest.into_iter().filter(|name| !matches!(&**name, b"" | b".")) {
-                    let node = self.add(Node::Directory { children: Children::new(), open: false });
+                    let node = self.add(Node::Directory { children: NamesBelow::new(), open: false });
                     if let Node::Directory { children, .. } = &mut self.nodes[at] {
                         children.insert(name, Some(node));
                     }
@@ -412,7 +412,7 @@ impl Known {
                 }
                 Some(at)
             }
-            Walk::Missing { .. } | Walk::Unknown => None,
+            PathLead::Missing { .. } | PathLead::Unknown => None,
         }
     }
 }

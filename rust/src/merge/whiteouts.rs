@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::fate::{Fate, fate};
-use crate::batch::{Batch, View};
+use crate::batch::{Batch, EntryView};
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -59,7 +59,11 @@ pub(super) fn hidden(tree: &Tree, batches: &[Batch], budget: &Budget) -> Result<
 }
 
 /// Hands on every entry and what its path makes of it; names the entry in an error.
-fn each(batches: &[Batch], limits: &Limits, mut take: impl FnMut(&View<'_>, Fate<'_>) -> Result<()>) -> Result<()> {
+fn each(
+    batches: &[Batch],
+    limits: &Limits,
+    mut take: impl FnMut(&EntryView<'_>, Fate<'_>) -> Result<()>,
+) -> Result<()> {
     for batch in batches {
         let mut entries = batch.views();
         while let Some(entry) = entries.next_view() {

@@ -8,7 +8,7 @@ use crate::error::{Code, Error, Result};
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Compression {
+pub enum StreamCompression {
     /// Not at all.
     #[default]
     None,
@@ -24,16 +24,16 @@ pub enum Compression {
     },
 }
 
-impl Compression {
+impl StreamCompression {
     /// By name: `none`, `gzip`, `zstd`.
     ///
     /// # Errors
     /// `internal_error` for another name, or a level that the compression does not have.
     pub fn parse(name: &str, level: i32) -> Result<Self> {
         match (name, level) {
-            ("none", _) => Ok(Compression::None),
-            ("gzip", 1..=9) => Ok(Compression::Gzip { level: level.unsigned_abs() }),
-            ("zstd", 1..=22) => Ok(Compression::Zstd { level }),
+            ("none", _) => Ok(StreamCompression::None),
+            ("gzip", 1..=9) => Ok(StreamCompression::Gzip { level: level.unsigned_abs() }),
+            ("zstd", 1..=22) => Ok(StreamCompression::Zstd { level }),
             _ => Err(Error::new(Code::Internal, format!("no compression {name} of level {level}"))),
         }
     }
@@ -61,11 +61,11 @@ impl<W: Write> Compressor<W> {
     ///
     /// # Errors
     /// `io_error` for a zstd level that does not exist.
-    pub fn new(out: W, compression: Compression) -> Result<Self> {
+    pub fn new(out: W, compression: StreamCompression) -> Result<Self> {
         let encoder = match compression {
-            Compression::None => Encoder::None(out),
-            Compression::Gzip { level } => Encoder::Gzip(GzEncoder::new(out, flate2::Compression::new(level))),
-            Compression::Zstd { level } => {
+            StreamCompression::None => Encoder::None(out),
+            StreamCompression::Gzip { level } => Encoder::Gzip(GzEncoder::new(out, flate2::Compression::new(level))),
+            StreamCompression::Zstd { level } => {
                 let encoder = zstd::stream::write::Encoder::new(out, level).and_then(|mut encoder| {
                     encoder.include_checksum(true)?;
                     Ok(encoder)
@@ -131,7 +131,9 @@ mod tests {
     #[test]
     fn streams_decompress_to_what_was_written() -> Result<()> {
         let bytes: Vec<u8> = (0..500_000u32).map(|index| (index / 3 % 256) as u8).collect();
-        for compression in [Compression::None, Compression::Gzip { level: 6 }, Compression::Zstd { level: 3 }] {
+        for compression in
+            [StreamCompression::None, StreamCompression::Gzip { level: 6 }, StreamCompression::Zstd { level: 3 }]
+        {
             let mut streams = Vec::new();
             // The size of the pieces is the caller's, not the stream's affair.
             for piece in [1000, 77_777] {
@@ -146,9 +148,9 @@ mod tests {
             let mut back = Vec::new();
             let stream = &streams[0][..];
             let read = match compression {
-                Compression::None => Box::new(stream).read_to_end(&mut back),
-                Compression::Gzip { .. } => flate2::read::GzDecoder::new(stream).read_to_end(&mut back),
-                Compression::Zstd { .. } => {
+                StreamCompression::None => Box::new(stream).read_to_end(&mut back),
+                StreamCompression::Gzip { .. } => flate2::read::GzDecoder::new(stream).read_to_end(&mut back),
+                StreamCompression::Zstd { .. } => {
                     zstd::stream::read::Decoder::new(stream).expect("a frame").read_to_end(&mut back)
                 }
             };

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use super::compress::Compression;
+use super::compress::StreamCompression;
 use super::request::{WriteRequest, Written, write_stream};
 use super::{CHUNK, Loss, Losses, clamped, copy_content, refuse_unholdable, size_of};
 use crate::contents::Contents;
@@ -26,7 +26,7 @@ const PATH_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Of the whole stream.
-    pub compression: Compression,
+    pub compression: StreamCompression,
 }
 
 /// Writes the tree. The first member is `.`, the root's own metadata.
@@ -50,7 +50,7 @@ pub fn size(tree: &Tree, clamp: Option<i64>) -> Result<u64> {
 fn archive<W: Write>(tree: &Tree, contents: &dyn Contents, out: W, clamp: Option<i64>) -> Result<(W, Vec<Loss>)> {
     refuse_unholdable(tree)?;
     check(tree)?;
-    let mut archive = Archive { out, written: 0 };
+    let mut archive = ArchiveWriter { out, written: 0 };
     let mut losses = Members::default();
     let mut linked = linked(tree);
     let mut buffer = vec![0; CHUNK];
@@ -215,12 +215,12 @@ impl Members {
     }
 }
 
-struct Archive<W> {
+struct ArchiveWriter<W> {
     out: W,
     written: u64,
 }
 
-impl<W: Write> Archive<W> {
+impl<W: Write> ArchiveWriter<W> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.written += bytes.len() as u64;
         self.out.write_all(bytes).map_err(|error| failed(&error))

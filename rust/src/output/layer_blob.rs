@@ -14,7 +14,7 @@ use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
 use crate::output::below::Below;
 use crate::output::request::{Properties, Target, WriteRequest, Written};
-use crate::output::{Compression, Compressor};
+use crate::output::{Compressor, StreamCompression};
 use crate::tar::{self, Member, MemberKind};
 
 /// Bytes of a buffer between a file and the layer.
@@ -22,7 +22,7 @@ const CHUNK: usize = 512 << 10;
 
 /// What stands behind a path of the layer.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub enum MemberContent {
     /// The bytes of a regular file on disk.
     File {
         /// Where it is.
@@ -61,14 +61,14 @@ pub struct LayerMember {
     /// Mode, owner, time, attributes.
     pub metadata: Metadata,
     /// Type and contents.
-    pub content: Content,
+    pub content: MemberContent,
 }
 
 /// What is chosen about a layer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Of the blob.
-    pub compression: Compression,
+    pub compression: StreamCompression,
 }
 
 /// Writes the blob of a layer, and tells its digest and its diff ID.
@@ -86,13 +86,13 @@ pub fn write(request: WriteRequest<'_, Options, &[LayerMember]>) -> Result<Writt
 }
 
 /// Writes the blob to `output`.
-fn write_blob(members: &[LayerMember], compression: Compression, output: impl Write) -> Result<Written> {
+fn write_blob(members: &[LayerMember], compression: StreamCompression, output: impl Write) -> Result<Written> {
     let output = BufWriter::with_capacity(CHUNK, output);
     let written = |digest, size, diff_id| {
         let properties = Properties { digest: Some(digest), diff_id: Some(diff_id), ..Properties::default() };
         Written { bytes: Some(size), losses: Vec::new(), properties }
     };
-    if compression == Compression::None {
+    if compression == StreamCompression::None {
         // Digest and diff ID are the same, and worked out once.
         let (diff_id, _, size) = write_tar(members, output)?.finish();
         return Ok(written(diff_id.clone(), size, diff_id));
@@ -108,27 +108,27 @@ fn write_tar<W: Write>(members: &[LayerMember], output: W) -> Result<Hashed<W>> 
     let mut writer = tar::Writer::new(Hashed::new(output));
     let mut buffer = vec![0; CHUNK];
     for LayerMember { path, metadata, content } in members {
-        if let Content::Below { file, size } = content {
+        if let MemberContent::Below { file, size } = content {
             file.append(path, metadata, *size, &mut buffer, &mut writer)?;
             continue;
         }
         let kind = match content {
-            Content::File { size, .. } => MemberKind::File { size: *size },
-            Content::Bytes(bytes) => MemberKind::File { size: bytes.len() as u64 },
-            Content::Directory => MemberKind::Directory,
-            Content::Symlink(target) => MemberKind::Symlink(target),
-            Content::Below { size, .. } => MemberKind::File { size: *size },
-            Content::HardLink(target) => MemberKind::HardLink(target),
-            Content::CharDevice(major, minor) => MemberKind::CharDevice { major: *major, minor: *minor },
-            Content::BlockDevice(major, minor) => MemberKind::BlockDevice { major: *major, minor: *minor },
-            Content::Fifo => MemberKind::Fifo,
+            MemberContent::File { size, .. } => MemberKind::File { size: *size },
+            MemberContent::Bytes(bytes) => MemberKind::File { size: bytes.len() as u64 },
+            MemberContent::Directory => MemberKind::Directory,
+            MemberContent::Symlink(target) => MemberKind::Symlink(target),
+            MemberContent::Below { size, .. } => MemberKind::File { size: *size },
+            MemberContent::HardLink(target) => MemberKind::HardLink(target),
+            MemberContent::CharDevice(major, minor) => MemberKind::CharDevice { major: *major, minor: *minor },
+            MemberContent::BlockDevice(major, minor) => MemberKind::BlockDevice { major: *major, minor: *minor },
+            MemberContent::Fifo => MemberKind::Fifo,
         };
         writer.append(&Member { path, metadata, kind })?;
         match content {
-            Content::File { path, size } => {
+            MemberContent::File { path, size } => {
                 copy_file(path, *size, &mut buffer, |data| writer.write_data(data))?;
             }
-            Content::Bytes(bytes) => writer.write_data(bytes)?,
+            MemberContent::Bytes(bytes) => writer.write_data(bytes)?,
             _ => {}
         }
     }
@@ -224,18 +224,18 @@ mod tests {
     use crate::limits::Limits;
     use crate::tar::{Data, Reader};
 
-    fn member(path: &str, mode: u16, content: Content) -> LayerMember {
+    fn member(path: &str, mode: u16, content: MemberContent) -> LayerMember {
         let metadata = Metadata { mode, mtime: Mtime { seconds: 1, nanoseconds: 0 }, ..Metadata::default() };
         LayerMember { path: path.into(), metadata, content }
     }
 
     fn members(file: &Path) -> Vec<LayerMember> {
         vec![
-            member("etc", 0o755, Content::Directory),
-            member("etc/passwd", 0o644, Content::Bytes(b"root:x:0:0::/:\n".to_vec())),
-            member("etc/link", 0o777, Content::Symlink(b"passwd".to_vec())),
-            member("hello", 0o755, Content::File { path: file.into(), size: 3_000_001 }),
-            member("empty", 0o644, Content::Bytes(Vec::new())),
+            member("etc", 0o755, MemberContent::Directory),
+            member("etc/passwd", 0o644, MemberContent::Bytes(b"root:x:0:0::/:\n".to_vec())),
+            member("etc/link", 0o777, MemberContent::Symlink(b"passwd".to_vec())),
+            member("hello", 0o755, MemberContent::File { path: file.into(), size: 3_000_001 }),
+            member("empty", 0o644, MemberContent::Bytes(Vec::new())),
         ]
     }
 
@@ -273,17 +273,18 @@ mod tests {
         Ok(lines)
     }
 
-    fn decompressed(compression: Compression, blob: &[u8]) -> io::Result<Vec<u8>> {
+    fn decompressed(compression: StreamCompression, blob: &[u8]) -> io::Result<Vec<u8>> {
         let mut tar = Vec::new();
         match compression {
-            Compression::None => tar.extend_from_slice(blob),
-            Compression::Gzip { .. } => drop(flate2::read::GzDecoder::new(blob).read_to_end(&mut tar)?),
-            Compression::Zstd { .. } => drop(zstd::stream::read::Decoder::new(blob)?.read_to_end(&mut tar)?),
+            StreamCompression::None => tar.extend_from_slice(blob),
+            StreamCompression::Gzip { .. } => drop(flate2::read::GzDecoder::new(blob).read_to_end(&mut tar)?),
+            StreamCompression::Zstd { .. } => drop(zstd::stream::read::Decoder::new(blob)?.read_to_end(&mut tar)?),
         }
         Ok(tar)
     }
 
-    const ALL: [Compression; 3] = [Compression::None, Compression::Gzip { level: 6 }, Compression::Zstd { level: 3 }];
+    const ALL: [StreamCompression; 3] =
+        [StreamCompression::None, StreamCompression::Gzip { level: 6 }, StreamCompression::Zstd { level: 3 }];
 
     #[test]
     fn the_tar_is_the_members_and_the_digests_are_of_what_was_written() -> Result<()> {
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn nothing_of_the_machine_stands_in_the_gzip_header() -> Result<()> {
         let mut blob = Vec::new();
-        write_blob(&[], Compression::Gzip { level: 6 }, &mut blob)?;
+        write_blob(&[], StreamCompression::Gzip { level: 6 }, &mut blob)?;
         assert_eq!(blob[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
         Ok(())
     }
@@ -340,20 +341,20 @@ mod tests {
         let folder = tempfile::tempdir().map_err(|error| Error::io("folder", &error))?;
         let path = sample(folder.path())?;
         for (size, word) in [(3_000_000, "longer"), (3_000_002, "shorter"), (0, "longer")] {
-            let members = [member("a", 0o755, Content::File { path: path.clone(), size })];
-            let error = write_blob(&members, Compression::None, io::sink()).expect_err("refused");
+            let members = [member("a", 0o755, MemberContent::File { path: path.clone(), size })];
+            let error = write_blob(&members, StreamCompression::None, io::sink()).expect_err("refused");
             assert_eq!(error.code, Code::SizeMismatch);
             assert!(error.message.contains(word), "{}", error.message);
         }
-        let missing = [member("a", 0o755, Content::File { path: folder.path().join("none"), size: 1 })];
-        assert_eq!(write_blob(&missing, Compression::None, io::sink()).expect_err("refused").code, Code::Io);
+        let missing = [member("a", 0o755, MemberContent::File { path: folder.path().join("none"), size: 1 })];
+        assert_eq!(write_blob(&missing, StreamCompression::None, io::sink()).expect_err("refused").code, Code::Io);
         Ok(())
     }
 
     #[test]
     fn a_failing_output_is_told() {
         let mut room = [0; 600];
-        let error = write_blob(&[], Compression::None, Cursor::new(&mut room[..])).expect_err("refused");
+        let error = write_blob(&[], StreamCompression::None, Cursor::new(&mut room[..])).expect_err("refused");
         assert_eq!(error.code, Code::Io);
     }
 

@@ -20,12 +20,12 @@ pub mod squashfs;
 pub mod squashfs_tar;
 pub mod tar;
 
-pub use compress::{Compression, Compressor};
+pub use compress::{Compressor, StreamCompression};
 pub use directory::DirectoryStore;
 pub use dump::{dump, tree_digest};
 pub use losses::{Loss, Losses};
 pub use moved::{move_contents, move_contents_of};
-pub use request::{Progress, Properties, Source, Target, WriteRequest, Written, content_bytes};
+pub use request::{OnProgress, Properties, Source, Target, WriteRequest, Written, content_bytes};
 
 use std::io::Write;
 use std::ops::Range;
@@ -183,7 +183,7 @@ mod tests {
             paths.each_ref().map(|path| Target::Path(path));
         let target = make("target");
         let from = |contents| Source::new(tree, contents);
-        let compression = Compression::None;
+        let compression = StreamCompression::None;
         let ext4_options = ext4::Options { size: ext4::Size::Free(0), journal: false };
         let options = directory::Options { owners: true, record: false };
         vec![

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::behind::BehindStream;
-use super::compress::{Compression, Compressor};
+use super::compress::{Compressor, StreamCompression};
 use super::losses::Loss;
 use crate::contents::{Content, Contents};
 use crate::digest::Digest;
@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::tree::{InodeKind, Tree};
 
 /// Told bytes done and all that there are; what it returns ends the work.
-pub type Progress<'a> = Box<dyn FnMut(u64, u64) -> Result<()> + Send + 'a>;
+pub type OnProgress<'a> = Box<dyn FnMut(u64, u64) -> Result<()> + Send + 'a>;
 
 /// Where an output goes.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ pub struct WriteRequest<'a, O, S = Source<'a>> {
     /// store of their own need it for contents that wait in another one.
     pub folder: Option<&'a Path>,
     /// Told now and then how far the work is, by writers for which that is long.
-    pub progress: Option<Progress<'a>>,
+    pub progress: Option<OnProgress<'a>>,
 }
 
 impl<'a, O, S> WriteRequest<'a, O, S> {
@@ -199,7 +199,7 @@ pub struct Properties {
 /// Writes a stream behind a compressor.
 pub(super) fn write_stream(
     target: Target<'_>,
-    compression: Compression,
+    compression: StreamCompression,
     write: impl FnOnce(Compressor<BehindStream>) -> Result<(Compressor<BehindStream>, Vec<Loss>)>,
 ) -> Result<Written> {
     let out = Compressor::new(BehindStream::new(target.file()?)?, compression)?;

@@ -3,7 +3,7 @@
 //! squashfs has unsigned 32-bit seconds, and attributes of three namespaces alone (Linux, fs/squashfs/xattr.c). Packers
 //! differ in what they make of the rest: one gives up, one drops the attribute, one drops the file.
 
-use super::compress::Compression;
+use super::compress::StreamCompression;
 use super::request::{WriteRequest, Written, write_stream};
 use super::squashfs::fit;
 use super::tar::{Holes, write_fitted};
@@ -18,7 +18,7 @@ use crate::tree::Tree;
 /// `output_unsupported` for a link target over 4095 bytes; what reading the contents or writing returns.
 pub fn write(request: WriteRequest<'_, ()>) -> Result<Written> {
     let WriteRequest { source, target, clamp_mtime, .. } = request;
-    write_stream(target, Compression::None, |out| {
+    write_stream(target, StreamCompression::None, |out| {
         let mut losses = Losses::default();
         let writer = Writer::new(out).with_gnu_links();
         let out = write_fitted(source.tree, &source.metered(), writer, Holes::AsZeros, |path, metadata| {

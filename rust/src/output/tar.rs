@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use super::compress::Compression;
+use super::compress::StreamCompression;
 use super::request::{WriteRequest, Written, write_stream};
 use super::{CHUNK, clamped, copy_range, refuse_unholdable, size_of};
 use crate::contents::{Content, Contents};
@@ -16,7 +16,7 @@ use crate::tree::{InodeId, InodeKind, Tree};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Of the whole stream.
-    pub compression: Compression,
+    pub compression: StreamCompression,
     /// What becomes of holes.
     pub holes: Holes,
 }

@@ -12,16 +12,16 @@ use crate::limits::Limits;
 use crate::tree::{InodeId, InodeKind, Tree};
 
 /// Data of one file: where they begin in the archive, its size, and its runs where it has holes.
-pub(super) struct Part {
+pub(super) struct ArchiveData {
     pub start: u64,
     pub size: u64,
     pub runs: Option<Arc<[Extent]>>,
 }
 
-impl Part {
+impl ArchiveData {
     /// Data without holes.
     pub fn run(start: u64, size: u64) -> Self {
-        Part { start, size, runs: None }
+        ArchiveData { start, size, runs: None }
     }
 
     fn content(self) -> Content {
@@ -37,12 +37,12 @@ impl Archive {
         Archive(volume)
     }
 
-    pub fn file(&self, part: Part) -> InodeKind {
+    pub fn file(&self, part: ArchiveData) -> InodeKind {
         InodeKind::File(part.content())
     }
 
     /// Gives a file its data.
-    pub fn set(&self, inode: InodeId, names: &mut Names, part: Part) -> Result<()> {
+    pub fn set(&self, inode: InodeId, names: &mut Names, part: ArchiveData) -> Result<()> {
         names.planting.set_content(inode, part.content())
     }
 }

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::archive::{Archive, Names, Part};
+use super::archive::{Archive, ArchiveData, Names};
 use super::common::{Image, invalid};
-use super::source::{Source, Volume};
+use super::source::{ReadAt, Volume};
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -42,7 +42,7 @@ impl Header {
 ///
 /// # Errors
 /// As [`super::read`](super::format::read).
-pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Image> {
+pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<Image> {
     let volume = Volume::new(source);
     let mut names = Names::new(limits);
     let archive = Archive::new(volume.clone());
@@ -74,7 +74,7 @@ pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Image> {
         if let Some(&known) = linked.get(&key).filter(|_| is_linked) {
             names.name(&name, known)?;
             if size > 0 && mode >> 12 == 0o10 {
-                archive.set(known, &mut names, Part::run(data, size.into()))?;
+                archive.set(known, &mut names, ArchiveData::run(data, size.into()))?;
             }
             continue;
         }
@@ -83,7 +83,7 @@ pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Image> {
             0o02 => InodeKind::CharDevice { major, minor },
             0o04 => InodeKind::Directory(Default::default()),
             0o06 => InodeKind::BlockDevice { major, minor },
-            0o10 => archive.file(Part::run(data, size.into())),
+            0o10 => archive.file(ArchiveData::run(data, size.into())),
             0o12 if size as usize > TARGET_MAX => return Err(invalid(format!("a link target of {size} bytes"))),
             0o12 => InodeKind::Symlink(volume.bytes(data, size.into())?.into()),
             0o14 => return Err(invalid("a socket, which is no part of an image")),

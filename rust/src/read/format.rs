@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::common::Image;
-use super::source::Source;
+use super::source::ReadAt;
 use super::{cpio, erofs, ext4, squashfs, tar};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -42,7 +42,7 @@ impl Format {
 /// # Errors
 /// `filesystem_invalid` for what is damaged, or needs a feature that is not known, which is named; `limit_exceeded`;
 /// `io_error`.
-pub fn read(source: Arc<dyn Source>, format: Format, limits: &Limits) -> Result<Image> {
+pub fn read(source: Arc<dyn ReadAt>, format: Format, limits: &Limits) -> Result<Image> {
     match format {
         Format::Erofs => erofs::read(source, Vec::new(), limits),
         Format::Squashfs => squashfs::read(source, limits),

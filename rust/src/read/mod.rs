@@ -19,4 +19,4 @@ mod unpack;
 
 pub use self::common::Image;
 pub use self::format::{Format, read};
-pub use self::source::{FileSource, Source};
+pub use self::source::{FileSource, ReadAt};

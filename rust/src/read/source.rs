@@ -9,7 +9,7 @@ use super::common::invalid;
 use crate::error::{Error, Result};
 
 /// Bytes that can be read at any offset, from several threads at once.
-pub trait Source: Send + Sync {
+pub trait ReadAt: Send + Sync {
     /// How many there are.
     fn size(&self) -> u64;
 
@@ -37,7 +37,7 @@ impl FileSource {
     }
 }
 
-impl Source for FileSource {
+impl ReadAt for FileSource {
     fn size(&self) -> u64 {
         self.size
     }
@@ -47,7 +47,7 @@ impl Source for FileSource {
     }
 }
 
-impl Source for Vec<u8> {
+impl ReadAt for Vec<u8> {
     fn size(&self) -> u64 {
         self.len() as u64
     }
@@ -62,10 +62,10 @@ impl Source for Vec<u8> {
 
 /// A source with checked access.
 #[derive(Clone)]
-pub(super) struct Volume(Arc<dyn Source>);
+pub(super) struct Volume(Arc<dyn ReadAt>);
 
 impl Volume {
-    pub fn new(source: Arc<dyn Source>) -> Self {
+    pub fn new(source: Arc<dyn ReadAt>) -> Self {
         Volume(source)
     }
 

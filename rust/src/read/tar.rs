@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::archive::{Archive, Names, Part};
+use super::archive::{Archive, ArchiveData, Names};
 use super::common::{Image, invalid};
-use super::source::{Source, Volume};
+use super::source::{ReadAt, Volume};
 use crate::contents::Extents;
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
@@ -18,17 +18,17 @@ use crate::tree::InodeKind;
 const BLOCK: u64 = 512;
 
 /// Keyword and value of each record.
-type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+type RawRecords = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Reads an archive.
 ///
 /// # Errors
 /// As [`super::read`](super::format::read).
-pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Image> {
+pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<Image> {
     let volume = Volume::new(source);
     let mut names = Names::new(limits);
     let archive = Archive::new(volume.clone());
-    let (mut at, mut records) = (0, Records::new());
+    let (mut at, mut records) = (0, RawRecords::new());
     loop {
         let header = volume.bytes(at, BLOCK).map_err(|_| invalid("the archive has no end"))?;
         if header.iter().all(|&byte| byte == 0) {
@@ -54,7 +54,7 @@ pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Image> {
             records = parse(&volume.bytes(data, stored)?)?;
             continue;
         }
-        let member = Member { header: &header, records: std::mem::take(&mut records), data, stored };
+        let member = ReadMember { header: &header, records: std::mem::take(&mut records), data, stored };
         member.read(&volume, &archive, &mut names)?;
     }
 }
@@ -85,9 +85,9 @@ fn decimal<T: std::str::FromStr>(text: &[u8]) -> Result<T> {
 }
 
 /// `LENGTH KEYWORD=VALUE` and a newline, one after the other.
-fn parse(mut bytes: &[u8]) -> Result<Records> {
+fn parse(mut bytes: &[u8]) -> Result<RawRecords> {
     let wrong = || invalid("a record of a member is damaged");
-    let mut records = Records::new();
+    let mut records = RawRecords::new();
     while !bytes.is_empty() {
         let space = bytes.iter().position(|&byte| byte == b' ').ok_or_else(wrong)?;
         let length: usize = decimal(&bytes[..space])?;
@@ -119,14 +119,14 @@ fn time(text: &[u8]) -> Result<Mtime> {
     })
 }
 
-struct Member<'h> {
+struct ReadMember<'h> {
     header: &'h [u8],
-    records: Records,
+    records: RawRecords,
     data: u64,
     stored: u64,
 }
 
-impl Member<'_> {
+impl ReadMember<'_> {
     fn record(&self, keyword: &str) -> Option<&[u8]> {
         self.records.get(keyword.as_bytes()).map(Vec::as_slice)
     }
@@ -203,8 +203,10 @@ impl Member<'_> {
     }
 
     /// The data; before those of a sparse file stands a map of them, in lines of one number.
-    fn part(&self, volume: &Volume) -> Result<Part> {
-        let Some(size) = self.record("GNU.sparse.realsize") else { return Ok(Part::run(self.data, self.stored)) };
+    fn part(&self, volume: &Volume) -> Result<ArchiveData> {
+        let Some(size) = self.record("GNU.sparse.realsize") else {
+            return Ok(ArchiveData::run(self.data, self.stored));
+        };
         let wrong = || invalid("the map of a sparse file is damaged");
         if (self.record("GNU.sparse.major"), self.record("GNU.sparse.minor")) != (Some(b"1"), Some(b"0")) {
             return Err(invalid("a sparse file of a version that is not known here"));
@@ -225,7 +227,7 @@ impl Member<'_> {
         if start + runs.stored() != self.data + self.stored {
             return Err(wrong());
         }
-        Ok(Part { start, size, runs: runs.take() })
+        Ok(ArchiveData { start, size, runs: runs.take() })
     }
 }
 

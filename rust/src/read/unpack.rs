@@ -10,7 +10,7 @@ use crate::error::Result;
 
 /// How a block is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub(super) enum BlockAlgorithm {
     /// A block of LZ4 without a frame (lz4_Block_format.md).
     Lz4,
     /// One frame of zstd (RFC 8878).
@@ -32,28 +32,28 @@ const XZ_MEMORY: u64 = 64 << 20;
 ///
 /// # Errors
 /// `filesystem_invalid` for what is damaged. Less than `most` bytes are no error here.
-pub(super) fn unpack(algorithm: Algorithm, stored: &[u8], most: usize) -> Result<Vec<u8>> {
+pub(super) fn unpack(algorithm: BlockAlgorithm, stored: &[u8], most: usize) -> Result<Vec<u8>> {
     let mut plain = Vec::new();
     match algorithm {
-        Algorithm::Lz4 => plain = lz4(stored, most).ok_or_else(|| damaged("LZ4"))?,
-        Algorithm::Zstd => {
+        BlockAlgorithm::Lz4 => plain = lz4(stored, most).ok_or_else(|| damaged("LZ4"))?,
+        BlockAlgorithm::Zstd => {
             // A window is at most as large as what is wanted, or not used to its end.
             let decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(|_| damaged("zstd"))?;
             let mut decoder = decoder.single_frame();
             decoder.window_log_max(27).map_err(|_| damaged("zstd"))?;
             decoder.take(most as u64).read_to_end(&mut plain).map_err(|_| damaged("zstd"))?;
         }
-        Algorithm::Deflate | Algorithm::Zlib => {
-            let mut decoder = Decompress::new(algorithm == Algorithm::Zlib);
+        BlockAlgorithm::Deflate | BlockAlgorithm::Zlib => {
+            let mut decoder = Decompress::new(algorithm == BlockAlgorithm::Zlib);
             plain = vec![0; most];
             decoder.decompress(stored, &mut plain, FlushDecompress::Finish).map_err(|_| damaged("deflate"))?;
             plain.truncate(usize::try_from(decoder.total_out()).unwrap_or(most));
         }
-        Algorithm::Xz => {
+        BlockAlgorithm::Xz => {
             let decoder = Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(|_| damaged("xz"))?;
             plain = lzma(decoder, &[stored], most, "xz")?;
         }
-        Algorithm::MicroLzma(dictionary) => {
+        BlockAlgorithm::MicroLzma(dictionary) => {
             let (first, rest) = stored.split_first().ok_or_else(|| damaged("LZMA"))?;
             let decoder = Stream::new_lzma_decoder(XZ_MEMORY).map_err(|_| damaged("LZMA"))?;
             let mut head = vec![!first];
@@ -145,7 +145,7 @@ mod tests {
         bytes
     }
 
-    fn compressed(plain: &[u8]) -> Vec<(Algorithm, Vec<u8>)> {
+    fn compressed(plain: &[u8]) -> Vec<(BlockAlgorithm, Vec<u8>)> {
         use liblzma::stream::{LzmaOptions, Stream};
         let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
         zlib.write_all(plain).expect("written");
@@ -163,12 +163,12 @@ mod tests {
         assert_eq!(micro[0], 0);
         micro[0] = !lzma[0];
         vec![
-            (Algorithm::Lz4, lz4_flex::block::compress(plain)),
-            (Algorithm::Zstd, zstd::bulk::compress(plain, 3).expect("compressed")),
-            (Algorithm::Deflate, deflate.finish().expect("finished")),
-            (Algorithm::Zlib, zlib.finish().expect("finished")),
-            (Algorithm::Xz, xz.finish().expect("finished")),
-            (Algorithm::MicroLzma(1 << 16), micro),
+            (BlockAlgorithm::Lz4, lz4_flex::block::compress(plain)),
+            (BlockAlgorithm::Zstd, zstd::bulk::compress(plain, 3).expect("compressed")),
+            (BlockAlgorithm::Deflate, deflate.finish().expect("finished")),
+            (BlockAlgorithm::Zlib, zlib.finish().expect("finished")),
+            (BlockAlgorithm::Xz, xz.finish().expect("finished")),
+            (BlockAlgorithm::MicroLzma(1 << 16), micro),
         ]
     }
 
@@ -186,7 +186,7 @@ mod tests {
     fn a_part_can_be_had() {
         let plain = sample();
         for (algorithm, stored) in compressed(&plain) {
-            if !matches!(algorithm, Algorithm::MicroLzma(_)) {
+            if !matches!(algorithm, BlockAlgorithm::MicroLzma(_)) {
                 let found = unpack(algorithm, &stored, 12_345).expect("sound");
                 assert!(found == plain[..12_345], "{algorithm:?}");
             }

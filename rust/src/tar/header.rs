@@ -9,7 +9,7 @@ pub(super) const BLOCK: usize = 512;
 
 /// Which dialect the magic announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum HeaderFormat {
     /// No magic: neither prefix nor device numbers mean anything.
     V7,
     /// `ustar\0`: names may have a prefix.
@@ -40,15 +40,15 @@ impl<'a> Header<'a> {
     ///
     /// # Errors
     /// `tar_invalid` for a magic that is nearly ustar while the prefix field is in use: readers disagree on the name.
-    pub(super) fn format(&self) -> Result<Format> {
+    pub(super) fn format(&self) -> Result<HeaderFormat> {
         match &self.0[257..265] {
-            [b'u', b's', b't', b'a', b'r', 0, ..] => Ok(Format::Ustar),
-            b"ustar  \0" => Ok(Format::Gnu),
+            [b'u', b's', b't', b'a', b'r', 0, ..] => Ok(HeaderFormat::Ustar),
+            b"ustar  \0" => Ok(HeaderFormat::Gnu),
             magic if magic.starts_with(b"ustar") && self.0[345] != 0 => {
                 let message = format!("the header's magic \"{}\" is of no known format", magic.escape_ascii());
                 Err(Error::new(Code::TarInvalid, message))
             }
-            _ => Ok(Format::V7),
+            _ => Ok(HeaderFormat::V7),
         }
     }
 
@@ -58,9 +58,9 @@ impl<'a> Header<'a> {
     }
 
     /// The name, with the ustar prefix before it.
-    pub(super) fn path(&self, format: Format) -> Vec<u8> {
+    pub(super) fn path(&self, format: HeaderFormat) -> Vec<u8> {
         let name = text(&self.0[..100]);
-        let prefix = if format == Format::Ustar { text(&self.0[345..500]) } else { b"" };
+        let prefix = if format == HeaderFormat::Ustar { text(&self.0[345..500]) } else { b"" };
         if prefix.is_empty() || name.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::header::{Format, Header, path_limit};
-use super::pax::Records;
+use super::header::{Header, HeaderFormat, path_limit};
+use super::pax::PaxRecords;
 use super::sparse;
 use crate::entry::{Kind, Metadata, Mtime, Xattrs};
 use crate::error::{Code, Error, Result};
@@ -13,7 +13,7 @@ use crate::path::check_target;
 /// What extension headers say about the entry that follows them.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
-    pax: Option<Records>,
+    pax: Option<PaxRecords>,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
 }
@@ -33,7 +33,7 @@ pub(super) enum Body {
 
 /// An entry whose data have not been begun; the size of a sparse file is not known yet.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct PendingEntry {
     pub(super) path: Vec<u8>,
     pub(super) kind: Kind,
     pub(super) metadata: Metadata,
@@ -51,7 +51,7 @@ impl Extensions {
     }
 
     /// Takes a pax header.
-    pub(super) fn pax(&mut self, records: Records) -> Result<()> {
+    pub(super) fn pax(&mut self, records: PaxRecords) -> Result<()> {
         if self.pax.replace(records).is_some() {
             return Err(invalid("two pax headers stand before one entry"));
         }
@@ -88,11 +88,11 @@ impl Extensions {
     pub(super) fn resolve(
         self,
         header: &Header<'_>,
-        format: Format,
-        globals: &Records,
+        format: HeaderFormat,
+        globals: &PaxRecords,
         shared: &mut Xattrs,
         limits: &Limits,
-    ) -> Result<Plan> {
+    ) -> Result<PendingEntry> {
         let mut pax = self.pax.unwrap_or_default();
         let sparse = pax.sparse.take();
         let sparse_name = sparse.as_ref().and_then(|sparse| sparse.name.clone());
@@ -127,12 +127,12 @@ impl Extensions {
             b'6' => Kind::Fifo,
             flag => return Err(refused_type(flag)),
         };
-        if header.type_flag() == b'S' && format != Format::Gnu {
+        if header.type_flag() == b'S' && format != HeaderFormat::Gnu {
             return Err(invalid("the entry is of GNU's sparse type, and the header is not of GNU's format"));
         }
         let body = body(header, &kind, pax.size, sparse)?;
         let metadata = metadata(header, pax, globals, shared)?;
-        Ok(Plan { path, kind, metadata, body })
+        Ok(PendingEntry { path, kind, metadata, body })
     }
 }
 
@@ -168,7 +168,7 @@ fn body(header: &Header<'_>, kind: &Kind, pax_size: Option<u64>, sparse: Option<
     }
 }
 
-fn metadata(header: &Header<'_>, pax: Records, globals: &Records, shared: &mut Xattrs) -> Result<Metadata> {
+fn metadata(header: &Header<'_>, pax: PaxRecords, globals: &PaxRecords, shared: &mut Xattrs) -> Result<Metadata> {
     let uid = pax.uid.or(globals.uid).flatten().map_or_else(|| header.uid(), Ok)?;
     let gid = pax.gid.or(globals.gid).flatten().map_or_else(|| header.gid(), Ok)?;
     let header_mtime = || Ok(Mtime { seconds: header.mtime()?, nanoseconds: 0 });

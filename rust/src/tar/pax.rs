@@ -12,7 +12,7 @@ use crate::limits::Limits;
 /// What the records of one extended header say. An `Option` inside an `Option` is a record whose value may be empty,
 /// which takes back what a global header said.
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(super) struct PaxRecords {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
@@ -31,14 +31,14 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(Code::TarInvalid, message)
 }
 
-impl Records {
+impl PaxRecords {
     /// Parses a whole extended header.
     ///
     /// # Errors
     /// `tar_invalid` for a malformed record, a key that stands twice, or a value that its key cannot have;
     /// `limit_exceeded` for too many extended attributes or sparse extents.
     pub(super) fn parse(mut bytes: &[u8], limits: &Limits) -> Result<Self> {
-        let mut records = Records::default();
+        let mut records = PaxRecords::default();
         let mut keys = Vec::new();
         while !bytes.is_empty() {
             let (key, value, rest) = split(bytes)?;
@@ -120,7 +120,7 @@ impl Records {
     /// # Errors
     /// `tar_invalid` for a record that makes sense for one entry only. Attributes for all would be copied into each
     /// set of an entry's own.
-    pub(super) fn merge_global(&mut self, later: &Records) -> Result<()> {
+    pub(super) fn merge_global(&mut self, later: &PaxRecords) -> Result<()> {
         let single = [
             ("path", later.path.is_some()),
             ("linkpath", later.link.is_some()),
@@ -330,7 +330,7 @@ mod tests {
             b"6 a=b\n\0\0",
             b"7 \0a=b\n",
         ] {
-            let error = Records::parse(bytes, &Limits::default()).expect_err("refused");
+            let error = PaxRecords::parse(bytes, &Limits::default()).expect_err("refused");
             assert_eq!(error.code, Code::TarInvalid, "{}", bytes.escape_ascii());
         }
     }

@@ -5,8 +5,8 @@ use std::io::BufRead;
 use super::blocks::{Blocks, padding};
 use super::header::{BLOCK, Header, is_zero};
 use super::member::{Body, Extensions};
-use super::pax::Records;
-use super::sparse::{self, DataMap, Map, PaxMap, Segment};
+use super::pax::PaxRecords;
+use super::sparse::{self, DataMap, PaxMap, Segment, SparseMap};
 use crate::entry::{Entry, Kind, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
@@ -40,10 +40,10 @@ pub struct Reader<R> {
     padding: u64,
     /// Stored bytes before the next hole.
     run: u64,
-    map: Option<Map>,
+    map: Option<SparseMap>,
     /// Bytes of all sparse files so far, with their holes.
     apparent: u64,
-    globals: Records,
+    globals: PaxRecords,
     shared: Xattrs,
     dropped: u64,
 }
@@ -68,7 +68,7 @@ impl<R: BufRead> Reader<R> {
             run: 0,
             map: None,
             apparent: 0,
-            globals: Records::default(),
+            globals: PaxRecords::default(),
             shared: None,
             dropped: 0,
         }
@@ -103,7 +103,7 @@ impl<R: BufRead> Reader<R> {
     pub fn next_data(&mut self) -> Result<Option<Data<'_>>> {
         self.usable()?;
         if self.run == 0 {
-            match self.map.as_mut().and_then(Map::next_segment) {
+            match self.map.as_mut().and_then(SparseMap::next_segment) {
                 None => return Ok(None),
                 Some(Segment::Hole(length)) => return Ok(Some(Data::Hole(length))),
                 Some(Segment::Data(length)) => self.run = length,
@@ -190,7 +190,7 @@ impl<R: BufRead> Reader<R> {
         if matches!(flag, b'L' | b'K') {
             return extensions.gnu(flag, &bytes, size, &self.limits);
         }
-        let records = Records::parse(&bytes[..size], &self.limits)?;
+        let records = PaxRecords::parse(&bytes[..size], &self.limits)?;
         self.dropped += records.dropped;
         if flag != b'g' {
             return extensions.pax(records);
@@ -259,7 +259,7 @@ impl<R: BufRead> Reader<R> {
                 }
             },
         };
-        self.map = Some(Map::new(extents, size, stored)?);
+        self.map = Some(SparseMap::new(extents, size, stored)?);
         // A hole costs nothing in the archive; an output without holes has a zero for each of its bytes.
         self.apparent = self.apparent.saturating_add(size);
         if self.apparent > self.limits.layer_bytes {

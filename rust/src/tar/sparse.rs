@@ -8,7 +8,7 @@ use crate::limits::Limits;
 
 /// A range of a sparse file that has data; they stand back to back in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct DataRange {
     pub(super) offset: u64,
     pub(super) length: u64,
 }
@@ -22,9 +22,9 @@ pub(super) enum Segment {
 
 /// A checked map, and how far it has been read.
 #[derive(Debug)]
-pub(super) struct Map {
-    extents: std::vec::IntoIter<Extent>,
-    ahead: Option<Extent>,
+pub(super) struct SparseMap {
+    extents: std::vec::IntoIter<DataRange>,
+    ahead: Option<DataRange>,
     position: u64,
     size: u64,
 }
@@ -33,17 +33,17 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(Code::TarInvalid, message)
 }
 
-impl Map {
+impl SparseMap {
     /// A map of a file of `size` bytes of which `stored` are in the archive.
     ///
     /// # Errors
     /// `tar_invalid` when the extents overlap, go backwards, pass the end, or do not add up to `stored`.
-    pub(super) fn new(mut extents: Vec<Extent>, size: u64, stored: u64) -> Result<Self> {
+    pub(super) fn new(mut extents: Vec<DataRange>, size: u64, stored: u64) -> Result<Self> {
         let (mut end, mut sum) = (0, 0);
         for extent in &extents {
             let next = extent.offset.checked_add(extent.length).filter(|&next| next <= size);
             let Some(next) = next.filter(|_| extent.offset >= end) else {
-                let Extent { offset, length } = extent;
+                let DataRange { offset, length } = extent;
                 let message =
                     format!("the sparse map's extent of {length} bytes at {offset} overlaps or passes {size}");
                 return Err(invalid(message));
@@ -56,7 +56,7 @@ impl Map {
             return Err(invalid(format!("the sparse map covers {sum} bytes, the archive holds {stored}")));
         }
         extents.retain(|extent| extent.length > 0);
-        Ok(Map { extents: extents.into_iter(), ahead: None, position: 0, size })
+        Ok(SparseMap { extents: extents.into_iter(), ahead: None, position: 0, size })
     }
 
     /// The next stretch, never empty; `None` at the end of the file.
@@ -75,7 +75,7 @@ impl Map {
 }
 
 /// Adds an extent unless there are too many.
-pub(super) fn push(extents: &mut Vec<Extent>, extent: Extent, limits: &Limits) -> Result<()> {
+pub(super) fn push(extents: &mut Vec<DataRange>, extent: DataRange, limits: &Limits) -> Result<()> {
     if extents.len() >= limits.sparse_extents {
         let message = format!("the sparse file has more than {} extents", limits.sparse_extents);
         return Err(Error::new(Code::LimitExceeded, message));
@@ -86,7 +86,12 @@ pub(super) fn push(extents: &mut Vec<Extent>, extent: Extent, limits: &Limits) -
 
 /// The part of a map that an old GNU header (`4` entries from byte 386) or an extension block (`21` from byte 0)
 /// holds. Returns whether another extension block follows.
-pub(super) fn old_gnu(block: &[u8; BLOCK], header: bool, extents: &mut Vec<Extent>, limits: &Limits) -> Result<bool> {
+pub(super) fn old_gnu(
+    block: &[u8; BLOCK],
+    header: bool,
+    extents: &mut Vec<DataRange>,
+    limits: &Limits,
+) -> Result<bool> {
     let (entries, more) = if header { (&block[386..482], block[482]) } else { (&block[..504], block[504]) };
     for entry in entries.chunks_exact(24) {
         let (offset, length) = entry.split_at(12);
@@ -95,7 +100,7 @@ pub(super) fn old_gnu(block: &[u8; BLOCK], header: bool, extents: &mut Vec<Exten
             break;
         }
         let (offset, length) = (unsigned("sparse offset", offset)?, unsigned("sparse length", length)?);
-        push(extents, Extent { offset, length }, limits)?;
+        push(extents, DataRange { offset, length }, limits)?;
     }
     Ok(more != 0)
 }
@@ -113,7 +118,7 @@ pub(super) struct Records {
     size: Option<u64>,
     real_size: Option<u64>,
     blocks: Option<u64>,
-    map: Option<Vec<Extent>>,
+    map: Option<Vec<DataRange>>,
     /// The offset of a pair whose length has not come yet (0.0 alternates them).
     offset: Option<u64>,
 }
@@ -122,7 +127,7 @@ pub(super) struct Records {
 #[derive(Debug)]
 pub(super) enum PaxMap {
     /// In the records (0.0, 0.1).
-    Records { extents: Vec<Extent>, size: u64 },
+    Records { extents: Vec<DataRange>, size: u64 },
     /// Before the data (1.0).
     Data { size: u64 },
 }
@@ -148,7 +153,7 @@ impl Records {
             b"numbytes" => {
                 let offset = self.offset.take();
                 let offset = offset.ok_or_else(|| invalid("a GNU.sparse.numbytes record without an offset"))?;
-                push(self.map.get_or_insert_default(), Extent { offset, length: decimal(value)? }, limits)?;
+                push(self.map.get_or_insert_default(), DataRange { offset, length: decimal(value)? }, limits)?;
             }
             b"map" => {
                 if self.map.is_some() {
@@ -197,7 +202,7 @@ impl Records {
 }
 
 /// `offset,length,offset,length,...`, empty for a file that is all hole.
-fn parse_map(value: &[u8], limits: &Limits) -> Result<Vec<Extent>> {
+fn parse_map(value: &[u8], limits: &Limits) -> Result<Vec<DataRange>> {
     let mut extents = Vec::new();
     if value.is_empty() {
         return Ok(extents);
@@ -205,7 +210,7 @@ fn parse_map(value: &[u8], limits: &Limits) -> Result<Vec<Extent>> {
     let mut numbers = value.split(|&byte| byte == b',');
     while let Some(offset) = numbers.next() {
         let length = numbers.next().ok_or_else(|| invalid("GNU.sparse.map has an odd count of numbers"))?;
-        push(&mut extents, Extent { offset: decimal(offset)?, length: decimal(length)? }, limits)?;
+        push(&mut extents, DataRange { offset: decimal(offset)?, length: decimal(length)? }, limits)?;
     }
     Ok(extents)
 }
@@ -217,7 +222,7 @@ pub(super) struct DataMap {
     count: Option<u64>,
     offset: Option<u64>,
     digits: Vec<u8>,
-    pub(super) extents: Vec<Extent>,
+    pub(super) extents: Vec<DataRange>,
 }
 
 impl DataMap {
@@ -245,7 +250,7 @@ impl DataMap {
             match (self.count, self.offset.take()) {
                 (None, _) => self.count = Some(number),
                 (Some(_), None) => self.offset = Some(number),
-                (Some(_), Some(offset)) => push(&mut self.extents, Extent { offset, length: number }, limits)?,
+                (Some(_), Some(offset)) => push(&mut self.extents, DataRange { offset, length: number }, limits)?,
             }
         }
         if bytes.any(|&byte| byte != 0) {
@@ -296,12 +301,12 @@ pub(super) fn digits_of(text: &[u8]) -> Option<i128> {
 mod tests {
     use super::*;
 
-    fn extent((offset, length): (u64, u64)) -> Extent {
-        Extent { offset, length }
+    fn extent((offset, length): (u64, u64)) -> DataRange {
+        DataRange { offset, length }
     }
 
     fn segments(map: &[(u64, u64)], size: u64, stored: u64) -> Result<Vec<Segment>> {
-        let mut map = Map::new(map.iter().copied().map(extent).collect(), size, stored)?;
+        let mut map = SparseMap::new(map.iter().copied().map(extent).collect(), size, stored)?;
         Ok(std::iter::from_fn(|| map.next_segment()).collect())
     }
 

@@ -261,20 +261,20 @@ fn headers(member: &Member<'_>, gnu_links: bool) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(BLOCK);
     if !records.is_empty() {
         let body: Vec<u8> = records.iter().flat_map(|(key, value)| pax_record(key, value)).collect();
-        let header = Block::new(b"x", b"PaxHeader").number(100..108, 0o644).number(124..136, body.len() as u64);
+        let header = HeaderBlock::new(b"x", b"PaxHeader").number(100..108, 0o644).number(124..136, body.len() as u64);
         out.extend_from_slice(&header.finish());
         out.extend_from_slice(&body);
         out.resize(out.len().next_multiple_of(BLOCK), 0);
     }
     if gnu_link {
         let length = target.len() as u64 + 1;
-        out.extend_from_slice(&Block::new(b"K", b"././@LongLink").number(124..136, length).finish());
+        out.extend_from_slice(&HeaderBlock::new(b"K", b"././@LongLink").number(124..136, length).finish());
         out.extend_from_slice(target);
         // The NUL that ends it, and zeros up to the next block.
         out.resize((out.len() + 1).next_multiple_of(BLOCK), 0);
     }
     let or_zero = |value: u64, max: u64| if value <= max { value } else { 0 };
-    let block = Block::new(&[flag], name)
+    let block = HeaderBlock::new(&[flag], name)
         .bytes(157, &target[..target.len().min(100)])
         .bytes(345, prefix)
         .number(100..108, u64::from(metadata.mode & 0o7777))
@@ -339,11 +339,11 @@ fn base64(value: &[u8]) -> Vec<u8> {
 }
 
 /// A ustar header in the making.
-struct Block([u8; BLOCK]);
+struct HeaderBlock([u8; BLOCK]);
 
-impl Block {
+impl HeaderBlock {
     fn new(flag: &[u8; 1], name: &[u8]) -> Self {
-        let block = Block([0; BLOCK]).bytes(0, name).bytes(156, flag).bytes(257, b"ustar\x0000");
+        let block = HeaderBlock([0; BLOCK]).bytes(0, name).bytes(156, flag).bytes(257, b"ustar\x0000");
         block.number(108..116, 0).number(116..124, 0).number(136..148, 0).number(329..337, 0).number(337..345, 0)
     }
 

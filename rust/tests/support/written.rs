@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ocifast_core::contents::Contents;
-use ocifast_core::output::{Compression, Loss, Source, Target, WriteRequest, cpio, erofs, ext4, squashfs, tar};
+use ocifast_core::output::{Loss, Source, StreamCompression, Target, WriteRequest, cpio, erofs, ext4, squashfs, tar};
 use ocifast_core::read::Format;
 use ocifast_core::spool::SpoolStore;
 use ocifast_core::tree::Tree;
@@ -63,11 +63,11 @@ impl Made {
     }
 }
 
-fn compression(name: &str) -> Compression {
+fn compression(name: &str) -> StreamCompression {
     match name {
-        "gzip" => Compression::Gzip { level: 6 },
-        "zstd" => Compression::Zstd { level: 3 },
-        _ => Compression::None,
+        "gzip" => StreamCompression::Gzip { level: 6 },
+        "zstd" => StreamCompression::Zstd { level: 3 },
+        _ => StreamCompression::None,
     }
 }
 

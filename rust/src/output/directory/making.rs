@@ -9,7 +9,7 @@ use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::{self, Errno};
 
 use super::failure::failed;
-use super::staged::{Spot, StagedFiles, State, States, open_folder};
+use super::staged::{MetadataHash, MetadataHashes, Spot, StagedFiles, open_folder};
 use crate::entry::{Metadata, Mtime};
 use crate::error::{Code, Error, Result};
 
@@ -31,7 +31,7 @@ impl Early {
 }
 
 /// A small file to be made.
-pub(super) struct Job {
+pub(super) struct SmallFile {
     pub spot: Spot,
     pub early: Early,
     /// Where its bytes end in those of the batch.
@@ -39,22 +39,22 @@ pub(super) struct Job {
 }
 
 /// Some small files of a layer, to be made by one thread.
-pub(super) struct Batch {
+pub(super) struct SmallFiles {
     files: Arc<StagedFiles>,
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<SmallFile>,
     pub bytes: Vec<u8>,
     outcome: Result<()>,
 }
 
-impl Batch {
+impl SmallFiles {
     pub fn new(files: &Arc<StagedFiles>) -> Self {
         files.begin();
         let outcome = Err(Error::new(Code::Internal, "a thread that makes files has ended"));
-        Batch { files: Arc::clone(files), jobs: Vec::new(), bytes: Vec::new(), outcome }
+        SmallFiles { files: Arc::clone(files), jobs: Vec::new(), bytes: Vec::new(), outcome }
     }
 }
 
-impl Drop for Batch {
+impl Drop for SmallFiles {
     /// Whatever became of it, nobody waits for it any more.
     fn drop(&mut self) {
         self.files.done(std::mem::replace(&mut self.outcome, Ok(())));
@@ -64,7 +64,7 @@ impl Drop for Batch {
 /// Where files are made.
 pub(super) struct Staging {
     pub folder: OwnedFd,
-    pub states: States,
+    pub states: MetadataHashes,
 }
 
 impl Staging {
@@ -94,7 +94,7 @@ impl Staging {
         files.lock().note(serial, state);
     }
 
-    fn given(&self, file: BorrowedFd<'_>, early: Early) -> Result<State, Errno> {
+    fn given(&self, file: BorrowedFd<'_>, early: Early) -> Result<MetadataHash, Errno> {
         let mtime = Timespec { tv_sec: early.mtime.seconds, tv_nsec: early.mtime.nanoseconds.into() };
         fs::futimens(file, &Timestamps { last_access: mtime, last_modification: mtime })?;
         let seen = fs::fstat(file)?;
@@ -106,9 +106,9 @@ impl Staging {
         Ok(self.states.of_stat(&fs::fstat(file)?))
     }
 
-    fn make(&self, batch: &Batch) -> Result<()> {
+    fn make(&self, batch: &SmallFiles) -> Result<()> {
         let (mut folder, mut start) = (None, 0);
-        for Job { spot, early, end } in &batch.jobs {
+        for SmallFile { spot, early, end } in &batch.jobs {
             let here = match folder.take() {
                 Some((number, open)) if number == spot.folder => open,
                 _ => open_folder(&self.folder, batch.files.layer, spot.folder)
@@ -135,13 +135,13 @@ pub(super) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> Result<()> {
 
 /// Threads that make small files.
 pub(super) struct Makers {
-    sender: Option<SyncSender<Batch>>,
+    sender: Option<SyncSender<SmallFiles>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Makers {
     pub fn start(staging: &Arc<Staging>, count: usize) -> Result<Self> {
-        let (sender, receiver) = sync_channel::<Batch>(QUEUE);
+        let (sender, receiver) = sync_channel::<SmallFiles>(QUEUE);
         let receiver = Arc::new(Mutex::new(receiver));
         let threads = (0..count.max(1)).map(|_| {
             let (staging, receiver) = (Arc::clone(staging), Arc::clone(&receiver));
@@ -156,12 +156,12 @@ impl Makers {
     }
 
     /// A way to hand batches over.
-    pub fn sender(&self) -> Option<SyncSender<Batch>> {
+    pub fn sender(&self) -> Option<SyncSender<SmallFiles>> {
         self.sender.clone()
     }
 }
 
-fn next(receiver: &Mutex<Receiver<Batch>>) -> Option<Batch> {
+fn next(receiver: &Mutex<Receiver<SmallFiles>>) -> Option<SmallFiles> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps,
 use rustix::io::Errno;
 
 use super::failure::failed;
-use super::staged::{State, States};
+use super::staged::{MetadataHash, MetadataHashes};
 use crate::entry::{Metadata, Mtime, permitted};
 use crate::error::Result;
 use crate::output::refused::is_refusal;
@@ -19,31 +19,31 @@ use crate::output::{Losses, clamped};
 use crate::tree::{Inode, InodeKind};
 
 /// Where an inode's metadata are set.
-pub(super) enum Place<'a> {
+pub(super) enum InodePlace<'a> {
     Open(&'a OwnedFd),
     Named(&'a OwnedFd, &'a [u8]),
 }
 
-impl Place<'_> {
+impl InodePlace<'_> {
     fn stat(&self) -> Result<Stat, Errno> {
         match self {
-            Place::Open(fd) => fs::fstat(fd),
-            Place::Named(at, name) => fs::statat(at, *name, AtFlags::SYMLINK_NOFOLLOW),
+            InodePlace::Open(fd) => fs::fstat(fd),
+            InodePlace::Named(at, name) => fs::statat(at, *name, AtFlags::SYMLINK_NOFOLLOW),
         }
     }
 
     fn change_owner(&self, uid: u32, gid: u32) -> Result<(), Errno> {
         let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         match self {
-            Place::Open(fd) => fs::fchown(fd, owner, group),
-            Place::Named(at, name) => fs::chownat(at, *name, owner, group, AtFlags::SYMLINK_NOFOLLOW),
+            InodePlace::Open(fd) => fs::fchown(fd, owner, group),
+            InodePlace::Named(at, name) => fs::chownat(at, *name, owner, group, AtFlags::SYMLINK_NOFOLLOW),
         }
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
         match self {
-            Place::Open(fd) => fs::fsetxattr(fd, name, value, XattrFlags::empty()),
-            Place::Named(at, file) => {
+            InodePlace::Open(fd) => fs::fsetxattr(fd, name, value, XattrFlags::empty()),
+            InodePlace::Named(at, file) => {
                 // No call sets an attribute below an open folder; a link in /proc leads to the folder itself, and the
                 // name in it is not followed.
                 let through = [format!("/proc/self/fd/{}/", at.as_raw_fd()).as_bytes(), file].concat();
@@ -55,8 +55,8 @@ impl Place<'_> {
     pub(super) fn change_mode(&self, mode: u16) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(mode.into());
         let (at, name) = match self {
-            Place::Open(fd) => return fs::fchmod(fd, mode),
-            Place::Named(at, name) => (at, *name),
+            InodePlace::Open(fd) => return fs::fchmod(fd, mode),
+            InodePlace::Named(at, name) => (at, *name),
         };
         change_mode_of(at, name, mode)
     }
@@ -65,8 +65,8 @@ impl Place<'_> {
         let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
         let times = Timestamps { last_access: time, last_modification: time };
         match self {
-            Place::Open(fd) => fs::futimens(fd, &times),
-            Place::Named(at, name) => fs::utimensat(at, *name, &times, AtFlags::SYMLINK_NOFOLLOW),
+            InodePlace::Open(fd) => fs::futimens(fd, &times),
+            InodePlace::Named(at, name) => fs::utimensat(at, *name, &times, AtFlags::SYMLINK_NOFOLLOW),
         }
     }
 }
@@ -103,7 +103,7 @@ pub(super) struct Setting {
 
 impl Setting {
     /// Whether a file that has this already needs nothing more.
-    pub fn has_all(&mut self, states: &States, state: State, inode: &Inode, path: &[u8]) -> bool {
+    pub fn has_all(&mut self, states: &MetadataHashes, state: MetadataHash, inode: &Inode, path: &[u8]) -> bool {
         let Metadata { mode, uid, gid, mtime, xattrs } = &inode.metadata;
         if self.record || xattrs.is_some() {
             return false;
@@ -123,7 +123,7 @@ impl Setting {
     ///
     /// # Errors
     /// `io_error` for what is no refusal, naming the entry.
-    pub fn set(&mut self, place: &Place<'_>, inode: &Inode, path: &[u8]) -> Result<()> {
+    pub fn set(&mut self, place: &InodePlace<'_>, inode: &Inode, path: &[u8]) -> Result<()> {
         let Metadata { mode, uid, gid, mtime, xattrs } = &inode.metadata;
         let losses = &mut self.losses;
         // For chown the highest number means "leave it".

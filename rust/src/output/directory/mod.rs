@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use self::failure::{failed, unlinked};
-use self::metadata::{Place, Setting};
+use self::metadata::{InodePlace, Setting};
 use self::staged::{StagedFiles, folder_name, open_folder};
 pub use self::store::DirectoryStore;
 use self::store::open_directory;
@@ -116,7 +116,7 @@ fn make(
         let Some((name, &id)) = frame.children.next() else {
             let Some(done) = stack.pop() else { break };
             let inode = tree.inode(done.inode);
-            writing.setting.set(&Place::Open(&done.folder), inode, &path)?;
+            writing.setting.set(&InodePlace::Open(&done.folder), inode, &path)?;
             continue;
         };
         if !path.is_empty() {
@@ -136,7 +136,7 @@ fn make(
             let folder = opened.map_err(|error| failed("make", &path, error))?;
             stack.push(writing.frame(folder, id, was, path.len()));
         } else {
-            let place = Target { parent: &frame.folder, was: frame.was, name, path: &path };
+            let place = NewName { parent: &frame.folder, was: frame.was, name, path: &path };
             match &inode.kind {
                 InodeKind::File(content) => writing.file(&place, id, inode, content)?,
                 _ => writing.leaf(&place, id, inode)?,
@@ -160,7 +160,7 @@ fn open_made(parent: &OwnedFd, name: &[u8], raised: &mut Option<RaisedLimit>) ->
 }
 
 /// A name of the tree that is to be made.
-struct Target<'a> {
+struct NewName<'a> {
     parent: &'a OwnedFd,
     /// The staged folder that its parent was.
     was: Option<(u32, u32)>,
@@ -197,8 +197,8 @@ impl<'t> Writing<'t> {
     }
 
     /// A regular file: moved to its name, or linked when it has more, unless it came with its folder.
-    fn file(&mut self, target: &Target<'_>, id: InodeId, inode: &Inode, content: &Content) -> Result<()> {
-        let &Target { parent, was, name, path } = target;
+    fn file(&mut self, target: &NewName<'_>, id: InodeId, inode: &Inode, content: &Content) -> Result<()> {
+        let &NewName { parent, was, name, path } = target;
         let (folder, staged, state) = self.files(content.layer).lock().find(content.position);
         let at = (content.layer, folder);
         let came = was == Some(at) && inode.nlink == 1 && staged == name;
@@ -216,7 +216,7 @@ impl<'t> Writing<'t> {
                 let attributes = self.setting.record || inode.metadata.xattrs.is_some();
                 let file = open_staged(folder, &staged, attributes, inode.metadata.mode)
                     .map_err(|error| failed("open", path, error))?;
-                self.setting.set(&Place::Open(&file), inode, path)?;
+                self.setting.set(&InodePlace::Open(&file), inode, path)?;
             }
             self.store.placed.fetch_add(content.size, Ordering::Relaxed);
         }
@@ -231,8 +231,8 @@ impl<'t> Writing<'t> {
     }
 
     /// Neither a file nor a directory: made at its name, or, when it has more, in the staging folder and linked.
-    fn leaf(&mut self, target: &Target<'_>, id: InodeId, inode: &Inode) -> Result<()> {
-        let &Target { parent, name, path, .. } = target;
+    fn leaf(&mut self, target: &NewName<'_>, id: InodeId, inode: &Inode) -> Result<()> {
+        let &NewName { parent, name, path, .. } = target;
         let own = format!("i{}", id.index());
         let linked = inode.nlink > 1;
         let (at, made) = if linked { (&self.store.staging.folder, own.as_bytes()) } else { (parent, name) };
@@ -240,7 +240,7 @@ impl<'t> Writing<'t> {
             if !self.make(at, made, inode, path)? {
                 return Ok(());
             }
-            self.setting.set(&Place::Named(at, made), inode, path)?;
+            self.setting.set(&InodePlace::Named(at, made), inode, path)?;
         }
         if linked {
             self.staged[id.index()] = true;
@@ -283,7 +283,7 @@ impl<'t> Writing<'t> {
 /// Opens a file that was staged. Who sets attributes of its own must be able to write to it, whatever its mode says.
 fn open_staged(folder: &OwnedFd, name: &[u8], attributes: bool, mode: u16) -> Result<OwnedFd, Errno> {
     if attributes && mode & 0o200 == 0 {
-        Place::Named(folder, name).change_mode(0o600)?;
+        InodePlace::Named(folder, name).change_mode(0o600)?;
     }
     fs::openat(folder, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

@@ -19,19 +19,19 @@ const LONGEST_NAME: usize = 255;
 
 /// Owner, group, mode and time of an inode, as one number to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct State(u64);
+pub(super) struct MetadataHash(u64);
 
-/// Makes [`State`]s of one store, by a hash that no image can know.
+/// Makes [`MetadataHash`]s of one store, by a hash that no image can know.
 #[derive(Default)]
-pub(super) struct States(RandomState);
+pub(super) struct MetadataHashes(RandomState);
 
-impl States {
-    pub fn of(&self, owner: (u32, u32), mode: u16, mtime: Mtime) -> State {
-        State(self.0.hash_one((owner, mode, mtime)))
+impl MetadataHashes {
+    pub fn of(&self, owner: (u32, u32), mode: u16, mtime: Mtime) -> MetadataHash {
+        MetadataHash(self.0.hash_one((owner, mode, mtime)))
     }
 
     /// What a file has.
-    pub fn of_stat(&self, seen: &Stat) -> State {
+    pub fn of_stat(&self, seen: &Stat) -> MetadataHash {
         let mtime = Mtime { seconds: seen.st_mtime, nanoseconds: seen.st_mtime_nsec as u32 };
         self.of((seen.st_uid, seen.st_gid), (seen.st_mode & 0o7777) as u16, mtime)
     }
@@ -45,7 +45,7 @@ struct File {
     /// Where its name ends in those of the layer.
     name_end: u64,
     /// What it has, if that is known.
-    state: Option<State>,
+    state: Option<MetadataHash>,
 }
 
 /// The files of a layer.
@@ -124,12 +124,12 @@ impl Files {
     }
 
     /// What the file was given.
-    pub fn note(&mut self, serial: u64, state: Option<State>) {
+    pub fn note(&mut self, serial: u64, state: Option<MetadataHash>) {
         self.files[serial as usize].state = state;
     }
 
     /// The folder of a file that was staged, its name there, and what it has.
-    pub fn find(&self, serial: u64) -> (u32, Vec<u8>, Option<State>) {
+    pub fn find(&self, serial: u64) -> (u32, Vec<u8>, Option<MetadataHash>) {
         let file = self.files[serial as usize];
         let name = if file.folder == ALONE { self.alone(serial) } else { self.name(serial as usize).to_vec() };
         (file.folder, name, file.state)
@@ -176,13 +176,13 @@ pub(super) fn open_folder(staging: &OwnedFd, layer: u32, folder: u32) -> Result<
 pub(super) struct StagedFiles {
     pub layer: u32,
     files: Mutex<Files>,
-    work: Mutex<Work>,
+    work: Mutex<PendingWork>,
     idle: Condvar,
 }
 
 /// What others do for a layer.
 #[derive(Default)]
-struct Work {
+struct PendingWork {
     pending: usize,
     failure: Option<Error>,
 }
@@ -225,7 +225,7 @@ impl StagedFiles {
         work.failure.take().map_or(Ok(()), Err)
     }
 
-    fn work(&self) -> MutexGuard<'_, Work> {
+    fn work(&self) -> MutexGuard<'_, PendingWork> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustix::fs::{self, CWD, Mode, OFlags};
 
 use super::failure::failed;
-use super::making::{Batch, Early, Job, Makers, Staging, write_all};
-use super::staged::{Spot, StagedFiles, States, folder_name, open_folder};
+use super::making::{Early, Makers, SmallFile, SmallFiles, Staging, write_all};
+use super::staged::{MetadataHashes, Spot, StagedFiles, folder_name, open_folder};
 use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs};
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ impl DirectoryStore {
     /// `io_error`.
     pub fn new(folder: &Path, threads: usize) -> Result<Self> {
         Ok(DirectoryStore {
-            staging: Arc::new(Staging { folder: open_directory(folder)?, states: States::default() }),
+            staging: Arc::new(Staging { folder: open_directory(folder)?, states: MetadataHashes::default() }),
             makers: OnceLock::new(),
             threads,
             layers: Mutex::default(),
@@ -138,7 +138,7 @@ struct StagedLayer {
     store: Arc<DirectoryStore>,
     files: Arc<StagedFiles>,
     /// Small files, until there are enough; the last one may not be complete.
-    batch: Option<Batch>,
+    batch: Option<SmallFiles>,
     layer: u32,
     /// Of the file that begins next.
     path: Vec<u8>,
@@ -154,8 +154,8 @@ impl StagedLayer {
         }
     }
 
-    fn batch(&mut self) -> &mut Batch {
-        self.batch.get_or_insert_with(|| Batch::new(&self.files))
+    fn batch(&mut self) -> &mut SmallFiles {
+        self.batch.get_or_insert_with(|| SmallFiles::new(&self.files))
     }
 
     /// The file that is taken now, as one that can be written to: with the bytes that were collected of it.
@@ -255,7 +255,7 @@ impl LayerStore for StagedLayer {
         } else {
             let batch = self.batch();
             let end = batch.bytes.len();
-            batch.jobs.push(Job { spot, early, end });
+            batch.jobs.push(SmallFile { spot, early, end });
             if end >= BATCH_BYTES || batch.jobs.len() >= BATCH_FILES {
                 self.flush()?;
             }

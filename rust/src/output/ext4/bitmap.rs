@@ -4,7 +4,7 @@
 //! from the first on, so both are known from how far that went.
 
 use super::checksum::crc;
-use super::layout::{BLOCK, GROUP_BLOCKS, Geometry, Run, has_superblock};
+use super::layout::{AdjacentBlocks, BLOCK, GROUP_BLOCKS, Geometry, has_superblock};
 use super::stream::Stream;
 use super::superblock::{BLOCKS_UNUSED, GroupSummary, INODES_UNUSED, TABLE_ZEROED, descriptor};
 use crate::error::Result;
@@ -83,7 +83,7 @@ impl Bitmap {
 
 /// The bitmap of one group and the number of its blocks in use: those before `used`, and the fixed ones, of which
 /// `reserved` begins with the group's first.
-fn block_bitmap(group: Run, used: u64, reserved: &[Run]) -> ([u8; BLOCK], u64) {
+fn block_bitmap(group: AdjacentBlocks, used: u64, reserved: &[AdjacentBlocks]) -> ([u8; BLOCK], u64) {
     let mut bitmap = Bitmap::new();
     let end = group.start + group.length;
     let inside = |block: u64| block.clamp(group.start, end) - group.start;

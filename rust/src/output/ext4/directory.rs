@@ -28,7 +28,7 @@ fn entry_length(name: &[u8]) -> usize {
 }
 
 /// What a directory entry says of an inode: its number, and the number of its type.
-pub(super) type Target = (u32, u8);
+pub(super) type EntryTarget = (u32, u8);
 
 /// The shape of one directory's blocks.
 pub(super) enum Shape<'t> {
@@ -89,13 +89,13 @@ impl<'t> Shape<'t> {
         own: u32,
         parent: u32,
         file_system_seed: u32,
-        target: impl Fn(InodeId) -> Target,
+        target: impl Fn(InodeId) -> EntryTarget,
         mut emit: impl FnMut(&[u8; BLOCK]) -> Result<(), E>,
     ) -> Result<(), E> {
         let seed = inode_seed(file_system_seed, own);
         match self {
             Shape::Single(children) => {
-                let mut block = Entries::new();
+                let mut block = EntryBlock::new();
                 block.dots(own, parent);
                 for (name, &inode) in *children {
                     block.push(name, target(inode));
@@ -130,7 +130,7 @@ impl Index<'_> {
         own: u32,
         parent: u32,
         seed: u32,
-        target: impl Fn(InodeId) -> Target,
+        target: impl Fn(InodeId) -> EntryTarget,
         mut emit: impl FnMut(&[u8; BLOCK]) -> Result<(), E>,
     ) -> Result<(), E> {
         let nodes = self.nodes();
@@ -141,7 +141,7 @@ impl Index<'_> {
             _ => groups.clone().zip(1..).map(|(group, block)| (group[0].0, block)).collect(),
         };
 
-        let mut root = Entries::new();
+        let mut root = EntryBlock::new();
         root.dots(own, parent);
         let root = &mut root.bytes;
         Fields(root).u16(16, (BLOCK - 12) as u16).bytes(28, &[HALF_MD4, 8, u8::from(nodes > 0), 0]);
@@ -155,7 +155,7 @@ impl Index<'_> {
         }
         for (at, &first) in self.leaves.iter().enumerate() {
             let end = self.leaves.get(at + 1).copied().unwrap_or(self.names.len());
-            let mut block = Entries::new();
+            let mut block = EntryBlock::new();
             for &(_, name, inode) in &self.names[first..end] {
                 block.push(name, target(inode));
             }
@@ -180,16 +180,16 @@ fn index_block(block: &mut [u8; BLOCK], offset: usize, entries: &[(u32, u32)], s
 }
 
 /// Entries of one block, one after the other.
-struct Entries {
+struct EntryBlock {
     bytes: [u8; BLOCK],
     used: usize,
     /// Where the last entry begins: it reaches to the tail in the end.
     last: usize,
 }
 
-impl Entries {
+impl EntryBlock {
     fn new() -> Self {
-        Entries { bytes: [0; BLOCK], used: 0, last: 0 }
+        EntryBlock { bytes: [0; BLOCK], used: 0, last: 0 }
     }
 
     fn dots(&mut self, own: u32, parent: u32) {
@@ -197,7 +197,7 @@ impl Entries {
         self.push(b"..", (parent, 2));
     }
 
-    fn push(&mut self, name: &[u8], (inode, kind): Target) {
+    fn push(&mut self, name: &[u8], (inode, kind): EntryTarget) {
         let length = entry_length(name);
         self.last = self.used;
         Fields(&mut self.bytes[self.used..])

@@ -25,9 +25,9 @@ pub(super) struct Mapping {
 }
 
 /// A node's entry: the first block of the file that it is about, where that leads, and the length in a leaf.
-type Entry = (u32, u64, u16);
+type ExtentEntry = (u32, u64, u16);
 
-fn node(bytes: &mut [u8], capacity: usize, depth: u16, entries: &[Entry]) {
+fn node(bytes: &mut [u8], capacity: usize, depth: u16, entries: &[ExtentEntry]) {
     let mut fields = Fields(bytes);
     fields.u16(0, MAGIC).u16(2, entries.len() as u16).u16(4, capacity as u16).u16(6, depth);
     for (index, &(logical, physical, length)) in entries.iter().enumerate() {
@@ -64,7 +64,7 @@ pub(super) fn build<E>(
     mut emit: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<[u8; 60], E> {
     let seed = inode_seed(file_system_seed, inode);
-    let mut level: Vec<Entry> = mappings.iter().map(|it| (it.logical, it.physical, it.length as u16)).collect();
+    let mut level: Vec<ExtentEntry> = mappings.iter().map(|it| (it.logical, it.physical, it.length as u16)).collect();
     let mut depth = 0;
     while level.len() > ROOT_ENTRIES {
         let mut above = Vec::with_capacity(level.len().div_ceil(BLOCK_ENTRIES));

@@ -21,7 +21,7 @@ const LEAST_GROUP: u64 = 64;
 
 /// Adjacent blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct AdjacentBlocks {
     pub start: u64,
     pub length: u64,
 }
@@ -43,7 +43,7 @@ pub(super) struct Geometry {
     pub descriptor_blocks: u64,
     pub groups: Vec<Group>,
     /// All blocks with a fixed place, ascending, none adjacent to another.
-    pub reserved: Vec<Run>,
+    pub reserved: Vec<AdjacentBlocks>,
 }
 
 /// Whether a group has a copy of the superblock (`sparse_super`): 0, 1 and the powers of 3, 5 and 7.
@@ -92,19 +92,19 @@ impl Geometry {
         let table_blocks = inodes_per_group / INODES_PER_BLOCK;
         let descriptor_blocks = descriptor_blocks(count);
         let copies = (0..count).filter(|&group| has_superblock(group));
-        let mut reserved: Vec<Run> =
-            copies.map(|group| Run { start: group * GROUP_BLOCKS, length: 1 + descriptor_blocks }).collect();
+        let mut reserved: Vec<AdjacentBlocks> =
+            copies.map(|group| AdjacentBlocks { start: group * GROUP_BLOCKS, length: 1 + descriptor_blocks }).collect();
 
         let mut groups: Vec<Group> = Vec::with_capacity(count as usize);
-        let mut fixed: Vec<Run> = Vec::new();
+        let mut fixed: Vec<AdjacentBlocks> = Vec::new();
         for leader in (0..count).step_by(1 << FLEX_LOG) {
             let members = (count - leader).min(1 << FLEX_LOG);
-            let mut place = Place { next: leader * GROUP_BLOCKS, reserved: &reserved };
+            let mut place = MetadataRoom { next: leader * GROUP_BLOCKS, reserved: &reserved };
             let (block_bitmaps, inode_bitmaps) = (place.adjacent(members), place.adjacent(members));
-            fixed.extend([block_bitmaps, inode_bitmaps].map(|start| Run { start, length: members }));
+            fixed.extend([block_bitmaps, inode_bitmaps].map(|start| AdjacentBlocks { start, length: members }));
             for member in 0..members {
                 let inode_table = place.adjacent(table_blocks);
-                fixed.push(Run { start: inode_table, length: table_blocks });
+                fixed.push(AdjacentBlocks { start: inode_table, length: table_blocks });
                 groups.push(Group {
                     block_bitmap: block_bitmaps + member,
                     inode_bitmap: inode_bitmaps + member,
@@ -114,7 +114,7 @@ impl Geometry {
         }
         reserved.extend(fixed);
         reserved.sort_unstable_by_key(|run| run.start);
-        let mut merged: Vec<Run> = Vec::with_capacity(reserved.len());
+        let mut merged: Vec<AdjacentBlocks> = Vec::with_capacity(reserved.len());
         for run in reserved {
             match merged.last_mut() {
                 Some(last) if last.start + last.length == run.start => last.length += run.length,
@@ -139,9 +139,9 @@ impl Geometry {
     }
 
     /// The blocks of a group.
-    pub fn group(&self, group: usize) -> Run {
+    pub fn group(&self, group: usize) -> AdjacentBlocks {
         let start = group as u64 * GROUP_BLOCKS;
-        Run { start, length: GROUP_BLOCKS.min(self.blocks - start) }
+        AdjacentBlocks { start, length: GROUP_BLOCKS.min(self.blocks - start) }
     }
 
     /// The group of an inode.
@@ -157,12 +157,12 @@ impl Geometry {
 }
 
 /// Finds room for metadata of one flexible group, around the superblocks' copies.
-struct Place<'a> {
+struct MetadataRoom<'a> {
     next: u64,
-    reserved: &'a [Run],
+    reserved: &'a [AdjacentBlocks],
 }
 
-impl Place<'_> {
+impl MetadataRoom<'_> {
     fn adjacent(&mut self, length: u64) -> u64 {
         let from = self.reserved.partition_point(|run| run.start + run.length <= self.next);
         for run in &self.reserved[from..] {
@@ -182,7 +182,7 @@ impl Place<'_> {
 pub(super) struct Allocator<'a> {
     next: u64,
     end: u64,
-    reserved: &'a [Run],
+    reserved: &'a [AdjacentBlocks],
 }
 
 impl<'a> Allocator<'a> {
@@ -197,7 +197,7 @@ impl<'a> Allocator<'a> {
     }
 
     /// The next adjacent blocks, at most `most`; `None` when the file system is full.
-    pub fn take(&mut self, most: u64) -> Option<Run> {
+    pub fn take(&mut self, most: u64) -> Option<AdjacentBlocks> {
         while let Some((first, rest)) = self.reserved.split_first() {
             if self.next < first.start {
                 break;
@@ -209,7 +209,7 @@ impl<'a> Allocator<'a> {
         let length = most.min(limit.saturating_sub(self.next));
         let start = self.next;
         self.next += length;
-        (length > 0).then_some(Run { start, length })
+        (length > 0).then_some(AdjacentBlocks { start, length })
     }
 
     /// Goes past `count` blocks.
@@ -236,14 +236,14 @@ mod tests {
         for (blocks, inodes) in [(64, 16), (4096, 1000), (32_768, 32_768), (40_000, 65_536), (700_000, 500_000)] {
             let geometry = Geometry::new(blocks, inodes).expect("it fits");
             let table = u64::from(geometry.inodes_per_group) / INODES_PER_BLOCK;
-            let mut all: Vec<Run> = Vec::new();
+            let mut all: Vec<AdjacentBlocks> = Vec::new();
             for group in &geometry.groups {
-                all.push(Run { start: group.block_bitmap, length: 1 });
-                all.push(Run { start: group.inode_bitmap, length: 1 });
-                all.push(Run { start: group.inode_table, length: table });
+                all.push(AdjacentBlocks { start: group.block_bitmap, length: 1 });
+                all.push(AdjacentBlocks { start: group.inode_bitmap, length: 1 });
+                all.push(AdjacentBlocks { start: group.inode_table, length: table });
             }
             for group in (0..geometry.groups.len() as u64).filter(|&group| has_superblock(group)) {
-                all.push(Run { start: group * GROUP_BLOCKS, length: 1 + geometry.descriptor_blocks });
+                all.push(AdjacentBlocks { start: group * GROUP_BLOCKS, length: 1 + geometry.descriptor_blocks });
             }
             all.sort_unstable_by_key(|run| run.start);
             assert!(all.windows(2).all(|pair| pair[0].start + pair[0].length <= pair[1].start), "{blocks}");

@@ -24,7 +24,7 @@ pub use self::options::{Options, Size};
 use self::layout::{BLOCK, Geometry, least_blocks, whole_groups};
 use self::superblock::journal_blocks;
 use self::survey::Survey;
-use self::writer::Writer;
+use self::writer::ImageWriter;
 use super::refuse_unholdable;
 use super::request::{WriteRequest, Written};
 use crate::error::{Code, Error, Result};
@@ -55,7 +55,7 @@ pub fn write(request: WriteRequest<'_, Options>) -> Result<Written> {
         Size::Total(bytes) => bytes,
     };
     file.set_len(bytes).map_err(|error| Error::io("cannot set the size of the image", &error))?;
-    Writer::new(tree, &source.metered(), &file, &identity, &survey, &geometry)?.write(journal)?;
+    ImageWriter::new(tree, &source.metered(), &file, &identity, &survey, &geometry)?.write(journal)?;
     Ok(Written { bytes: Some(bytes), losses: survey.losses.into_vec(), ..Written::default() })
 }
 

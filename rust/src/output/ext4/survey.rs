@@ -10,7 +10,7 @@ use super::inode::{SECONDS, Type};
 use super::layout::{BLOCK, GROUP_BLOCKS};
 use super::options::Identity;
 use super::superblock::FIRST_INODE;
-use super::xattr::{Plan, SHARED_MAX};
+use super::xattr::{SHARED_MAX, XattrPlan};
 use crate::entry::{Mtime, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::output::Losses;
@@ -47,7 +47,7 @@ pub(super) struct Survey {
 }
 
 /// Which set of attributes it is, when it can be shared at all.
-pub(super) fn shared_set(xattrs: &Xattrs, plan: &Plan) -> Option<SetId> {
+pub(super) fn shared_set(xattrs: &Xattrs, plan: &XattrPlan) -> Option<SetId> {
     let set = xattrs.as_ref()?;
     (plan.has_block() && plan.outside().next().is_none()).then_some(std::sync::Arc::as_ptr(set) as SetId)
 }
@@ -150,7 +150,7 @@ impl Survey {
         let Some(set) = &inode.metadata.xattrs else {
             return Ok(0);
         };
-        let plan = Plan::new(set);
+        let plan = XattrPlan::new(set);
         for (name, why) in &plan.lost {
             self.losses.add("xattr", &step.path, format!("{}: {why}", name.escape_ascii()));
         }

@@ -9,19 +9,19 @@ use super::checksum::file_system_seed;
 use super::directory::Shape;
 use super::extent::{self, EXTENT_BLOCKS, Mapping, data_blocks};
 use super::inode::{EA_INODE, EXTENTS, INDEX, Record, Times, Type, device, seal};
-use super::layout::{Allocator, BLOCK, Geometry, INODE, Run, has_superblock};
+use super::layout::{AdjacentBlocks, Allocator, BLOCK, Geometry, INODE, has_superblock};
 use super::options::Identity;
 use super::stream::Stream;
 use super::superblock::{FIRST_INODE, JOURNAL_INODE, Summary, journal_superblock, superblock};
 use super::survey::{LINKS_MAX, ROOT_INODE, SetId, Survey, TARGET_INSIDE, holdable, shared_set, type_of};
-use super::xattr::{Plan, SHARED_MAX, value_hash};
+use super::xattr::{SHARED_MAX, XattrPlan, value_hash};
 use crate::contents::{Content, Contents};
 use crate::entry::{Mtime, Xattrs};
 use crate::error::{Code, Error, Result};
 use crate::tree::{Children, InodeKind, Step, Tree};
 
 /// Writes one image.
-pub(super) struct Writer<'a> {
+pub(super) struct ImageWriter<'a> {
     tree: &'a Tree,
     contents: &'a dyn Contents,
     identity: &'a Identity,
@@ -37,14 +37,14 @@ pub(super) struct Writer<'a> {
     far: Allocator<'a>,
     /// Directories of each group.
     directories: Vec<u16>,
-    shared: HashMap<SetId, Shared>,
+    shared: HashMap<SetId, SharedBlock>,
     /// Inode numbers of the directories that lead to where the walk is.
     ancestors: Vec<u32>,
     journal: Option<([u8; 60], u64)>,
 }
 
 /// An attribute block that several inodes share.
-struct Shared {
+struct SharedBlock {
     block: u64,
     /// Inodes that may still share it.
     open: u32,
@@ -60,7 +60,7 @@ fn epoch(seconds: i64) -> Mtime {
     Mtime { seconds, nanoseconds: 0 }
 }
 
-impl<'a> Writer<'a> {
+impl<'a> ImageWriter<'a> {
     /// Gets ready to write into an empty file.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl<'a> Writer<'a> {
         geometry: &'a Geometry,
     ) -> Result<Self> {
         let near = Allocator::new(geometry);
-        Ok(Writer {
+        Ok(ImageWriter {
             tree,
             contents,
             identity,
@@ -159,7 +159,7 @@ impl<'a> Writer<'a> {
     }
 
     fn journal(&mut self, blocks: u64) -> Result<()> {
-        let mut map = Map::default();
+        let mut map = BlockMapping::default();
         map.allocate(&mut self.near, 0, blocks, |_, _| Ok(()))?;
         let first = map.mappings.first().map_or(0, |it| it.physical);
         let bytes = journal_superblock(blocks as u32, &self.identity.uuid);
@@ -173,7 +173,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Puts the extents of an inode into its record, and the tree's blocks into the image.
-    fn map(&mut self, number: u32, map: &Map, record: &mut Record) -> Result<()> {
+    fn map(&mut self, number: u32, map: &BlockMapping, record: &mut Record) -> Result<()> {
         let (data, far) = (&mut self.data, &mut self.far);
         let mut tree_blocks = 0;
         let allocate = || {
@@ -207,7 +207,7 @@ impl<'a> Writer<'a> {
                 if target.len() <= TARGET_INSIDE {
                     record.map[..target.len()].copy_from_slice(target);
                 } else {
-                    let mut map = Map::default();
+                    let mut map = BlockMapping::default();
                     map.allocate(&mut self.near, 0, 1, |_, run| self.metadata.put(run.start * BLOCK as u64, target))?;
                     self.map(number, &map, &mut record)?;
                 }
@@ -232,7 +232,7 @@ impl<'a> Writer<'a> {
         self.directories[self.geometry.group_of(number)] += 1;
 
         let shape = Shape::new(children, &self.identity.hash_seed()).ok_or_else(full)?;
-        let mut map = Map::default();
+        let mut map = BlockMapping::default();
         map.allocate(&mut self.near, 0, shape.blocks(), |_, _| Ok(()))?;
         let mut blocks = map.mappings.iter().flat_map(|it| it.physical..it.physical + u64::from(it.length));
         let (tree, numbers) = (self.tree, &self.survey.numbers);
@@ -252,8 +252,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Copies a file's data into the image.
-    fn content(&mut self, content: &Content) -> Result<Map> {
-        let mut map = Map::default();
+    fn content(&mut self, content: &Content) -> Result<BlockMapping> {
+        let mut map = BlockMapping::default();
         let (contents, data) = (self.contents, &mut self.data);
         for (first, count) in data_blocks(content) {
             map.allocate(&mut self.far, first, count, |logical, run| copy(contents, content, logical, data, run))?;
@@ -265,7 +265,7 @@ impl<'a> Writer<'a> {
         let Some(set) = xattrs else {
             return Ok(());
         };
-        let plan = Plan::new(set);
+        let plan = XattrPlan::new(set);
         record.attributes = plan.inside();
         if !plan.has_block() {
             return Ok(());
@@ -285,13 +285,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn attribute_block(&mut self, plan: &Plan, shared_by: u32, numbers: &[u32]) -> Result<u64> {
+    fn attribute_block(&mut self, plan: &XattrPlan, shared_by: u32, numbers: &[u32]) -> Result<u64> {
         let block = self.near.take(1).ok_or_else(full)?.start;
         self.metadata.put(block * BLOCK as u64, &plan.block(self.seed, block, shared_by, numbers))?;
         Ok(block)
     }
 
-    fn shared_block(&mut self, set: SetId, plan: &Plan) -> Result<u64> {
+    fn shared_block(&mut self, set: SetId, plan: &XattrPlan) -> Result<u64> {
         let waiting = match self.shared.get_mut(&set) {
             Some(shared) if shared.open > 0 => {
                 shared.open -= 1;
@@ -302,14 +302,14 @@ impl<'a> Writer<'a> {
         };
         let sharers = waiting.min(SHARED_MAX);
         let block = self.attribute_block(plan, sharers, &[])?;
-        self.shared.insert(set, Shared { block, open: sharers - 1, waiting: waiting - sharers });
+        self.shared.insert(set, SharedBlock { block, open: sharers - 1, waiting: waiting - sharers });
         Ok(block)
     }
 
     /// The inode of an attribute's value: its hash stands in the access time, its number of users in the version.
     /// Returns its number of blocks.
     fn value(&mut self, number: u32, value: &[u8]) -> Result<u64> {
-        let mut map = Map::default();
+        let mut map = BlockMapping::default();
         map.allocate(&mut self.far, 0, value.len().div_ceil(BLOCK) as u64, |logical, run| {
             let from = logical as usize * BLOCK;
             let to = value.len().min(from + run.length as usize * BLOCK);
@@ -326,7 +326,13 @@ impl<'a> Writer<'a> {
 }
 
 /// Copies the blocks of a file that go to `run`, with zeros up to the last block's end.
-fn copy(contents: &dyn Contents, content: &Content, logical: u64, data: &mut Stream, run: Run) -> Result<()> {
+fn copy(
+    contents: &dyn Contents,
+    content: &Content,
+    logical: u64,
+    data: &mut Stream,
+    run: AdjacentBlocks,
+) -> Result<()> {
     let block = BLOCK as u64;
     let (mut from, mut to) = (logical * block, run.start * block);
     let (end, file_end) = (to + run.length * block, content.size);
@@ -347,19 +353,19 @@ fn copy(contents: &dyn Contents, content: &Content, logical: u64, data: &mut Str
 
 /// The blocks of one inode.
 #[derive(Default)]
-struct Map {
+struct BlockMapping {
     mappings: Vec<Mapping>,
     blocks: u64,
 }
 
-impl Map {
+impl BlockMapping {
     /// Takes blocks for `count` blocks of the file from `first` on, and hands each run to `fill` with its first block.
     fn allocate(
         &mut self,
         room: &mut Allocator,
         first: u64,
         count: u64,
-        mut fill: impl FnMut(u64, Run) -> Result<()>,
+        mut fill: impl FnMut(u64, AdjacentBlocks) -> Result<()>,
     ) -> Result<()> {
         let mut done = 0;
         while done < count {

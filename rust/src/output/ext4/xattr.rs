@@ -41,7 +41,7 @@ pub(super) struct Attribute<'a> {
 
 /// Where the attributes of one inode go.
 #[derive(Debug, Default)]
-pub(super) struct Plan<'a> {
+pub(super) struct XattrPlan<'a> {
     inside: Vec<Attribute<'a>>,
     block: Vec<Attribute<'a>>,
     /// Full names of those that cannot be held, and why.
@@ -105,10 +105,10 @@ fn attribute<'a>(full: &'a [u8], value: &'a [u8]) -> Result<Attribute<'a>, &'sta
     Err("ext4 knows no such class of attributes")
 }
 
-impl<'a> Plan<'a> {
+impl<'a> XattrPlan<'a> {
     /// Finds a place for each attribute.
     pub fn new(attributes: &'a BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
-        let mut plan = Plan::default();
+        let mut plan = XattrPlan::default();
         let mut space = ATTRIBUTES - 4 - END;
         for (full, value) in attributes {
             match attribute(full, value) {
@@ -162,7 +162,7 @@ impl<'a> Plan<'a> {
         !self.block.is_empty()
     }
 
-    /// The values that need an inode each, in the order in which [`Plan::block`] wants their numbers.
+    /// The values that need an inode each, in the order in which [`XattrPlan::block`] wants their numbers.
     pub fn outside(&self) -> impl Iterator<Item = &[u8]> {
         self.block.iter().filter(|it| it.outside).map(|it| &*it.value)
     }
@@ -246,7 +246,7 @@ mod tests {
     fn planned(count: usize, value: usize) -> (usize, usize, usize, usize) {
         let set: BTreeMap<_, _> = (0..count).map(|at| (format!("user.{at}").into_bytes(), vec![b'v'; value])).collect();
         MEASURED.set(0);
-        let plan = Plan::new(&set);
+        let plan = XattrPlan::new(&set);
         (plan.inside.len(), plan.block.len(), plan.lost.len(), MEASURED.get())
     }
 
@@ -271,7 +271,7 @@ mod tests {
             (b"user.c".to_vec(), value(3001)),
             (b"user.d".to_vec(), value(1001)),
         ]);
-        let plan = Plan::new(&set);
+        let plan = XattrPlan::new(&set);
         let outside: Vec<_> = plan.outside().map(<[u8]>::len).collect();
         assert_eq!(outside, [3000, 3001]);
         assert_eq!((plan.block.len(), plan.lost.len()), (4, 0));

@@ -127,7 +127,7 @@ enum Engine {
 }
 
 /// Compresses blocks; one for each thread.
-pub struct Codec {
+pub struct BlockCodec {
     engine: Engine,
     out: Vec<u8>,
 }
@@ -145,7 +145,7 @@ fn failed(why: impl std::fmt::Display) -> Error {
     Error::new(Code::OutputUnsupported, format!("compression failed: {why}"))
 }
 
-impl Codec {
+impl BlockCodec {
     /// A codec for blocks of data and of metadata.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ impl Codec {
             Algorithm::Lz4 { high: true } => Engine::Lz4(CompressionMode::HIGHCOMPRESSION(LZ4HC_LEVEL)),
             Algorithm::Plain => Engine::Plain,
         };
-        Ok(Codec { engine, out: vec![0; compression.block.max(METADATA)] })
+        Ok(BlockCodec { engine, out: vec![0; compression.block.max(METADATA)] })
     }
 
     /// A block compressed, in fewer bytes than it has; `None` where that saves nothing.
@@ -256,7 +256,7 @@ mod tests {
             ("lz4hc", None),
         ] {
             let compression = Compression::parse(name, level, 1 << 17, true, 1)?;
-            let mut codec = Codec::new(&compression)?;
+            let mut codec = BlockCodec::new(&compression)?;
             for plain in [&text[..], &text[..5000], &text[..8192]] {
                 let compressed = codec.compress(plain)?.expect("it saves bytes").to_vec();
                 assert!(compressed.len() < plain.len() / 2, "{name}");

@@ -91,12 +91,12 @@ pub struct Superblock {
     /// Bytes in use.
     pub bytes: u64,
     /// Where the tables are.
-    pub tables: Tables,
+    pub tables: TablePlaces,
 }
 
 /// Where the tables of an image are, in their order.
 #[derive(Clone, Copy, Debug)]
-pub struct Tables {
+pub struct TablePlaces {
     /// Inodes.
     pub inodes: u64,
     /// Directories.
@@ -118,7 +118,7 @@ impl Superblock {
         flags |= if self.plain { ALL_PLAIN } else { 0 };
         flags |= if self.packs_tails { ALWAYS_FRAGMENTS } else { NO_FRAGMENTS };
         flags |= if self.options { COMPRESSOR_OPTIONS } else { 0 };
-        let Tables { inodes, directories, fragments, export, ids, xattrs } = self.tables;
+        let TablePlaces { inodes, directories, fragments, export, ids, xattrs } = self.tables;
         let fields = Fields::default()
             .u32(MAGIC)
             .u32(self.inodes)

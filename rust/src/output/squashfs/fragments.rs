@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use super::format::{Fields, PLAIN};
 use super::placed::Placed;
-use super::pool::{Blocks, Queue};
+use super::pool::{PackedBlocks, Queue};
 use super::store::SquashfsStore;
 use crate::contents::Content;
 use crate::error::{Error, Result};
@@ -77,7 +77,7 @@ impl<'a> Fragments<'a> {
         }
     }
 
-    fn take(&mut self, blocks: Blocks) -> Result<()> {
+    fn take(&mut self, blocks: PackedBlocks) -> Result<()> {
         self.image
             .write_all_at(&blocks.stored, self.end)
             .map_err(|error| Error::io("cannot write the image", &error))?;

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::format::{CONTENTS, Fields, METADATA_PLAIN, PADDING, Superblock, Tables, narrow};
+use super::format::{CONTENTS, Fields, METADATA_PLAIN, PADDING, Superblock, TablePlaces, narrow};
 use super::fragments::Fragments;
 use super::metadata::lookup_table;
 use super::options::Options;
@@ -101,7 +101,7 @@ fn assemble(
         ids: written.ids.count(),
         root: written.root,
         bytes: end(&tables),
-        tables: Tables { inodes, directories, fragments: fragment_index, export, ids, xattrs },
+        tables: TablePlaces { inodes, directories, fragments: fragment_index, export, ids, xattrs },
     };
     let bytes = superblock.bytes.next_multiple_of(PADDING);
     let failed = |error| Error::io("cannot write the image", &error);

@@ -2,7 +2,7 @@
 
 use super::format::{Fields, NONE, narrow};
 use super::metadata::Position;
-use super::store::Run;
+use super::store::BlockRun;
 use crate::error::Result;
 
 /// What every inode begins with.
@@ -26,13 +26,13 @@ pub struct Head {
 
 /// A file's content.
 #[derive(Clone, Copy, Debug)]
-pub struct FileData<'a> {
+pub struct FileBlocks<'a> {
     /// Bytes.
     pub size: u64,
     /// Where its first block is.
     pub start: u64,
     /// Its blocks.
-    pub runs: &'a [Run],
+    pub runs: &'a [BlockRun],
     /// Bytes in blocks of zeros.
     pub sparse: u64,
     /// Fragment and offset of its end.
@@ -80,7 +80,7 @@ impl Head {
     }
 
     /// A regular file, but for its blocks' lengths.
-    fn file_head(&self, data: &FileData<'_>) -> Fields {
+    fn file_head(&self, data: &FileBlocks<'_>) -> Fields {
         let (fragment, offset) = data.end.unwrap_or((NONE, 0));
         match (u32::try_from(data.start), u32::try_from(data.size)) {
             (Ok(start), Ok(size)) if self.nlink == 1 && !self.has_xattrs() && data.sparse == 0 => {
@@ -97,7 +97,7 @@ impl Head {
     ///
     /// # Errors
     /// What `take` returns.
-    pub fn file(&self, data: &FileData<'_>, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn file(&self, data: &FileBlocks<'_>, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         const PART: usize = 8192;
         let mut part = self.file_head(data).0;
         for run in data.runs {

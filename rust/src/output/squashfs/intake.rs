@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use flate2::Crc;
 
-use super::pool::{Blocks, Queue};
-use super::store::{Part, Record, Run, SquashfsStore};
+use super::pool::{PackedBlocks, Queue};
+use super::store::{BlockRun, FileRecord, FinishedLayer, SquashfsStore};
 use crate::contents::{Content, Covers, LayerStore, Store};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
@@ -34,7 +34,7 @@ impl Store for Arc<SquashfsStore> {
             tails: None,
             tail_pending: Vec::new(),
             tail_written: 0,
-            part: Part::default(),
+            part: FinishedLayer::default(),
             checksums: Vec::new(),
             first: 0,
             size: 0,
@@ -57,7 +57,7 @@ struct SquashfsLayer {
     tails: Option<Spool>,
     tail_pending: Vec<u8>,
     tail_written: u64,
-    part: Part,
+    part: FinishedLayer,
     /// Of the runs that are complete.
     checksums: Vec<u32>,
     /// First run of the current file.
@@ -123,7 +123,7 @@ impl SquashfsLayer {
         if piece.is_empty() {
             return Ok(());
         }
-        self.part.runs.extend(piece.chunks(self.block).map(|_| Run::AWAITED));
+        self.part.runs.extend(piece.chunks(self.block).map(|_| BlockRun::AWAITED));
         match self.queue.send(piece)? {
             Some(blocks) => self.settle(blocks),
             None => Ok(()),
@@ -135,19 +135,19 @@ impl SquashfsLayer {
         if let Some(last) = self.part.runs[self.first..].last_mut()
             && let Some(zeros) = last.zeros()
         {
-            let all = Run::holes(zeros + count);
+            let all = BlockRun::holes(zeros + count);
             count -= all.count() - zeros;
             *last = all;
         }
         while count > 0 {
-            let run = Run::holes(count);
+            let run = BlockRun::holes(count);
             self.part.runs.push(run);
             count -= run.count();
         }
     }
 
     /// Compressed blocks have come back: the first that are awaited.
-    fn settle(&mut self, blocks: Blocks) -> Result<()> {
+    fn settle(&mut self, blocks: PackedBlocks) -> Result<()> {
         let data = match &mut self.data {
             Some(data) => data,
             None => self.data.insert(self.store.spool()?),
@@ -160,7 +160,7 @@ impl SquashfsLayer {
             while self.part.runs[self.checksums.len()].zeros().is_some() {
                 self.checksums.push(0);
             }
-            self.part.runs[self.checksums.len()] = Run::data(length);
+            self.part.runs[self.checksums.len()] = BlockRun::data(length);
             self.checksums.push(checksum);
         }
         self.queue.recycle(blocks);
@@ -287,7 +287,7 @@ impl LayerStore for SquashfsLayer {
         };
         let (first, runs) = (narrow(self.first)?, narrow(self.part.runs.len() - self.first)?);
         let position = self.part.records.len() as u64;
-        self.part.records.push(Record { start: 0, tail, first, runs, checksum: checksum.sum() });
+        self.part.records.push(FileRecord { start: 0, tail, first, runs, checksum: checksum.sum() });
         Ok(Content { layer: self.index, position, size: self.size, extents: None })
     }
 

@@ -1,6 +1,6 @@
 //! Metadata: one long run of bytes, cut into blocks of 8 KiB that are compressed one by one.
 
-use super::codec::{Codec, Compression};
+use super::codec::{BlockCodec, Compression};
 use super::format::{METADATA, METADATA_PLAIN};
 use crate::error::Result;
 
@@ -27,7 +27,7 @@ impl Position {
 
 /// Writes one run.
 pub struct MetadataWriter {
-    codec: Codec,
+    codec: BlockCodec,
     plain: Vec<u8>,
     stored: Vec<u8>,
     taken: u64,
@@ -37,10 +37,10 @@ impl MetadataWriter {
     /// An empty run.
     ///
     /// # Errors
-    /// As [`Codec::new`].
+    /// As [`BlockCodec::new`].
     pub fn new(compression: &Compression) -> Result<Self> {
         let plain = Vec::with_capacity(METADATA);
-        Ok(MetadataWriter { codec: Codec::new(compression)?, plain, stored: Vec::new(), taken: 0 })
+        Ok(MetadataWriter { codec: BlockCodec::new(compression)?, plain, stored: Vec::new(), taken: 0 })
     }
 
     /// Where the next byte goes.
@@ -51,7 +51,7 @@ impl MetadataWriter {
     /// Adds bytes.
     ///
     /// # Errors
-    /// As [`Codec::compress`].
+    /// As [`BlockCodec::compress`].
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(METADATA - self.plain.len()));
@@ -87,14 +87,14 @@ impl MetadataWriter {
     /// The run is complete: takes the rest.
     ///
     /// # Errors
-    /// As [`Codec::compress`].
+    /// As [`BlockCodec::compress`].
     pub fn finish(mut self) -> Result<Vec<u8>> {
         self.flush()?;
         Ok(self.stored)
     }
 }
 
-fn store(codec: &mut Codec, plain: &[u8], stored: &mut Vec<u8>) -> Result<()> {
+fn store(codec: &mut BlockCodec, plain: &[u8], stored: &mut Vec<u8>) -> Result<()> {
     let compressed = codec.compress(plain)?;
     let (bytes, flag) = compressed.map_or((plain, METADATA_PLAIN), |compressed| (compressed, 0));
     stored.extend_from_slice(&(bytes.len() as u16 | flag).to_le_bytes());
@@ -106,9 +106,9 @@ fn store(codec: &mut Codec, plain: &[u8], stored: &mut Vec<u8>) -> Result<()> {
 /// `at` is where the first of it will stand. Returns the bytes, and where the index is in the image.
 ///
 /// # Errors
-/// As [`Codec::compress`].
+/// As [`BlockCodec::compress`].
 pub fn lookup_table(compression: &Compression, entries: &[u8], at: u64) -> Result<(Vec<u8>, u64)> {
-    let mut codec = Codec::new(compression)?;
+    let mut codec = BlockCodec::new(compression)?;
     let (mut stored, mut index) = (Vec::new(), Vec::new());
     for plain in entries.chunks(METADATA) {
         index.extend_from_slice(&(at + stored.len() as u64).to_le_bytes());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
 
-use super::store::{Part, SquashfsStore};
+use super::store::{FinishedLayer, SquashfsStore};
 use crate::contents::Content;
 use crate::error::{Error, Result};
 use crate::output::CHUNK;
@@ -49,7 +49,7 @@ impl Placed {
             copies: Vec::new(),
             end: start,
         };
-        let mut known = Known::new();
+        let mut known = KnownContents::new();
         for step in tree.walk().filter(|step| step.first) {
             let InodeKind::File(content) = &tree.inode(step.inode).kind else { continue };
             let (layer, position) = (content.layer, content.position);
@@ -135,10 +135,14 @@ pub fn copy(store: &SquashfsStore, copies: &[(u32, u64, u64, u64)], image: &File
 }
 
 /// Contents by size and checksum, those that are alike by a number.
-type Known<'t> = HashMap<(u64, u32, u8), &'t Content>;
+type KnownContents<'t> = HashMap<(u64, u32, u8), &'t Content>;
 
 /// The content among those that are known that equals this one, which is known from now on.
-fn equal<'t>(store: &SquashfsStore, known: &mut Known<'t>, content: &'t Content) -> Result<Option<&'t Content>> {
+fn equal<'t>(
+    store: &SquashfsStore,
+    known: &mut KnownContents<'t>,
+    content: &'t Content,
+) -> Result<Option<&'t Content>> {
     let (part, record) = store.record(content);
     for number in 0..ALIKE {
         let other = match known.entry((content.size, record.checksum, number)) {
@@ -161,7 +165,7 @@ fn equal<'t>(store: &SquashfsStore, known: &mut Known<'t>, content: &'t Content)
 }
 
 /// Whether the blocks of two files are the same: what is compressed alike is the same.
-fn same_data(one: &Part, mut at: u64, other: &Part, mut there: u64, mut length: u64) -> Result<bool> {
+fn same_data(one: &FinishedLayer, mut at: u64, other: &FinishedLayer, mut there: u64, mut length: u64) -> Result<bool> {
     let (Some(one), Some(other)) = (&one.data, &other.data) else { return Ok(length == 0) };
     let (mut bytes, mut others) =
         (vec![0; length.min(CHUNK as u64) as usize], vec![0; length.min(CHUNK as u64) as usize]);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use flate2::Crc;
 
-use super::codec::{Codec, Compression};
+use super::codec::{BlockCodec, Compression};
 use super::format::PLAIN;
 use crate::error::{Code, Error, Result};
 
@@ -19,14 +19,14 @@ const AHEAD: usize = 4;
 const PIECE: usize = 128 << 10;
 
 /// Data of some blocks: one, or several small ones.
-struct Job {
+struct BlockJob {
     bytes: Vec<u8>,
-    done: SyncSender<Result<Blocks>>,
+    done: SyncSender<Result<PackedBlocks>>,
 }
 
 /// Blocks as they stand in an image.
 #[derive(Debug)]
-pub struct Blocks {
+pub struct PackedBlocks {
     /// Their bytes, one after the other.
     pub stored: Vec<u8>,
     /// Of each block its length in the image, with [`PLAIN`] where it is not compressed, and a checksum of what is stored.
@@ -37,22 +37,22 @@ pub struct Blocks {
 
 /// Jobs that no thread has taken yet; `None` once no more are taken.
 struct Jobs {
-    list: Mutex<Option<VecDeque<Job>>>,
+    list: Mutex<Option<VecDeque<BlockJob>>>,
     changed: Condvar,
 }
 
 impl Jobs {
-    fn list(&self) -> MutexGuard<'_, Option<VecDeque<Job>>> {
+    fn list(&self) -> MutexGuard<'_, Option<VecDeque<BlockJob>>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, job: Job) -> Result<()> {
+    fn add(&self, job: BlockJob) -> Result<()> {
         self.list().as_mut().ok_or_else(ended)?.push_back(job);
         self.changed.notify_one();
         Ok(())
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<BlockJob> {
         let mut list = self.list();
         loop {
             if let Some(job) = list.as_mut()?.pop_front() {
@@ -86,7 +86,7 @@ impl Pool {
         let (block, ahead) = (compression.block, AHEAD * compression.threads);
         let mut pool = Pool { jobs, threads: Vec::new(), block, ahead };
         for _ in 0..compression.threads {
-            let (codec, jobs) = (Codec::new(compression)?, Arc::clone(&pool.jobs));
+            let (codec, jobs) = (BlockCodec::new(compression)?, Arc::clone(&pool.jobs));
             let thread = std::thread::Builder::new().name("compress".to_owned());
             let thread = thread.spawn(move || work(codec, &jobs, block)).map_err(|error| Error::thread(&error))?;
             pool.threads.push(thread);
@@ -111,15 +111,15 @@ impl Drop for Pool {
     }
 }
 
-fn work(mut codec: Codec, jobs: &Jobs, block: usize) {
-    while let Some(Job { bytes, done }) = jobs.next() {
+fn work(mut codec: BlockCodec, jobs: &Jobs, block: usize) {
+    while let Some(BlockJob { bytes, done }) = jobs.next() {
         // Who does not wait any more has failed elsewhere.
         let _ = done.send(compress(&mut codec, bytes, block));
     }
 }
 
-fn compress(codec: &mut Codec, bytes: Vec<u8>, block: usize) -> Result<Blocks> {
-    let mut blocks = Blocks { stored: Vec::new(), lengths: Vec::new(), spent: Vec::new() };
+fn compress(codec: &mut BlockCodec, bytes: Vec<u8>, block: usize) -> Result<PackedBlocks> {
+    let mut blocks = PackedBlocks { stored: Vec::new(), lengths: Vec::new(), spent: Vec::new() };
     for plain in bytes.chunks(block) {
         let compressed = codec.compress(plain)?;
         let (stored, flag) = compressed.map_or((plain, PLAIN), |compressed| (compressed, 0));
@@ -137,7 +137,7 @@ pub struct Queue {
     jobs: Arc<Jobs>,
     block: usize,
     ahead: usize,
-    waiting: VecDeque<Receiver<Result<Blocks>>>,
+    waiting: VecDeque<Receiver<Result<PackedBlocks>>>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -159,10 +159,10 @@ impl Queue {
     ///
     /// # Errors
     /// As [`Queue::next`].
-    pub fn send(&mut self, bytes: Vec<u8>) -> Result<Option<Blocks>> {
+    pub fn send(&mut self, bytes: Vec<u8>) -> Result<Option<PackedBlocks>> {
         let first = if self.waiting.len() >= self.ahead { self.next()? } else { None };
         let (done, result) = sync_channel(1);
-        self.jobs.add(Job { bytes, done })?;
+        self.jobs.add(BlockJob { bytes, done })?;
         self.waiting.push_back(result);
         Ok(first)
     }
@@ -171,13 +171,13 @@ impl Queue {
     ///
     /// # Errors
     /// What compressing it returned; `io_error` when its thread has ended.
-    pub fn next(&mut self) -> Result<Option<Blocks>> {
+    pub fn next(&mut self) -> Result<Option<PackedBlocks>> {
         let Some(result) = self.waiting.pop_front() else { return Ok(None) };
         result.recv().map_err(|_| ended())?.map(Some)
     }
 
     /// Takes back the memory of a piece.
-    pub fn recycle(&mut self, blocks: Blocks) {
+    pub fn recycle(&mut self, blocks: PackedBlocks) {
         self.spare.push(blocks.spent);
     }
 }

@@ -26,20 +26,20 @@ const WAITS: u64 = 1 << 63;
 
 /// Blocks of a file, one or a run of zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Run(u32);
+pub struct BlockRun(u32);
 
-impl Run {
+impl BlockRun {
     /// A block of data that is not there yet.
-    pub const AWAITED: Run = Run(0);
+    pub const AWAITED: BlockRun = BlockRun(0);
 
     /// A block of data, by its length in the image with [`PLAIN`] where it is not compressed.
     pub fn data(length: u32) -> Self {
-        Run(length)
+        BlockRun(length)
     }
 
     /// Some blocks of zeros, as many as one run can be of.
     pub fn holes(count: u64) -> Self {
-        Run(HOLES | count.min(u64::from(HOLES - 1)) as u32)
+        BlockRun(HOLES | count.min(u64::from(HOLES - 1)) as u32)
     }
 
     /// Number of blocks when all of them are zeros.
@@ -65,7 +65,7 @@ impl Run {
 
 /// What is known of one file.
 #[derive(Clone, Copy, Debug)]
-pub struct Record {
+pub struct FileRecord {
     /// Where its blocks begin in the layer's file.
     pub start: u64,
     /// Where its end begins in the layer's file of ends.
@@ -80,20 +80,20 @@ pub struct Record {
 
 /// The files of a finished layer.
 #[derive(Default)]
-pub struct Part {
+pub struct FinishedLayer {
     /// Blocks of data.
     pub data: Option<SpoolPart>,
     /// Ends of files.
     pub tails: Option<SpoolPart>,
     /// By [`Content::position`].
-    pub records: Vec<Record>,
+    pub records: Vec<FileRecord>,
     /// Of all files, one after the other.
-    pub runs: Vec<Run>,
+    pub runs: Vec<BlockRun>,
 }
 
-impl Part {
+impl FinishedLayer {
     /// The runs of a file.
-    pub fn runs(&self, record: &Record) -> &[Run] {
+    pub fn runs(&self, record: &FileRecord) -> &[BlockRun] {
         &self.runs[record.first as usize..][..record.runs as usize]
     }
 }
@@ -106,7 +106,7 @@ pub struct SquashfsStore {
     compression: Compression,
     folder: PathBuf,
     spools: Arc<Spools>,
-    parts: Vec<Arc<OnceLock<Part>>>,
+    parts: Vec<Arc<OnceLock<FinishedLayer>>>,
     covers: OnceLock<Arc<Covers>>,
     /// What upper layers seem to replace.
     waiting: Arc<SpoolStore>,
@@ -207,13 +207,13 @@ impl SquashfsStore {
     }
 
     /// A layer is complete.
-    pub(super) fn set_part(&self, layer: u32, part: Part) {
+    pub(super) fn set_part(&self, layer: u32, part: FinishedLayer) {
         if self.parts[layer as usize].set(part).is_err() {
             unreachable!("layer {layer} was opened twice");
         }
     }
 
-    pub(super) fn part(&self, layer: u32) -> &Part {
+    pub(super) fn part(&self, layer: u32) -> &FinishedLayer {
         let Some(part) = self.parts[layer as usize].get() else {
             unreachable!("content of a layer that is not complete");
         };
@@ -221,11 +221,11 @@ impl SquashfsStore {
     }
 
     /// The layers, lowest first.
-    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+    pub(super) fn parts(&self) -> impl Iterator<Item = &FinishedLayer> {
         (0..self.parts.len() as u32).map(|layer| self.part(layer))
     }
 
-    pub(super) fn record(&self, content: &Content) -> (&Part, &Record) {
+    pub(super) fn record(&self, content: &Content) -> (&FinishedLayer, &FileRecord) {
         let part = self.part(content.layer);
         (part, &part.records[content.position as usize])
     }

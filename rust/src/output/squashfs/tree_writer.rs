@@ -8,11 +8,11 @@ use super::directory::{Name, write_listing};
 use super::fit::fit;
 use super::format::NOWHERE;
 use super::ids::Ids;
-use super::inode::{FileData, Head, Type};
+use super::inode::{FileBlocks, Head, Type};
 use super::metadata::{MetadataWriter, Position};
 use super::placed::Placed;
 use super::store::SquashfsStore;
-use super::xattr::Xattrs;
+use super::xattr::XattrTable;
 use crate::error::{Code, Error, Result};
 use crate::output::{CHUNK, Losses, device_number};
 use crate::tree::{InodeId, InodeKind, Tree};
@@ -35,7 +35,7 @@ pub struct TreeWriter<'a> {
     /// Path of the inode that is being written.
     path: Vec<u8>,
     ids: Ids,
-    xattrs: Xattrs,
+    xattrs: XattrTable,
     losses: Losses,
 }
 
@@ -52,7 +52,7 @@ pub struct Remaining {
     /// Owners and groups.
     pub ids: Ids,
     /// Attributes.
-    pub xattrs: Xattrs,
+    pub xattrs: XattrTable,
     /// What the image cannot hold.
     pub losses: Losses,
 }
@@ -99,7 +99,7 @@ impl<'a> TreeWriter<'a> {
             places: vec![NOWHERE; count as usize],
             path: Vec::new(),
             ids: Ids::default(),
-            xattrs: Xattrs::new(compression)?,
+            xattrs: XattrTable::new(compression)?,
             losses: Losses::default(),
         };
         writer.directories()?;
@@ -194,7 +194,7 @@ impl<'a> TreeWriter<'a> {
                     covered = content.size.min(from + run.count() * block);
                     if run.zeros().is_some() { covered - from } else { 0 }
                 });
-                let data = FileData { size: content.size, start, runs, sparse: sparse.sum(), end };
+                let data = FileBlocks { size: content.size, start, runs, sparse: sparse.sum(), end };
                 head.file(&data, |bytes| self.inodes.write(bytes))?;
                 Vec::new()
             }

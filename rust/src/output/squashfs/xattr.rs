@@ -1,12 +1,12 @@
 //! Extended attributes. Every set stands once, and every long value too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::codec::Compression;
 use super::format::{Fields, NONE, NOWHERE};
 use super::metadata::{MetadataWriter, lookup_table};
-use crate::entry::Metadata;
+use crate::entry::{Metadata, XattrSet};
 use crate::error::{Code, Error, Result};
 
 /// The namespaces that squashfs knows, by their numbers (Linux, fs/squashfs/xattr.c).
@@ -18,24 +18,22 @@ const ELSEWHERE: u16 = 1 << 8;
 /// Values that are longer stand once.
 const SHORT: usize = 64;
 
-type Set = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
-
 /// The attributes of an image.
-pub struct Xattrs {
+pub struct XattrTable {
     pairs: MetadataWriter,
-    sets: HashMap<Set, u32>,
+    sets: HashMap<XattrSet, u32>,
     table: Vec<u8>,
     values: HashMap<Vec<u8>, u64>,
 }
 
-impl Xattrs {
+impl XattrTable {
     /// None yet.
     ///
     /// # Errors
     /// `output_unsupported` when a library refuses the settings.
     pub fn new(compression: &Compression) -> Result<Self> {
         let pairs = MetadataWriter::new(compression)?;
-        Ok(Xattrs { pairs, sets: HashMap::new(), table: Vec::new(), values: HashMap::new() })
+        Ok(XattrTable { pairs, sets: HashMap::new(), table: Vec::new(), values: HashMap::new() })
     }
 
     /// The number of an inode's set, [`NONE`] when it has none. All attributes must be ones that squashfs can hold.

@@ -4,11 +4,11 @@
 //! an extent, which begins somewhere in it, or lies within one. In the compact form 2 or 16 entries share one address.
 
 use super::image::Image;
-use super::records::{Extent, Inode, Layout, Packing};
+use super::records::{Inode, Layout, LogicalExtent, Packing};
 use crate::error::Result;
 use crate::read::common::invalid;
 use crate::read::source::Fields;
-use crate::read::unpack::Algorithm;
+use crate::read::unpack::BlockAlgorithm;
 
 /// Advice of the header.
 const SHORT_ENTRIES: u16 = 0x1;
@@ -31,7 +31,7 @@ const EXTENT_MAX: u64 = 16 << 20;
 
 /// An entry.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct ClusterEntry {
     kind: u32,
     /// Where in its logical cluster an extent begins.
     offset: u64,
@@ -46,7 +46,7 @@ const FIRST: u32 = 1;
 const REST: u32 = 2;
 
 /// All entries of a file in memory.
-struct Index {
+struct ClusterIndex {
     bytes: Vec<u8>,
     /// Bytes of the image before the first.
     start: u64,
@@ -62,7 +62,7 @@ enum Form {
     Compact(u64, u64),
 }
 
-impl Index {
+impl ClusterIndex {
     /// Where the pack of an entry begins, its bytes, and the entry's number in it; bytes count from `start`.
     fn pack(&self, number: u64) -> (u64, u64, u64) {
         match self.form {
@@ -83,14 +83,14 @@ impl Index {
         }
     }
 
-    fn entry(&self, number: u64) -> Result<Entry> {
+    fn entry(&self, number: u64) -> Result<ClusterEntry> {
         let (base, size, within) = self.pack(number);
         let pack = self.bytes.part(base as usize, size as usize)?;
         if let Form::Full = self.form {
             let (kind, value) = (u32::from(pack.u16(0)?) & 3, pack.u32(4)?);
             let count = value & 0xffff;
             let count = (kind == REST && count & BLOCK_COUNT != 0).then_some(u64::from(count & !BLOCK_COUNT));
-            return Ok(Entry { kind, offset: pack.u16(2)?.into(), block: value.into(), count });
+            return Ok(ClusterEntry { kind, offset: pack.u16(2)?.into(), block: value.into(), count });
         }
         let entries = if size == 8 { 2 } else { 16 };
         let bits = ((size - 4) * 8 / entries) as usize;
@@ -104,7 +104,7 @@ impl Index {
         let (low, kind) = value(within)?;
         if kind == REST {
             let count = (low & BLOCK_COUNT != 0).then_some(u64::from(low & !BLOCK_COUNT));
-            return Ok(Entry { kind, offset: 0, block: 0, count });
+            return Ok(ClusterEntry { kind, offset: 0, block: 0, count });
         }
         // The blocks of the extents that begin before in this pack lie between its address and this one's.
         let (mut blocks, mut index) = (if self.big[0] { 0 } else { 1 }, within as i64);
@@ -127,13 +127,13 @@ impl Index {
             }
         }
         let block = u64::from(pack.u32(size as usize - 4)?) + blocks;
-        Ok(Entry { kind, offset: low.into(), block, count: None })
+        Ok(ClusterEntry { kind, offset: low.into(), block, count: None })
     }
 }
 
 impl Image {
     /// The extents of a compressed file, in order.
-    pub(super) fn extents(&self, inode: &Inode) -> Result<Vec<Extent>> {
+    pub(super) fn extents(&self, inode: &Inode) -> Result<Vec<LogicalExtent>> {
         let wrong = |what: &str| invalid(format!("{what} of the compressed inode {}", inode.nid));
         if inode.size == 0 {
             return Ok(Vec::new());
@@ -143,7 +143,7 @@ impl Image {
         let sizes = header.u8(7)?;
         if sizes & WHOLE_FRAGMENT != 0 {
             let packing = Packing::Fragment(header.u64(0)? ^ 1 << 63);
-            return Ok(vec![Extent { logical: 0, place: (0, 0), in_blocks: false, packing }]);
+            return Ok(vec![LogicalExtent { logical: 0, place: (0, 0), in_blocks: false, packing }]);
         }
         let advice = header.u16(4)?;
         let full = inode.layout == Layout::CompressedFull;
@@ -159,7 +159,7 @@ impl Image {
         let count = inode.size.div_ceil(1 << cluster_bits);
         let big = BIG.map(|bit| advice & bit != 0);
         let index = self.index(aligned, cluster_bits, count, full, advice, big)?;
-        let mut extents: Vec<Extent> = Vec::new();
+        let mut extents: Vec<LogicalExtent> = Vec::new();
         for number in 0..count {
             let entry = index.entry(number)?;
             if entry.kind == REST {
@@ -183,18 +183,19 @@ impl Image {
             let next = if is_big && number + 1 < count { index.entry(number + 1)?.count } else { None };
             let length = next.unwrap_or(1) << self.superblock.block_bits;
             let place = (entry.block << self.superblock.block_bits, length);
-            extents.push(Extent { logical, place, in_blocks: true, packing });
+            extents.push(LogicalExtent { logical, place, in_blocks: true, packing });
         }
         let last = extents.last_mut().ok_or_else(|| wrong("no extents"))?;
         if advice & INLINE != 0 {
             let (base, size, _) = index.pack(count - 1);
-            *last = Extent { place: (index.start + base + size, header.u16(2)?.into()), in_blocks: false, ..*last };
+            *last =
+                LogicalExtent { place: (index.start + base + size, header.u16(2)?.into()), in_blocks: false, ..*last };
         }
         if advice & FRAGMENT != 0 {
-            *last = Extent { packing: Packing::Fragment(header.u32(0)?.into()), ..*last };
+            *last = LogicalExtent { packing: Packing::Fragment(header.u32(0)?.into()), ..*last };
         }
         let ends = extents.iter().skip(1).map(|extent| extent.logical).chain([inode.size]);
-        let too_long = |(extent, end): (&Extent, u64)| {
+        let too_long = |(extent, end): (&LogicalExtent, u64)| {
             !matches!(extent.packing, Packing::Fragment(_)) && end - extent.logical > EXTENT_MAX
         };
         if extents.iter().zip(ends).any(too_long) {
@@ -212,7 +213,7 @@ impl Image {
         full: bool,
         advice: u16,
         big: [bool; 2],
-    ) -> Result<Index> {
+    ) -> Result<ClusterIndex> {
         let missing = || invalid("a compressed file has more clusters than the image has bytes");
         if count > self.primary().size() {
             return Err(missing());
@@ -220,25 +221,25 @@ impl Image {
         if full {
             let start = aligned + FULL_HEADER;
             let bytes = self.primary().bytes(start, count * FULL_ENTRY).map_err(|_| missing())?;
-            return Ok(Index { bytes, start, cluster_bits, form: Form::Full, big });
+            return Ok(ClusterIndex { bytes, start, cluster_bits, form: Form::Full, big });
         }
         let start = aligned + HEADER;
         // Entries of 4 bytes lead up to the next 32 bytes, from which on those of 2 come in packs of 16.
         let first = ((32 - start % 32) / 4 % 8).min(count);
         let short = if advice & SHORT_ENTRIES != 0 { (count - first) / 16 * 16 } else { 0 };
-        let mut index = Index { bytes: Vec::new(), start, cluster_bits, form: Form::Compact(first, short), big };
+        let mut index = ClusterIndex { bytes: Vec::new(), start, cluster_bits, form: Form::Compact(first, short), big };
         let (base, size, _) = index.pack(count - 1);
         index.bytes = self.primary().bytes(start, base + size).map_err(|_| missing())?;
         Ok(index)
     }
 
     /// An algorithm by its number; none for one that is not known, which may be that of no cluster.
-    fn algorithm(&self, number: u8) -> Result<Option<Algorithm>> {
+    fn algorithm(&self, number: u8) -> Result<Option<BlockAlgorithm>> {
         Ok(match number {
-            0 => Some(Algorithm::Lz4),
-            1 => Some(Algorithm::MicroLzma(self.superblock.lzma_dictionary)),
-            2 => Some(Algorithm::Deflate),
-            3 => Some(Algorithm::Zstd),
+            0 => Some(BlockAlgorithm::Lz4),
+            1 => Some(BlockAlgorithm::MicroLzma(self.superblock.lzma_dictionary)),
+            2 => Some(BlockAlgorithm::Deflate),
+            3 => Some(BlockAlgorithm::Zstd),
             _ => None,
         })
     }

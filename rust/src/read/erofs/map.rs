@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::image::Image;
-use super::records::{Extent, Inode, Layout, Map, Opened, Packing};
+use super::records::{Inode, Layout, LogicalExtent, Map, Opened, Packing};
 use crate::contents;
 use crate::error::Result;
 use crate::read::common::invalid;
@@ -207,7 +207,7 @@ impl Image {
     }
 
     /// The `length` bytes of an extent.
-    fn unpacked(&self, extent: &Extent, length: u64) -> Result<Vec<u8>> {
+    fn unpacked(&self, extent: &LogicalExtent, length: u64) -> Result<Vec<u8>> {
         let (at, size) = extent.place;
         let (volume, at) = if extent.in_blocks { self.device(0, at)? } else { (self.primary(), at) };
         let stored = volume.bytes(at, size)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::entry::Mtime;
-use crate::read::unpack::Algorithm;
+use crate::read::unpack::BlockAlgorithm;
 
 /// How an inode's data are found (`i_format`, bits 1 to 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +49,14 @@ pub(super) enum Packing {
         /// Bytes before the first.
         turned: u64,
     },
-    Compressed(Algorithm),
+    Compressed(BlockAlgorithm),
     /// In the packed inode, from this byte of it on.
     Fragment(u64),
 }
 
 /// A run of the file's bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
+pub(super) struct LogicalExtent {
     /// First byte in the file; it ends where the next one begins, the last at the file's end.
     pub logical: u64,
     /// Where it stands in the image, and bytes there.
@@ -73,7 +73,7 @@ pub(super) enum Map {
     /// Chunks of so many bytes as a power of two; device and first byte of each, or none for a hole.
     Chunks { bits: u32, places: Vec<Option<(u16, u64)>> },
     /// Compressed extents, and the bytes of the one that was unpacked last.
-    Extents { extents: Vec<Extent>, last: Option<(usize, Arc<Vec<u8>>)> },
+    Extents { extents: Vec<LogicalExtent>, last: Option<(usize, Arc<Vec<u8>>)> },
 }
 
 /// An inode whose data can be read.

@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::path::TARGET_MAX;
 use crate::read::common::{self, device_numbers, invalid, wanted};
 use crate::read::planting::Planting;
-use crate::read::source::{Fields, Source, Volume};
+use crate::read::source::{Fields, ReadAt, Volume};
 use crate::tree::{InodeId, InodeKind};
 
 /// Bytes of an entry of a directory without its name.
@@ -26,7 +26,7 @@ const OPEN: usize = 4;
 ///
 /// # Errors
 /// As [`crate::read::read`].
-pub fn read(source: Arc<dyn Source>, devices: Vec<Arc<dyn Source>>, limits: &Limits) -> Result<common::Image> {
+pub fn read(source: Arc<dyn ReadAt>, devices: Vec<Arc<dyn ReadAt>>, limits: &Limits) -> Result<common::Image> {
     let volumes: Vec<Volume> = [source].into_iter().chain(devices).map(Volume::new).collect();
     let superblock = Superblock::read(&volumes[0])?;
     let (packed, open) = (Mutex::new(None), Mutex::new(Vec::new()));

@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::path::TARGET_MAX;
 use crate::read::common::{self, device_numbers, invalid, wanted};
 use crate::read::planting::Planting;
-use crate::read::source::{Fields, Source, Volume};
+use crate::read::source::{Fields, ReadAt, Volume};
 use crate::tree::{InodeId, InodeKind};
 
 /// The inode of the root.
@@ -29,7 +29,7 @@ const OPEN: usize = 4;
 ///
 /// # Errors
 /// As [`crate::read::read`].
-pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<common::Image> {
+pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
     let volume = Volume::new(source);
     let superblock = Superblock::read(&volume)?;
     let image = Image { volume, superblock, open: Mutex::default() };

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::image::Image;
 use super::metadata::Place;
-use super::records::{Body, FileBody, Opened};
+use super::records::{FileBody, InodeBody, Opened};
 use super::superblock::FRAGMENT;
 use crate::contents::{Content, Contents, Extent, Extents};
 use crate::error::Result;
@@ -23,7 +23,7 @@ fn length(block: u32) -> u64 {
 
 impl Image {
     fn opened(&self, position: u64) -> Result<Opened> {
-        let Body::File(body) = self.inode(Place::of(position), true)?.body else {
+        let InodeBody::File(body) = self.inode(Place::of(position), true)?.body else {
             return Err(invalid("what was a file is none"));
         };
         let mut at = body.start;
@@ -42,7 +42,7 @@ impl Image {
         if file.size < block {
             return Ok(None);
         }
-        let Body::File(file) = self.inode(place, true)?.body else { return Ok(None) };
+        let InodeBody::File(file) = self.inode(place, true)?.body else { return Ok(None) };
         if file.blocks.iter().all(|&block| length(block) > 0) {
             return Ok(None);
         }

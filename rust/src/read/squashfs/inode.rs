@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::image::Image;
 use super::metadata::Place;
-use super::records::{Body, FileBody, Inode};
+use super::records::{FileBody, Inode, InodeBody};
 use crate::entry::{Mtime, is_attribute_name};
 use crate::error::Result;
 use crate::path::TARGET_MAX;
@@ -33,13 +33,13 @@ impl Image {
             1 => {
                 let rest = stream.bytes(16)?;
                 let place = Place { block: rest.u32(0)?.into(), offset: rest.u16(10)?.into() };
-                Body::Directory(u64::from(rest.u16(8)?), place)
+                InodeBody::Directory(u64::from(rest.u16(8)?), place)
             }
             8 => {
                 let rest = stream.bytes(24)?;
                 set = rest.u32(20)?;
                 let place = Place { block: rest.u32(8)?.into(), offset: rest.u16(18)?.into() };
-                Body::Directory(u64::from(rest.u32(4)?), place)
+                InodeBody::Directory(u64::from(rest.u32(4)?), place)
             }
             2 | 9 => {
                 let (start, fragment, offset, size) = if kind == 2 {
@@ -63,7 +63,7 @@ impl Image {
                         blocks.push(stream.bytes(4)?.u32(0)?);
                     }
                 }
-                Body::File(FileBody { start, size, fragment, blocks })
+                InodeBody::File(FileBody { start, size, fragment, blocks })
             }
             3 | 10 => {
                 let length = stream.bytes(8)?.u32(4)? as usize;
@@ -74,21 +74,21 @@ impl Image {
                 if kind == 10 {
                     set = stream.bytes(4)?.u32(0)?;
                 }
-                Body::Symlink(target)
+                InodeBody::Symlink(target)
             }
             4 | 5 | 11 | 12 => {
                 let device = stream.bytes(8)?.u32(4)?;
                 if kind > 7 {
                     set = stream.bytes(4)?.u32(0)?;
                 }
-                if matches!(kind, 4 | 11) { Body::BlockDevice(device) } else { Body::CharDevice(device) }
+                if matches!(kind, 4 | 11) { InodeBody::BlockDevice(device) } else { InodeBody::CharDevice(device) }
             }
             6 | 13 => {
                 stream.bytes(4)?;
                 if kind > 7 {
                     set = stream.bytes(4)?.u32(0)?;
                 }
-                Body::Fifo
+                InodeBody::Fifo
             }
             7 | 14 => return Err(invalid("a socket, which is no part of an image")),
             other => return Err(invalid(format!("an inode of the unknown type {other}"))),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::Result;
 use crate::read::common::invalid;
 use crate::read::source::{Fields, Volume};
-use crate::read::unpack::{Algorithm, unpack};
+use crate::read::unpack::{BlockAlgorithm, unpack};
 
 /// Bytes of a block that is not compressed.
 pub(super) const BLOCK: usize = 8192;
@@ -31,18 +31,18 @@ impl Place {
 }
 
 /// A block that was unpacked, and where the next one begins.
-type Block = (Arc<Vec<u8>>, u64);
+type UnpackedBlock = (Arc<Vec<u8>>, u64);
 
 /// All metadata of an image.
-pub(super) struct Metadata {
+pub(super) struct MetadataReader {
     volume: Volume,
-    algorithm: Algorithm,
-    kept: Mutex<VecDeque<(u64, Block)>>,
+    algorithm: BlockAlgorithm,
+    kept: Mutex<VecDeque<(u64, UnpackedBlock)>>,
 }
 
-impl Metadata {
-    pub fn new(volume: Volume, algorithm: Algorithm) -> Self {
-        Metadata { volume, algorithm, kept: Mutex::default() }
+impl MetadataReader {
+    pub fn new(volume: Volume, algorithm: BlockAlgorithm) -> Self {
+        MetadataReader { volume, algorithm, kept: Mutex::default() }
     }
 
     /// What reads from a place on.
@@ -55,7 +55,7 @@ impl Metadata {
         Ok(Stream { metadata: self, block, offset: place.offset, next })
     }
 
-    fn block(&self, at: u64) -> Result<Block> {
+    fn block(&self, at: u64) -> Result<UnpackedBlock> {
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, block)) = kept().iter().find(|(known, _)| *known == at) {
             return Ok(block.clone());
@@ -77,7 +77,7 @@ impl Metadata {
 
 /// Reads metadata, block after block.
 pub(super) struct Stream<'m> {
-    metadata: &'m Metadata,
+    metadata: &'m MetadataReader,
     block: Arc<Vec<u8>>,
     offset: usize,
     next: u64,

@@ -7,7 +7,7 @@ use crate::entry::Mtime;
 
 /// What belongs to one type.
 #[derive(Clone, Debug)]
-pub(super) enum Body {
+pub(super) enum InodeBody {
     /// Bytes of its names, and where they begin.
     Directory(u64, Place),
     File(FileBody),
@@ -38,7 +38,7 @@ pub(super) struct Inode {
     pub mtime: Mtime,
     /// The type of the short form.
     pub kind: u16,
-    pub body: Body,
+    pub body: InodeBody,
     /// Number of its set of attributes.
     pub set: Option<u32>,
 }

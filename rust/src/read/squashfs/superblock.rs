@@ -1,10 +1,10 @@
 //! The superblock and the tables (Linux, fs/squashfs/squashfs_fs.h; Documentation/filesystems/squashfs.rst).
 
-use super::metadata::{Metadata, Place};
+use super::metadata::{MetadataReader, Place};
 use crate::error::Result;
 use crate::read::common::invalid;
 use crate::read::source::{Fields, Volume};
-use crate::read::unpack::Algorithm;
+use crate::read::unpack::BlockAlgorithm;
 
 /// Bytes of the superblock.
 const LENGTH: u64 = 96;
@@ -26,14 +26,14 @@ pub(super) struct Superblock {
     /// Where the tables of inodes and directories begin.
     pub inodes: u64,
     pub directories: u64,
-    pub fragments: Table,
-    pub ids: Table,
+    pub fragments: MetadataTable,
+    pub ids: MetadataTable,
     pub sets: Option<Sets>,
 }
 
 /// Blocks of metadata that hold entries of one size.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct MetadataTable {
     /// Where each block is.
     blocks: Vec<u64>,
     count: u64,
@@ -42,14 +42,14 @@ pub(super) struct Table {
 
 /// Sets of attributes.
 pub(super) struct Sets {
-    pub table: Table,
+    pub table: MetadataTable,
     /// Where names and values begin.
     pub pairs: u64,
 }
 
 impl Superblock {
     /// The superblock, and how metadata and data are compressed.
-    pub fn read(volume: &Volume) -> Result<(Self, Algorithm)> {
+    pub fn read(volume: &Volume) -> Result<(Self, BlockAlgorithm)> {
         let bytes = volume.bytes(0, LENGTH).map_err(|_| invalid("it is too short for a squashfs image"))?;
         if bytes.u32(0)? != MAGIC {
             return Err(invalid("it is no squashfs image"));
@@ -59,10 +59,10 @@ impl Superblock {
             return Err(invalid(format!("it is a squashfs image of version {}.{}, not 4.0", version.0, version.1)));
         }
         let algorithm = match bytes.u16(20)? {
-            1 => Algorithm::Zlib,
-            4 => Algorithm::Xz,
-            5 => Algorithm::Lz4,
-            6 => Algorithm::Zstd,
+            1 => BlockAlgorithm::Zlib,
+            4 => BlockAlgorithm::Xz,
+            5 => BlockAlgorithm::Lz4,
+            6 => BlockAlgorithm::Zstd,
             2 => return Err(invalid("it needs the compression lzma, which is not known here")),
             3 => return Err(invalid("it needs the compression lzo, which is not known here")),
             other => return Err(invalid(format!("it needs compression {other}, which is not known here"))),
@@ -71,7 +71,7 @@ impl Superblock {
         if !(12..=20).contains(&block_bits) || block != 1 << block_bits {
             return Err(invalid(format!("blocks of {block} bytes are not what squashfs has")));
         }
-        let table = |at, count, size| Table::read(volume, at, count, size);
+        let table = |at, count, size| MetadataTable::read(volume, at, count, size);
         let sets = match bytes.u64(56)? {
             NOTHING => None,
             at => {
@@ -81,7 +81,7 @@ impl Superblock {
             }
         };
         let fragments = match u64::from(bytes.u32(16)?) {
-            0 => Table { blocks: Vec::new(), count: 0, size: FRAGMENT },
+            0 => MetadataTable { blocks: Vec::new(), count: 0, size: FRAGMENT },
             count => table(bytes.u64(80)?, count, FRAGMENT)?,
         };
         let superblock = Superblock {
@@ -97,17 +97,17 @@ impl Superblock {
     }
 }
 
-impl Table {
+impl MetadataTable {
     /// Reads the index, which is as long as the entries need.
     fn read(volume: &Volume, at: u64, count: u64, size: u64) -> Result<Self> {
         let blocks = (count * size).div_ceil(super::metadata::BLOCK as u64);
         let index = volume.bytes(at, blocks * ADDRESS)?;
         let blocks = (0..blocks as usize).map(|block| index.u64(block * ADDRESS as usize)).collect::<Result<_>>()?;
-        Ok(Table { blocks, count, size })
+        Ok(MetadataTable { blocks, count, size })
     }
 
     /// An entry.
-    pub fn entry(&self, metadata: &Metadata, number: u64) -> Result<Vec<u8>> {
+    pub fn entry(&self, metadata: &MetadataReader, number: u64) -> Result<Vec<u8>> {
         if number >= self.count {
             return Err(invalid(format!("entry {number} of a table of {}", self.count)));
         }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::image::Image;
-use super::metadata::{Metadata, Place};
-use super::records::{Body, Inode};
+use super::metadata::{MetadataReader, Place};
+use super::records::{Inode, InodeBody};
 use super::superblock::Superblock;
 use crate::contents::Content;
 use crate::entry::{self, Xattrs};
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::read::common::{self, device_numbers, invalid};
 use crate::read::planting::Planting;
-use crate::read::source::{Fields, Source, Volume};
+use crate::read::source::{Fields, ReadAt, Volume};
 use crate::tree::{InodeId, InodeKind};
 
 /// Bytes of the head of a run of names, and of a name's entry without it.
@@ -26,10 +26,10 @@ const RUN_MAX: u32 = 256;
 ///
 /// # Errors
 /// As [`crate::read::read`].
-pub fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<common::Image> {
+pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
     let volume = Volume::new(source);
     let (superblock, algorithm) = Superblock::read(&volume)?;
-    let metadata = Metadata::new(volume.clone(), algorithm);
+    let metadata = MetadataReader::new(volume.clone(), algorithm);
     let (open, fragments) = (Mutex::default(), Mutex::default());
     let image = Image { volume, algorithm, superblock, metadata, open, fragments };
     let planting = Planting::new(limits);
@@ -58,7 +58,7 @@ impl Reading<'_> {
     fn walk(&mut self) -> Result<()> {
         let place = self.image.superblock.root;
         let inode = self.image.inode(place, false)?;
-        let Body::Directory(size, names) = inode.body else { return Err(invalid("its root is no directory")) };
+        let InodeBody::Directory(size, names) = inode.body else { return Err(invalid("its root is no directory")) };
         let metadata = self.metadata(&inode)?;
         self.planting.set_root(metadata);
         let id = self.planting.root();
@@ -138,23 +138,23 @@ impl Reading<'_> {
         }
         let metadata = self.metadata(&inode)?;
         let (kind, names) = match inode.body {
-            Body::Directory(size, names) => (InodeKind::Directory(Default::default()), Some((size, names))),
-            Body::File(file) => {
+            InodeBody::Directory(size, names) => (InodeKind::Directory(Default::default()), Some((size, names))),
+            InodeBody::File(file) => {
                 self.planting.allow_list(file.size >> self.image.superblock.block_bits, 4)?;
                 let position = place.block << 16 | place.offset as u64;
                 let extents = self.image.runs(place, &file)?;
                 (InodeKind::File(Content { layer: 0, position, size: file.size, extents }), None)
             }
-            Body::Symlink(target) => (InodeKind::Symlink(target.into()), None),
-            Body::BlockDevice(device) => {
+            InodeBody::Symlink(target) => (InodeKind::Symlink(target.into()), None),
+            InodeBody::BlockDevice(device) => {
                 let (major, minor) = device_numbers(device);
                 (InodeKind::BlockDevice { major, minor }, None)
             }
-            Body::CharDevice(device) => {
+            InodeBody::CharDevice(device) => {
                 let (major, minor) = device_numbers(device);
                 (InodeKind::CharDevice { major, minor }, None)
             }
-            Body::Fifo => (InodeKind::Fifo, None),
+            InodeBody::Fifo => (InodeKind::Fifo, None),
         };
         let id = self.planting.add(metadata, kind)?;
         self.planting.name(directory.id, name, id, depth)?;

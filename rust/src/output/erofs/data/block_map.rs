@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 
 /// Blocks of the metadata that must stay together in the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct MetadataRun {
     /// First block.
     pub start: u32,
     /// Number of blocks.
@@ -176,7 +176,7 @@ impl BlockMap {
     ///
     /// # Errors
     /// `output_unsupported` for an image of more than 2^32 blocks.
-    pub fn place(&mut self, count: u32, runs: &[Run], anywhere: bool) -> Result<Vec<u32>> {
+    pub fn place(&mut self, count: u32, runs: &[MetadataRun], anywhere: bool) -> Result<Vec<u32>> {
         let mut places = Vec::with_capacity(count as usize);
         let mut runs = runs.iter();
         let mut next = runs.next();

@@ -98,13 +98,13 @@ pub struct Cluster {
 }
 
 /// Compresses; one for each thread.
-pub struct Codec {
+pub struct ClusterCodec {
     limit: usize,
     zstd: Option<Compressor<'static>>,
     out: Vec<u8>,
 }
 
-impl Codec {
+impl ClusterCodec {
     /// A codec for `compression`.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Codec {
                 (Some(zstd), zstd::zstd_safe::compress_bound(compression.piece()))
             }
         };
-        Ok(Codec { limit: compression.cluster, zstd, out: vec![0; bound] })
+        Ok(ClusterCodec { limit: compression.cluster, zstd, out: vec![0; bound] })
     }
 
     /// Compresses a piece. `room` is how many bytes of its end can stand behind the inode: 0 unless it ends the file.

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::codec::{Cluster, Codec, Compression};
+use super::codec::{Cluster, ClusterCodec, Compression};
 use super::file_data::{DataPlace, FileData, whole_blocks};
 use crate::contents::{self, Content, Contents};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
-use crate::output::erofs::format::clusters::{Clusters, Extent, table_size};
+use crate::output::erofs::format::clusters::{ClusterExtent, Clusters, table_size};
 use crate::output::erofs::format::numbers::{BLOCK, EXTENDED, blocks};
 use crate::output::erofs::format::xattr;
 use crate::output::request;
@@ -48,7 +48,7 @@ pub struct CompressedFiles {
     /// By inode: its file.
     numbers: Vec<u32>,
     files: Vec<Kept>,
-    extents: Vec<Extent>,
+    extents: Vec<ClusterExtent>,
     tails: File,
     end: u64,
 }
@@ -75,7 +75,7 @@ impl CompressedFiles {
             tails: unnamed_file(folder)?,
             end: 1,
         };
-        let mut writer = Writer {
+        let mut writer = ClusterWriter {
             image,
             files,
             pending: Vec::new(),
@@ -90,7 +90,7 @@ impl CompressedFiles {
             for _ in 0..threads.max(1) {
                 let (jobs, todo) = sync_channel(AHEAD);
                 let (results, done) = sync_channel(AHEAD);
-                let codec = Codec::new(compression)?;
+                let codec = ClusterCodec::new(compression)?;
                 std::thread::Builder::new()
                     .name("compress".to_owned())
                     .spawn_scoped(scope, move || work(codec, &todo, &results))
@@ -101,7 +101,7 @@ impl CompressedFiles {
             for step in tree.walk().filter(|step| step.first) {
                 let inode = tree.inode(step.inode);
                 if let InodeKind::File(content) = &inode.kind {
-                    let file = Source { id: step.inode, content, metadata: &inode.metadata };
+                    let file = FileToCompress { id: step.inode, content, metadata: &inode.metadata };
                     feed(&file, contents, compression, &mut pipeline, &mut writer)
                         .map_err(|error| error.at_entry(&step.path, 0))?;
                 }
@@ -165,15 +165,15 @@ fn runs_of(content: &Content) -> Vec<contents::Extent> {
 }
 
 /// A file on its way.
-struct Source<'a> {
+struct FileToCompress<'a> {
     id: InodeId,
     content: &'a Content,
     metadata: &'a Metadata,
 }
 
 /// A piece of a file, for a thread to compress.
-struct Job {
-    file: Part,
+struct PieceToCompress {
+    file: PieceInfo,
     bytes: Vec<u8>,
     /// Whether it may be compressed at all.
     compress: bool,
@@ -181,7 +181,7 @@ struct Job {
 
 /// What the writer must know of a piece.
 #[derive(Clone, Copy)]
-struct Part {
+struct PieceInfo {
     id: InodeId,
     first: bool,
     last: bool,
@@ -191,13 +191,13 @@ struct Part {
 }
 
 struct Done {
-    file: Part,
+    file: PieceInfo,
     bytes: Vec<u8>,
     clusters: Vec<Cluster>,
 }
 
-fn work(mut codec: Codec, todo: &Receiver<Job>, results: &SyncSender<Result<Done>>) {
-    while let Ok(Job { file, bytes, compress }) = todo.recv() {
+fn work(mut codec: ClusterCodec, todo: &Receiver<PieceToCompress>, results: &SyncSender<Result<Done>>) {
+    while let Ok(PieceToCompress { file, bytes, compress }) = todo.recv() {
         let mut clusters = Vec::new();
         let result = if compress {
             codec.squeeze(&bytes, file.room, &mut clusters)
@@ -212,7 +212,7 @@ fn work(mut codec: Codec, todo: &Receiver<Job>, results: &SyncSender<Result<Done
 }
 
 struct Worker {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<PieceToCompress>,
     done: Receiver<Result<Done>>,
 }
 
@@ -224,7 +224,7 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    fn send(&mut self, job: Job, writer: &mut Writer<'_>) -> Result<()> {
+    fn send(&mut self, job: PieceToCompress, writer: &mut ClusterWriter<'_>) -> Result<()> {
         if self.sent - self.received >= AHEAD * self.workers.len() {
             self.receive(writer)?;
         }
@@ -234,7 +234,7 @@ impl Pipeline {
     }
 
     /// Writes the next result; whether there was one.
-    fn receive(&mut self, writer: &mut Writer<'_>) -> Result<bool> {
+    fn receive(&mut self, writer: &mut ClusterWriter<'_>) -> Result<bool> {
         if self.received == self.sent {
             return Ok(false);
         }
@@ -248,11 +248,11 @@ impl Pipeline {
 
 /// Sends a file, piece by piece.
 fn feed(
-    file: &Source<'_>,
+    file: &FileToCompress<'_>,
     contents: &dyn Contents,
     compression: &Compression,
     pipeline: &mut Pipeline,
-    writer: &mut Writer<'_>,
+    writer: &mut ClusterWriter<'_>,
 ) -> Result<()> {
     let content = file.content;
     let behind = EXTENDED + xattr::bound(file.metadata);
@@ -275,7 +275,7 @@ fn feed(
             }
             offset += read as u64;
             let last = left == read as u64;
-            let part = Part {
+            let part = PieceInfo {
                 id: file.id,
                 first: left == length,
                 last,
@@ -283,14 +283,14 @@ fn feed(
                 flat_room: if last && !sparse { BLOCK.saturating_sub(behind) } else { 0 },
             };
             left -= read as u64;
-            pipeline.send(Job { file: part, bytes, compress: !sparse }, writer)?;
+            pipeline.send(PieceToCompress { file: part, bytes, compress: !sparse }, writer)?;
         }
     }
     Ok(())
 }
 
 /// Puts what comes back into the image.
-struct Writer<'a> {
+struct ClusterWriter<'a> {
     image: &'a File,
     files: CompressedFiles,
     pending: Vec<u8>,
@@ -320,7 +320,7 @@ impl Report<'_> {
     }
 }
 
-impl Writer<'_> {
+impl ClusterWriter<'_> {
     fn take(&mut self, done: Done) -> Result<()> {
         let Done { file, bytes, clusters } = done;
         self.report.add(bytes.len() as u64)?;
@@ -369,7 +369,7 @@ impl Writer<'_> {
             self.append(data)?
         };
         kept.flat = false;
-        self.files.extents.push(Extent { logical: blocks(length as u64) as u16, physical, compressed: true });
+        self.files.extents.push(ClusterExtent { logical: blocks(length as u64) as u16, physical, compressed: true });
         Ok(())
     }
 
@@ -381,7 +381,11 @@ impl Writer<'_> {
             self.set_tail_aside(kept, rest)?;
         }
         let physical = self.append(whole)?;
-        self.files.extents.push(Extent { logical: blocks(data.len() as u64) as u16, physical, compressed: false });
+        self.files.extents.push(ClusterExtent {
+            logical: blocks(data.len() as u64) as u16,
+            physical,
+            compressed: false,
+        });
         Ok(())
     }
 

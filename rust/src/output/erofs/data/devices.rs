@@ -10,7 +10,7 @@ use crate::blocks::length_of;
 use crate::contents::Content;
 use crate::error::{Code, Error, Result};
 use crate::output::erofs::format::numbers::BLOCK;
-use crate::output::erofs::format::superblock::{Slot, TAG};
+use crate::output::erofs::format::superblock::{DeviceSlot, TAG};
 use crate::spool::SpoolStore;
 use crate::tree::{InodeId, InodeKind, Tree};
 
@@ -83,14 +83,14 @@ impl LayeredFiles {
 
     /// Bytes of the table of devices.
     pub fn table(&self) -> usize {
-        if self.single { 0 } else { self.devices.len() * Slot::LENGTH }
+        if self.single { 0 } else { self.devices.len() * DeviceSlot::LENGTH }
     }
 
     /// Learns how many blocks the metadata take. Returns the table of devices, and the blocks of the whole image.
     ///
     /// # Errors
     /// `output_unsupported` for more than 16 TiB in all.
-    pub fn stand_behind(&self, blocks: u64) -> Result<(Vec<Slot>, u64)> {
+    pub fn stand_behind(&self, blocks: u64) -> Result<(Vec<DeviceSlot>, u64)> {
         let mut end = blocks;
         let mut bases = Vec::new();
         let mut slots = Vec::new();
@@ -99,7 +99,7 @@ impl LayeredFiles {
             let mut name = [0; TAG];
             let length = tag.len().min(TAG);
             name[..length].copy_from_slice(&tag.as_bytes()[..length]);
-            slots.push(Slot { tag: name, blocks: *blocks as u32, mapped: end as u32 });
+            slots.push(DeviceSlot { tag: name, blocks: *blocks as u32, mapped: end as u32 });
             end += blocks;
             if end >= u64::from(u32::MAX) {
                 let message = "an erofs image cannot be larger than 16 TiB, its layers included";

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::file_data::whole_blocks;
-use super::store::{ErofsStore, Position, TAIL_UNIT, image_error};
+use super::store::{ErofsStore, PackedPosition, TAIL_UNIT, image_error};
 use crate::contents::{Content, Extents, LayerStore, Store, take_through_memory};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
@@ -60,7 +60,7 @@ impl Store for Arc<ErofsStore> {
 
     fn shared(&self, content: Content) -> Result<Content> {
         let block = u32::try_from((content.position / BLOCK as u64).saturating_sub(1)).ok();
-        let position = block.and_then(|block| Position { block, tail: None }.encode()).ok_or_else(too_large)?;
+        let position = block.and_then(|block| PackedPosition { block, tail: None }.encode()).ok_or_else(too_large)?;
         let extents = whole_blocks(&content).and_then(|content| content.extents);
         Ok(Content { position, extents, ..content })
     }
@@ -292,7 +292,7 @@ impl LayerStore for ErofsLayer {
             self.pending.resize(self.pending.len() + BLOCK - open, 0);
         }
         let block = u32::try_from(self.start).ok();
-        let position = block.and_then(|block| Position { block, tail }.encode());
+        let position = block.and_then(|block| PackedPosition { block, tail }.encode());
         let position = position.ok_or_else(too_large)?;
         Ok(Content { layer: self.index, position, size, extents })
     }

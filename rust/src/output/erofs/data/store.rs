@@ -31,18 +31,18 @@ const FIRST: u64 = 1;
 pub const TAIL_UNIT: u64 = 32;
 
 /// What [`Content::position`] says here: the content's first block, counted in its layer, and its tail.
-pub struct Position {
+pub struct PackedPosition {
     /// First block.
     pub block: u32,
     /// Offset in the layer's spool of tails, when the content has a tail there.
     pub tail: Option<u64>,
 }
 
-impl Position {
+impl PackedPosition {
     fn of(content: &Content) -> Self {
         let tail = content.position as u32;
         let tail = (tail > 0).then(|| u64::from(tail - 1) * TAIL_UNIT);
-        Position { block: (content.position >> 32) as u32, tail }
+        PackedPosition { block: (content.position >> 32) as u32, tail }
     }
 
     /// The number that [`Content::position`] holds, if it can.
@@ -57,7 +57,7 @@ impl Position {
 
 /// Where the data of a layer stand.
 #[derive(Default)]
-struct Part {
+struct LayerPlace {
     /// First block in the image, known once the layer below is finished.
     base: Option<u64>,
     /// Blocks of a finished layer.
@@ -72,7 +72,7 @@ struct Part {
 pub struct ErofsStore {
     image: File,
     folder: PathBuf,
-    parts: Mutex<Vec<Part>>,
+    parts: Mutex<Vec<LayerPlace>>,
     spools: Spools,
     /// Set by a layer that has tails.
     tails: Vec<OnceLock<SpoolPart>>,
@@ -84,7 +84,7 @@ impl ErofsStore {
     /// A store for `layers` layers in `image`, an empty file open for reading and writing. Unnamed spool files go to
     /// `folder`.
     pub fn new(image: File, folder: &Path, layers: usize) -> Self {
-        let mut parts: Vec<Part> = (0..layers).map(|_| Part::default()).collect();
+        let mut parts: Vec<LayerPlace> = (0..layers).map(|_| LayerPlace::default()).collect();
         if let Some(first) = parts.first_mut() {
             first.base = Some(FIRST);
         }
@@ -187,7 +187,7 @@ impl ErofsStore {
         file.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))
     }
 
-    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<LayerPlace>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,7 +196,7 @@ impl ErofsStore {
         let parts = self.parts();
         let end = match parts.last() {
             None => Some(FIRST),
-            Some(Part { base: Some(base), blocks: Some(blocks), .. }) => Some(base + blocks),
+            Some(LayerPlace { base: Some(base), blocks: Some(blocks), .. }) => Some(base + blocks),
             Some(_) => None,
         };
         end.map(|end| (FIRST, end)).ok_or_else(|| Error::new(Code::Internal, "a layer of the image is not complete"))
@@ -204,7 +204,7 @@ impl ErofsStore {
 
     /// The content's blocks in the image, as their first and how many.
     pub(in crate::output::erofs) fn extent(&self, content: &Content) -> (u64, u64) {
-        let position = Position::of(content);
+        let position = PackedPosition::of(content);
         let stored: u64 = content.runs().map(|run| run.length).sum();
         let count = if position.tail.is_some() { stored / BLOCK as u64 } else { blocks(stored) };
         let base = self.parts()[content.layer as usize].base.unwrap_or(FIRST);
@@ -218,7 +218,7 @@ impl ErofsStore {
 
     /// Bytes of the content that wait for their inode.
     fn tail(&self, content: &Content) -> usize {
-        match Position::of(content).tail {
+        match PackedPosition::of(content).tail {
             Some(_) => (content.size % BLOCK as u64) as usize,
             None => 0,
         }
@@ -226,7 +226,8 @@ impl ErofsStore {
 
     /// Reads part of the tail.
     fn read_tail_part(&self, content: &Content, from: u64, buffer: &mut [u8]) -> Result<()> {
-        let (Some(part), Some(tail)) = (self.tails[content.layer as usize].get(), Position::of(content).tail) else {
+        let (Some(part), Some(tail)) = (self.tails[content.layer as usize].get(), PackedPosition::of(content).tail)
+        else {
             unreachable!("a content without a tail was asked for it");
         };
         part.read(buffer, tail + from)

@@ -20,7 +20,7 @@ const ENTRY: usize = 8;
 
 /// One cluster of a file. A compressed one of no blocks is the last, and behind the inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct ClusterExtent {
     /// Logical blocks, the last maybe not whole.
     pub logical: u16,
     /// Blocks of the image.
@@ -35,7 +35,7 @@ pub struct Clusters<'a> {
     /// First block; all clusters follow each other.
     pub start: u32,
     /// The clusters, in order.
-    pub extents: &'a [Extent],
+    pub extents: &'a [ClusterExtent],
     /// Bytes of the last cluster when it is behind the inode, else 0.
     pub tail: usize,
     /// The format's number of the algorithm.
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn every_logical_block_has_its_entry() {
         let extents = [
-            Extent { logical: 3, physical: 2, compressed: true },
-            Extent { logical: 2, physical: 2, compressed: false },
-            Extent { logical: 1, physical: 0, compressed: true },
+            ClusterExtent { logical: 3, physical: 2, compressed: true },
+            ClusterExtent { logical: 2, physical: 2, compressed: false },
+            ClusterExtent { logical: 1, physical: 0, compressed: true },
         ];
         let clusters = Clusters { start: 100, extents: &extents, tail: 9, algorithm: 3 };
         assert_eq!(clusters.blocks(), 4);

@@ -46,7 +46,7 @@ pub const TAG: usize = 64;
 
 /// What the table says of a device.
 #[derive(Clone, Debug)]
-pub struct Slot {
+pub struct DeviceSlot {
     /// Its name.
     pub tag: [u8; TAG],
     /// Its blocks.
@@ -55,7 +55,7 @@ pub struct Slot {
     pub mapped: u32,
 }
 
-impl Slot {
+impl DeviceSlot {
     /// Bytes of a slot in the table, which begins at a multiple of them.
     pub const LENGTH: usize = 128;
 }
@@ -96,7 +96,7 @@ pub struct Superblock {
     /// How contents are compressed.
     pub coding: Option<Coding>,
     /// Where else the data are; none in a compressed image, whose settings stand in the place of the table.
-    pub devices: Vec<Slot>,
+    pub devices: Vec<DeviceSlot>,
 }
 
 impl Superblock {
@@ -125,7 +125,7 @@ impl Superblock {
             out.extend_from_slice(&coding.settings);
         } else if !self.devices.is_empty() {
             put(field::EXTRA_DEVICES, &(self.devices.len() as u16).to_le_bytes());
-            put(field::DEVT_SLOTOFF, &(((OFFSET + LENGTH) / Slot::LENGTH) as u16).to_le_bytes());
+            put(field::DEVT_SLOTOFF, &(((OFFSET + LENGTH) / DeviceSlot::LENGTH) as u16).to_le_bytes());
             for slot in &self.devices {
                 out.extend_from_slice(&slot.tag);
                 out.extend_from_slice(&slot.blocks.to_le_bytes());

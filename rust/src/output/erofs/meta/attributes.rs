@@ -10,17 +10,17 @@ const TOO_MANY: &str = "erofs holds 256 KiB of attributes that no other file sha
 
 /// The entries that inodes share.
 #[derive(Default)]
-pub struct Shared<'t> {
+pub struct SharedAttributes<'t> {
     /// By entry: how often it is used, then where it stands.
     ids: HashMap<Attribute<'t>, u32>,
     order: Vec<Attribute<'t>>,
 }
 
-impl<'t> Shared<'t> {
+impl<'t> SharedAttributes<'t> {
     /// Looks through the metadata of all inodes, in an order that decides that of the shared entries.
     pub fn collect(inodes: impl Iterator<Item = &'t Metadata>) -> Self {
         const LISTED: u32 = u32::MAX;
-        let mut shared = Shared::default();
+        let mut shared = SharedAttributes::default();
         for metadata in inodes {
             // Counted as `xattr::bound` does, whose room the body must not outgrow.
             let few = held(metadata).count() <= REFERENCES_MAX;
@@ -106,7 +106,7 @@ impl<'t> Shared<'t> {
         }
     }
 
-    /// Bytes of [`Shared::body`].
+    /// Bytes of [`SharedAttributes::body`].
     pub fn body_size(&self, metadata: &Metadata) -> usize {
         let mut out = Vec::new();
         self.body(metadata, &mut out, |_, _| {});

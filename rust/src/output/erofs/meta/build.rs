@@ -78,7 +78,7 @@ fn finish(tree: &Tree, store: &ErofsStore, identity: &Identity) -> Result<Writte
     let (first, end) = store.data_area()?;
     let mut space = BlockMap::new(first, end, live(tree, store))?;
     store.relocate(space.make_room(wanted))?;
-    complete(plan, store.image(), space, identity, Data::Here)
+    complete(plan, store.image(), space, identity, ImageData::Here)
 }
 
 /// Writes a compressed image.
@@ -96,7 +96,7 @@ fn compress(
     let plan = Plan::new(tree, &files, identity)?;
     // All that is there is wanted.
     let space = BlockMap::new(files.end(), files.end(), Vec::new())?;
-    complete(plan, &image, space, identity, Data::Compressed(*compression))
+    complete(plan, &image, space, identity, ImageData::Compressed(*compression))
 }
 
 /// Completes the image of one layer: `data` has its contents, which end before byte `end` and all stay. Whether the
@@ -109,7 +109,7 @@ pub fn finish_layer(view: &Tree, data: &File, end: u64, identity: &Identity) -> 
     let plan = Plan::new(view, &LayerFiles, identity)?;
     let end = end / BLOCK as u64;
     let space = BlockMap::new(end, end, Vec::new())?;
-    complete(plan, data, space, identity, Data::Here)
+    complete(plan, data, space, identity, ImageData::Here)
 }
 
 /// Writes the image of a tree whose data stand elsewhere to an empty file.
@@ -120,11 +120,11 @@ pub fn finish_layered(tree: &Tree, files: &LayeredFiles, image: &File, identity:
     let plan = Plan::new(tree, files, identity)?;
     let head = head_blocks(files.table());
     let space = BlockMap::new(head, head, Vec::new())?;
-    complete(plan, image, space, identity, Data::Elsewhere(files))
+    complete(plan, image, space, identity, ImageData::Elsewhere(files))
 }
 
 /// Where the data of the image are.
-enum Data<'a> {
+enum ImageData<'a> {
     Here,
     Compressed(Compression),
     Elsewhere(&'a LayeredFiles),
@@ -138,11 +138,17 @@ fn anywhere(plan: &Plan<'_>) -> bool {
 }
 
 /// Metadata and superblock.
-fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, identity: &Identity, data: Data<'_>) -> Result<Written> {
+fn complete(
+    plan: Plan<'_>,
+    image: &File,
+    mut space: BlockMap,
+    identity: &Identity,
+    data: ImageData<'_>,
+) -> Result<Written> {
     let packer = plan.packer();
     let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
     let (devices, blocks) = match &data {
-        Data::Elsewhere(files) => {
+        ImageData::Elsewhere(files) => {
             // What stands behind the metadata must know their length before they are written, and so must the block
             // that is added below where it is needed.
             space.extend()?;
@@ -176,7 +182,7 @@ fn complete(plan: Plan<'_>, image: &File, mut space: BlockMap, identity: &Identi
         xattr_block: if shared.size() > 0 { places[shared_run as usize] } else { 0 },
         uuid: identity.uuid,
         chunked: plan.chunked(),
-        coding: if let Data::Compressed(compression) = data { Some(compression.coding()) } else { None },
+        coding: if let ImageData::Compressed(compression) = data { Some(compression.coding()) } else { None },
         devices,
     };
     let bytes = space.end() * block;

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::build::finish_layer;
 use crate::blocks::BLOCK;
-use crate::decoded::{ATTRIBUTE, KeptLayer, Reason, Sealed, Table, View};
+use crate::decoded::{ATTRIBUTE, KeptLayer, OverlayView, Reason, Table, TableFacts};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
@@ -33,7 +33,7 @@ const BUFFER: usize = 1 << 20;
 pub fn complete_kept(kept: &mut KeptLayer, limits: &Limits) -> Result<Completed> {
     seal(kept, None, b"")?;
     let table = Table::open(kept.table.file()?)?;
-    let View { tree, mut reason } = View::new(&table, limits)?;
+    let OverlayView { tree, mut reason } = OverlayView::new(&table, limits)?;
     let data = &kept.data;
     let identity = Identity { uuid: uuid(&kept.diff_id), build_time: Mtime::default(), clamp_mtime: None };
     let written = finish_layer(&tree, &data.file, data.end, &identity)?;
@@ -53,7 +53,7 @@ pub fn complete_kept(kept: &mut KeptLayer, limits: &Limits) -> Result<Completed>
 /// `io_error`.
 pub fn seal(kept: &mut KeptLayer, reason: Option<&Reason>, note: &[u8]) -> Result<()> {
     let KeptLayer { table, data, diff_id, layer_bytes } = kept;
-    table.seal(&Sealed { diff_id, layer_bytes: *layer_bytes, data_end: data.end, reason, note })
+    table.seal(&TableFacts { diff_id, layer_bytes: *layer_bytes, data_end: data.end, reason, note })
 }
 
 /// The digest by which a layer's image is known again: SHA-256 of all from its second block on, then of the first. In

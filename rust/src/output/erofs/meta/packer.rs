@@ -1,7 +1,7 @@
 //! Where inodes stand in the metadata: pieces packed into blocks, counted from the metadata's own first block.
 
 use crate::error::{Code, Error, Result};
-use crate::output::erofs::data::block_map::Run;
+use crate::output::erofs::data::block_map::MetadataRun;
 use crate::output::erofs::format::numbers::{BLOCK, SLOT, SLOTS};
 
 /// Packs pieces into blocks by best fit: each piece goes into the open block with the smallest free space that is
@@ -14,7 +14,7 @@ pub struct MetadataPacker {
     open: Vec<Vec<u32>>,
     /// Which of `open` have a block, a bit each.
     some_open: u128,
-    runs: Vec<Run>,
+    runs: Vec<MetadataRun>,
 }
 
 impl Default for MetadataPacker {
@@ -62,7 +62,7 @@ impl MetadataPacker {
     pub fn run(&mut self, count: u64) -> Result<u32> {
         let start = self.new_blocks(count)?;
         if count > 1 {
-            self.runs.push(Run { start, length: count as u32 });
+            self.runs.push(MetadataRun { start, length: count as u32 });
         }
         Ok(start)
     }
@@ -89,7 +89,7 @@ impl MetadataPacker {
     }
 
     /// The runs, ascending.
-    pub fn runs(&self) -> &[Run] {
+    pub fn runs(&self) -> &[MetadataRun] {
         &self.runs
     }
 }
@@ -115,7 +115,7 @@ mod tests {
         }
         // More than a block: together, and its rest is open for others.
         assert_eq!(packer.piece(5000)?, 3 * SLOTS);
-        assert_eq!(packer.runs(), [Run { start: 3, length: 2 }]);
+        assert_eq!(packer.runs(), [MetadataRun { start: 3, length: 2 }]);
         assert_eq!(packer.piece(4096 - 64)?, SLOTS * 5);
         assert_eq!(packer.piece(3100)?, SLOTS * 4 + 29);
         assert_eq!(packer.piece(3100)?, SLOTS * 2 + 4);

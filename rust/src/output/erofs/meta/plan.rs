@@ -1,6 +1,6 @@
 //! The plan of an image: for every inode its form, and its place among the metadata.
 
-use super::attributes::Shared;
+use super::attributes::SharedAttributes;
 use super::directory::{Name, Shape, names};
 use super::packer::MetadataPacker;
 use crate::contents::Content;
@@ -23,7 +23,7 @@ const TABLE_MAX: u64 = 64 << 20;
 
 /// What is behind an inode and its attributes, or where else its data are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum InodeData {
     /// Nothing, or what is in the data area.
     OutOfLine,
     /// So many bytes of the content's tail, of a link's target or of a directory's last block.
@@ -50,13 +50,13 @@ pub enum Data {
 
 /// What an inode looks like; all but addresses.
 #[derive(Clone, Copy, Debug)]
-pub struct Form {
+pub struct InodeForm {
     /// The inode itself; its `data` field is still to be filled in for what has blocks.
     pub record: Record,
     /// Bytes of inode and attributes.
     pub head: usize,
     /// What follows.
-    pub data: Data,
+    pub data: InodeData,
 }
 
 /// The inodes of a tree, and their places.
@@ -64,7 +64,7 @@ pub struct Plan<'t> {
     tree: &'t Tree,
     files: &'t dyn FileData,
     identity: &'t Identity,
-    shared: Shared<'t>,
+    shared: SharedAttributes<'t>,
     /// By inode: its slot.
     slots: Vec<u32>,
     /// By inode: its first own block of metadata.
@@ -90,7 +90,7 @@ impl<'t> Plan<'t> {
             tree,
             files,
             identity,
-            shared: Shared::collect(firsts().map(|step| &tree.inode(step.inode).metadata)),
+            shared: SharedAttributes::collect(firsts().map(|step| &tree.inode(step.inode).metadata)),
             slots: vec![NOWHERE; bound],
             runs: vec![NOWHERE; bound],
             parents: vec![tree.root(); bound],
@@ -127,18 +127,18 @@ impl<'t> Plan<'t> {
             error
         })?;
         let behind = match form.data {
-            Data::OutOfLine | Data::Blocks(_) => 0,
-            Data::Inline(length) => length,
-            Data::Chunks { count, .. } => 4 * count as usize,
-            Data::Indexes { count, .. } => index_padding(form.head) + INDEX * count as usize,
-            Data::Clusters(tail) => table_size(form.head, form.record.size) + tail,
+            InodeData::OutOfLine | InodeData::Blocks(_) => 0,
+            InodeData::Inline(length) => length,
+            InodeData::Chunks { count, .. } => 4 * count as usize,
+            InodeData::Indexes { count, .. } => index_padding(form.head) + INDEX * count as usize,
+            InodeData::Clusters(tail) => table_size(form.head, form.record.size) + tail,
         };
         // The root comes first and so gets the first slot of all.
         self.slots[id.index()] = self.packer.piece(form.head + behind)?;
-        if let Data::Blocks(count) = form.data {
+        if let InodeData::Blocks(count) = form.data {
             self.runs[id.index()] = self.packer.run(count)?;
         }
-        self.chunked |= matches!(form.data, Data::Chunks { .. } | Data::Indexes { .. });
+        self.chunked |= matches!(form.data, InodeData::Chunks { .. } | InodeData::Indexes { .. });
         self.count += 1;
         Ok(())
     }
@@ -147,7 +147,7 @@ impl<'t> Plan<'t> {
     ///
     /// # Errors
     /// `output_unsupported` for a device number that Linux has not, and for a sparse file whose table of chunks would be out of all proportion.
-    pub fn form(&self, id: InodeId) -> Result<Form> {
+    pub fn form(&self, id: InodeId) -> Result<InodeForm> {
         let inode = self.tree.inode(id);
         let metadata = &inode.metadata;
         let attributes = if metadata.xattrs.is_some() { self.shared.body_size(metadata) } else { 0 };
@@ -171,19 +171,19 @@ impl<'t> Plan<'t> {
                 match self.files.place(id, content) {
                     DataPlace::Flat { start, tail } => {
                         record.data = start;
-                        if tail > 0 { Data::Inline(tail) } else { Data::OutOfLine }
+                        if tail > 0 { InodeData::Inline(tail) } else { InodeData::OutOfLine }
                     }
                     DataPlace::Sparse { content, .. } => {
                         let (bits, count) = chunks(&content, 4)?;
-                        Data::Chunks { bits, count }
+                        InodeData::Chunks { bits, count }
                     }
                     DataPlace::Device { content, .. } => {
                         let (bits, count) = chunks(&content, INDEX as u64)?;
-                        Data::Indexes { bits, count }
+                        InodeData::Indexes { bits, count }
                     }
                     DataPlace::Compressed(clusters) => {
                         record.data = clusters.blocks();
-                        Data::Clusters(clusters.tail)
+                        InodeData::Clusters(clusters.tail)
                     }
                 }
             }
@@ -193,43 +193,45 @@ impl<'t> Plan<'t> {
                 record.nlink = 2 + children.values().filter(is_directory).count() as u32;
                 record.size = shape.full * BLOCK as u64 + shape.last as u64;
                 if fits(&record, shape.last) && shape.full == 0 {
-                    Data::Inline(shape.last)
+                    InodeData::Inline(shape.last)
                 } else {
-                    Data::Blocks(shape.full + 1)
+                    InodeData::Blocks(shape.full + 1)
                 }
             }
             InodeKind::Symlink(target) => {
                 record.size = target.len() as u64;
-                if fits(&record, target.len()) { Data::Inline(target.len()) } else { Data::Blocks(1) }
+                if fits(&record, target.len()) { InodeData::Inline(target.len()) } else { InodeData::Blocks(1) }
             }
             InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
                 record.data = device_number(*major, *minor)?;
-                Data::OutOfLine
+                InodeData::OutOfLine
             }
-            InodeKind::Fifo => Data::OutOfLine,
+            InodeKind::Fifo => InodeData::OutOfLine,
         };
         let behind = match data {
-            Data::Inline(length) => length,
-            Data::Clusters(tail) if tail > 0 => table_size(record.length(build_time) + attributes, record.size) + tail,
+            InodeData::Inline(length) => length,
+            InodeData::Clusters(tail) if tail > 0 => {
+                table_size(record.length(build_time) + attributes, record.size) + tail
+            }
             _ => 0,
         };
         if behind > 0 && !fits(&record, behind) {
             return Err(Error::new(Code::OutputUnsupported, "its metadata grew after its content was stored"));
         }
         match data {
-            Data::Inline(_) => record.layout = DataLayout::FlatInline,
-            Data::Clusters(_) => record.layout = DataLayout::CompressedFull,
-            Data::Chunks { bits, .. } => {
+            InodeData::Inline(_) => record.layout = DataLayout::FlatInline,
+            InodeData::Clusters(_) => record.layout = DataLayout::CompressedFull,
+            InodeData::Chunks { bits, .. } => {
                 record.layout = DataLayout::ChunkBased;
                 record.data = bits;
             }
-            Data::Indexes { bits, .. } => {
+            InodeData::Indexes { bits, .. } => {
                 record.layout = DataLayout::ChunkBased;
                 record.data = bits | INDEXES;
             }
-            Data::OutOfLine | Data::Blocks(_) => {}
+            InodeData::OutOfLine | InodeData::Blocks(_) => {}
         }
-        Ok(Form { record, head: record.length(build_time) + attributes, data })
+        Ok(InodeForm { record, head: record.length(build_time) + attributes, data })
     }
 
     /// All names of a directory.
@@ -253,7 +255,7 @@ impl<'t> Plan<'t> {
     }
 
     /// The shared attributes, and the first block that was set aside for them.
-    pub fn shared(&self) -> (&Shared<'t>, u32) {
+    pub fn shared(&self) -> (&SharedAttributes<'t>, u32) {
         (&self.shared, self.shared_run)
     }
 

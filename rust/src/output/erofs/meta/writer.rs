@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::directory;
-use super::plan::{Data, Form, Plan, chunk_addresses, index_padding};
+use super::plan::{InodeData, InodeForm, Plan, chunk_addresses, index_padding};
 use crate::error::{Error, Result};
 use crate::output::erofs::data::file_data::DataPlace;
 use crate::output::erofs::format::inode::type_of;
@@ -15,7 +15,7 @@ use crate::tree::{InodeId, InodeKind};
 const BUFFER: usize = 1 << 20;
 
 /// The blocks of the metadata, as their own addresses follow each other.
-struct Blocks<'a> {
+struct MetadataBlocks<'a> {
     image: &'a File,
     places: &'a [u32],
     buffer: Vec<u8>,
@@ -24,7 +24,7 @@ struct Blocks<'a> {
     failed: Option<Error>,
 }
 
-impl Blocks<'_> {
+impl MetadataBlocks<'_> {
     /// Goes on at byte `offset`, which is not before what was written; zeros in between.
     fn seek(&mut self, offset: u64) {
         let length = (offset - (self.start * BLOCK) as u64) as usize;
@@ -63,7 +63,8 @@ impl Blocks<'_> {
 /// # Errors
 /// `io_error`.
 pub fn write_metadata(plan: &Plan<'_>, image: &File, places: &[u32], nid_base: u32) -> Result<Vec<u32>> {
-    let mut blocks = Blocks { image, places, buffer: Vec::with_capacity(BUFFER + BLOCK), start: 0, failed: None };
+    let mut blocks =
+        MetadataBlocks { image, places, buffer: Vec::with_capacity(BUFFER + BLOCK), start: 0, failed: None };
     let nid = |id: InodeId| {
         let slot = plan.slot(id).unwrap_or_default();
         let block = places[(slot / SLOTS) as usize] - nid_base;
@@ -115,9 +116,9 @@ fn in_order(plan: &Plan<'_>) -> Vec<(u32, Option<InodeId>)> {
 fn write_inode(
     plan: &Plan<'_>,
     id: InodeId,
-    form: Form,
+    form: InodeForm,
     nid: &impl Fn(InodeId) -> (u64, u8),
-    blocks: &mut Blocks<'_>,
+    blocks: &mut MetadataBlocks<'_>,
 ) -> Result<()> {
     let inode = plan.tree().inode(id);
     let mut out = Vec::with_capacity(BLOCK);
@@ -131,14 +132,14 @@ fn write_inode(
     match (form.data, &inode.kind) {
         (data, InodeKind::File(content)) => {
             let tail = match (data, plan.files().place(id, content)) {
-                (Data::Inline(tail), _) => tail,
-                (Data::Chunks { bits, count }, DataPlace::Sparse { start, content }) => {
+                (InodeData::Inline(tail), _) => tail,
+                (InodeData::Chunks { bits, count }, DataPlace::Sparse { start, content }) => {
                     for address in chunk_addresses(&content, bits, count, start) {
                         blocks.write(&address.to_le_bytes());
                     }
                     0
                 }
-                (Data::Indexes { bits, count }, DataPlace::Device { device, start, content }) => {
+                (InodeData::Indexes { bits, count }, DataPlace::Device { device, start, content }) => {
                     blocks.write(&[0; INDEX][..index_padding(form.head)]);
                     for address in chunk_addresses(&content, bits, count, start) {
                         let device = if address == NULL_ADDRESS { 0 } else { device };
@@ -148,7 +149,7 @@ fn write_inode(
                     }
                     0
                 }
-                (Data::Clusters(tail), DataPlace::Compressed(clusters)) => {
+                (InodeData::Clusters(tail), DataPlace::Compressed(clusters)) => {
                     clusters.write(form.head, |bytes| blocks.write(bytes));
                     tail
                 }
@@ -160,17 +161,17 @@ fn write_inode(
                 blocks.write(&out);
             }
         }
-        (Data::Inline(_), InodeKind::Directory(children)) => {
+        (InodeData::Inline(_), InodeKind::Directory(children)) => {
             directory::write(plan.names(id, children), nid, |bytes| blocks.write(bytes));
         }
-        (Data::Inline(_), InodeKind::Symlink(target)) => blocks.write(target),
+        (InodeData::Inline(_), InodeKind::Symlink(target)) => blocks.write(target),
         _ => {}
     }
     Ok(())
 }
 
 /// The blocks that an inode has for itself.
-fn write_data(plan: &Plan<'_>, id: InodeId, nid: &impl Fn(InodeId) -> (u64, u8), blocks: &mut Blocks<'_>) {
+fn write_data(plan: &Plan<'_>, id: InodeId, nid: &impl Fn(InodeId) -> (u64, u8), blocks: &mut MetadataBlocks<'_>) {
     match &plan.tree().inode(id).kind {
         InodeKind::Directory(children) => {
             directory::write(plan.names(id, children), nid, |bytes| blocks.write(bytes));
