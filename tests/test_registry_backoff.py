@@ -11,7 +11,7 @@ import pytest
 from ocifast.errors import OcifastError, RateLimitError
 from ocifast.reference import Reference
 from ocifast.sources.registry import RegistryDestination, RegistryOptions, list_tags
-from ocifast.sources.registry.client import Client
+from ocifast.sources.registry.retries import backoff
 from ocifast.spec import Descriptor
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
@@ -38,7 +38,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         late += timeout
         return False
 
-    monkeypatch.setattr("ocifast.sources.registry.client._LONGEST_BACKOFF", 1000.0)
+    monkeypatch.setattr("ocifast.sources.registry.retries.LONGEST", 1000.0)
     monkeypatch.setattr(random, "uniform", lambda least, most: least)
     monkeypatch.setattr("ocifast.sources.registry.limiter.time.monotonic", lambda: clock() + late)
     monkeypatch.setattr(threading.Event, "wait", wait)
@@ -59,11 +59,10 @@ def test_a_wait_is_twice_the_last_one_up_to_half_a_minute(monkeypatch: pytest.Mo
         return most
 
     monkeypatch.setattr(random, "uniform", uniform)
-    client = Client("registry.example", None, RegistryOptions())
-    assert [client._backoff(attempt) for attempt in range(8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    first = RegistryOptions().backoff
+    assert [backoff(first, attempt) for attempt in range(8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     # What is waited for is drawn: those who failed together do not come back together.
     assert asked == [(each / 2, each) for each in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)]
-    client.close()
 
 
 def upload(host: str) -> None:

@@ -31,7 +31,7 @@ Fail = Callable[..., str]
 @pytest.fixture
 def fail(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fail:
     """Pulls from a reference, which must fail, and returns what was said after `ocifast: error: `."""
-    monkeypatch.setattr("ocifast.sources.registry.client.Client._backoff", lambda self, attempt: 0.001)
+    monkeypatch.setattr("ocifast.sources.registry.client.backoff", lambda first, attempt: 0.001)
 
     def pull(reference: str, *options: str) -> str:
         assert main(["pull", reference, f"oci:{tmp_path}/out", *options]) == 1

@@ -9,7 +9,7 @@ import pytest
 from ocifast.errors import FileError, ImageNotFoundError, RegistryError
 from ocifast.reference import Reference
 from ocifast.sources.registry import Credential, RegistryOptions
-from ocifast.sources.registry.client import speaks_plain
+from ocifast.sources.registry.hops import speaks_plain
 from ocifast.sources.registry.hosts import Endpoint, pull_endpoints, push_endpoint
 
 from tests.support.faulty import Answer, FaultyRegistry, error, serve_faulty

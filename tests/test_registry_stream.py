@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocifast.sources.registry import network
+from ocifast.sources.registry.connection import CHUNK, Connection, OpenConnections
 from ocifast.sources.registry.network import Network
-from ocifast.sources.registry.raw_body import CHUNK, OpenStreams, Stream
 
 from tests.support.faulty import serve_faulty
 from tests.support.pulls import QUICK, Authority, pull, quick, random_image
@@ -38,9 +38,9 @@ class Pieces:
         self.sent += data
 
 
-def stream_of(*pieces: bytes) -> Stream:
+def stream_of(*pieces: bytes) -> Connection:
     """A stream that has sent a request and is about to read the answer in these pieces."""
-    stream = Stream(Pieces(list(pieces)), OpenStreams())  # type: ignore[arg-type]
+    stream = Connection(Pieces(list(pieces)), OpenConnections())  # type: ignore[arg-type]
     stream.write(b"GET / HTTP/1.1\r\n\r\n")
     return stream
 
@@ -173,7 +173,7 @@ def test_under_tls(authority: Authority) -> None:
 def test_closing_waits_for_the_thread_that_reads() -> None:
     """The number of a socket that is closed under a reader would be given to the next connection."""
     ours, theirs = socket.socketpair()
-    stream = Stream(ours, OpenStreams())
+    stream = Connection(ours, OpenConnections())
     read: list[bytes] = []
     thread = threading.Thread(target=lambda: read.append(stream.read(1)))
     thread.start()
@@ -189,9 +189,9 @@ def test_closing_waits_for_the_thread_that_reads() -> None:
 
 def test_no_connection_after_the_end() -> None:
     ours, theirs = socket.socketpair()
-    streams = OpenStreams()
+    streams = OpenConnections()
     streams.close()
     with pytest.raises(httpcore.ConnectError):
-        Stream(ours, streams)
+        Connection(ours, streams)
     assert ours.fileno() == -1
     theirs.close()

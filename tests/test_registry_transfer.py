@@ -20,7 +20,7 @@ from ocifast.errors import (
     RegistryError,
     SizeMismatchError,
 )
-from ocifast.sources.registry import network, ranges
+from ocifast.sources.registry import download_ranges, network
 from ocifast.spec import Descriptor
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, error, partial, serve_faulty
@@ -269,13 +269,13 @@ def test_readers_that_stop_reading_do_not_block_the_others(server: FaultyRegistr
 
 
 class TestRanges:
-    """One big blob in parallel ranges."""
+    """One big blob in parallel download_ranges."""
 
     RANGES = quick(range_threshold=500_000, range_speed=math.inf)
 
     @pytest.fixture(autouse=True)
     def _small_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ranges, "PIECE", 100_000)
+        monkeypatch.setattr(download_ranges, "PIECE", 100_000)
 
     def test_pieces_are_fetched_side_by_side_and_come_in_order(self, server: FaultyRegistry) -> None:
         image = random_image(1_234_567)

@@ -19,7 +19,7 @@ import ocifast
 import pytest
 from ocifast.errors import HelperError, NetworkError, PackerError
 from ocifast.process import run_tool
-from ocifast.sources.registry import RegistryOptions, ranges
+from ocifast.sources.registry import RegistryOptions, download_ranges
 
 from tests.support.faulty import Answer, FaultyRegistry, Request, serve_faulty
 from tests.support.images import build_image, write_docker_archive, write_layout
@@ -176,8 +176,8 @@ class TestStarvedParts:
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ranges, "PIECE", 100_000)
-        monkeypatch.setattr(ranges, "PATIENCE", 0.3)
+        monkeypatch.setattr(download_ranges, "PIECE", 100_000)
+        monkeypatch.setattr(download_ranges, "PATIENCE", 0.3)
 
     @pytest.mark.parametrize("starved", [100_000, 300_000, 900_000])
     @pytest.mark.parametrize("after", [0, 40_000])
@@ -247,12 +247,12 @@ class TestStarvedParts:
             pull(name, replace(self.RANGES, retries=1))
 
     def test_large_blobs_have_large_parts(self) -> None:
-        assert [ranges.piece_size(size) for size in (1, 3_199_999, 3_200_000)] == [100_000, 100_000, 400_000]
+        assert [download_ranges.piece_size(size) for size in (1, 3_199_999, 3_200_000)] == [100_000, 100_000, 400_000]
 
 
 def test_random_answers_come_in_order(server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "PIECE", 50_000)
-    monkeypatch.setattr(ranges, "PATIENCE", 0.05)
+    monkeypatch.setattr(download_ranges, "PIECE", 50_000)
+    monkeypatch.setattr(download_ranges, "PATIENCE", 0.05)
     image = random_image(1_500_000)
     name = server.put(image, "a:1")
     chance = random.Random(5)

@@ -1,73 +1,51 @@
 """Requests to one registry: authorization, redirects, retries.
 
-Redirects are followed here and not by httpx, because each hop has rules: credentials go to the registry alone, HTTPS
-never becomes plain HTTP, and a public registry cannot send us to a private address.
+Redirects are followed here and not by httpx, because each hop has rules (`hops`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import itertools
-import random
-import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
 
 import httpx
 
 from ocifast.errors import CancelledError, OcifastError, RegistryError
 from ocifast.logs import logger
-from ocifast.patterns import pattern
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.auth import Authenticator
 from ocifast.sources.registry.challenge import parse_challenges
 from ocifast.sources.registry.credentials import CredentialKeeper
 from ocifast.sources.registry.failures import (
     ERROR_LIMIT,
-    called,
     is_final,
     network_failure,
     read_capped,
     status_failure,
 )
+from ocifast.sources.registry.hops import begins_plain, next_hop, origin_of, speaks_plain
 from ocifast.sources.registry.limiter import Limiter, limiter_for
 from ocifast.sources.registry.network import Network, proxy_for
-from ocifast.sources.registry.options import RegistryOptions, host_name, is_insecure, is_loopback
+from ocifast.sources.registry.options import RegistryOptions
 from ocifast.sources.registry.redaction import shown_url
+from ocifast.sources.registry.retries import RETRIED, backoff, jitter, retry_after, status_words, tell_retry
 from ocifast.sources.registry.settings import with_settings
-from ocifast.sources.registry.tls import certificate_folder, speaks_tls
+from ocifast.sources.registry.tls import speaks_tls
 
-__all__ = ["RETRIED", "Body", "Client", "speaks_plain"]
+__all__ = ["Body", "Client"]
 
 _log = logger(__name__)
-RETRIED: Final = frozenset({429, 500, 502, 503, 504})
-"""Statuses that another attempt may change."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
-_NEXT_PAGE = pattern(r"""<([^<>]*)>[^<>]*;\s*rel\s*=\s*"?next"?""", re.IGNORECASE)
-_LONGEST_BACKOFF = 30.0
 _ATTEMPTS_TO_CONNECT = 2
 """Attempts after the first one while a host has never answered: it is likelier a typing error than a fault."""
 
 Body = bytes | Callable[[], Iterable[bytes]]
 """What is sent: bytes, or what makes their iterator anew for each attempt."""
-
-
-def speaks_plain(host: str, options: RegistryOptions) -> bool:
-    """Whether `HOST[:PORT]` may be spoken to in plain HTTP."""
-    if is_insecure(host, options):
-        return True
-    return is_loopback(host) and certificate_folder(host, options.certificates) is None
-
-
-def _begins_plain(host: str, options: RegistryOptions) -> bool:
-    """Whether plain HTTP comes first: not on the port of HTTPS, where nearly all speak TLS."""
-    on_usual_port = host_name(host) in (host.lower(), host.lower().removesuffix(":443"))
-    return speaks_plain(host, options) and not (is_insecure(host, options) and on_usual_port)
 
 
 class Client:
@@ -86,7 +64,7 @@ class Client:
         api = registry or host
         options = self.options = with_settings(host, options)
         self._headers = dict(options.headers.get(api, {}))
-        self.origin = httpx.URL(f"{'http' if _begins_plain(api, options) else 'https'}://{api}")
+        self.origin = httpx.URL(f"{'http' if begins_plain(api, options) else 'https'}://{api}")
         self._may_be_plain = speaks_plain(api, options)
         self._transport = Network(options)
         self._http = httpx.Client(
@@ -241,17 +219,9 @@ class Client:
             body = read_capped(response, ERROR_LIMIT)
         except httpx.TransportError:
             body = b""
-        own = _origin(response.request.url) == _origin(self.origin)
+        own = origin_of(response.request.url) == origin_of(self.origin)
         refused = self._keeper.advice_when_refused if own and response.status_code in (401, 403, 429) else None
         return status_failure(name, what, response, body, refused=refused)
-
-    def next_page(self, name: str, response: httpx.Response) -> httpx.URL | None:
-        """Where a list goes on (`Link` with `rel="next"`, RFC 8288), under the rules of a hop."""
-        for link in response.headers.get_list("Link"):
-            found = _NEXT_PAGE.search(link)
-            if found:
-                return self._next_hop(name, response.request.url, found[1])
-        return None
 
     def pause(self, attempt: int, failed: str) -> None:
         """Waits before attempt number `attempt + 1`, longer each time, never as long as others do.
@@ -260,18 +230,14 @@ class Client:
             attempt: counts from 0.
             failed: what went wrong, for those who watch.
         """
-        seconds = self._backoff(attempt)
-        _log_retry(failed, seconds)
+        seconds = backoff(self.options.backoff, attempt)
+        tell_retry(failed, seconds)
         self._closed.wait(seconds)
 
     def raise_if_closed(self, name: str) -> None:
         """Raises CancelledError when the client was closed: its connections broke because of that."""
         if self._closed.is_set():
             raise CancelledError(f"{name}: the connection was closed", reference=name)
-
-    def _backoff(self, attempt: int) -> float:
-        longest = min(self.options.backoff * 2**attempt, _LONGEST_BACKOFF)
-        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter
 
     def heed(self, name: str, what: str, response: httpx.Response, attempt: int) -> bool:
         """Lets all requests to a host wait for as long as its answer says with Retry-After, or by its status.
@@ -282,17 +248,16 @@ class Client:
         Raises:
             OcifastError: the answer's own error, when it asks for more than `RegistryOptions.max_wait`.
         """
-        told = _retry_after(response.headers.get("Retry-After"))
+        told = retry_after(response.headers.get("Retry-After"))
         if told is not None and told > self.options.max_wait:
             failure = self.failure(name, what, response)
             message = f"{failure.message} (it asks to wait {told:.0f} s)"
             raise type(failure)(message, **failure.context, retry_after=told)
         if told is None and response.status_code != 429:
             return False
-        # Jitter: those who were sent away together must not come back together.
-        jitter = random.uniform(0, min(1.0, self.options.backoff))  # noqa: S311
-        seconds = self._backoff(attempt) if told is None else told + jitter
-        _log_retry(_status_words(name, what, response), seconds)
+        first = self.options.backoff
+        seconds = backoff(first, attempt) if told is None else told + jitter(first)
+        tell_retry(status_words(name, what, response), seconds)
         self._limiter(response.request.url).pause(seconds)
         return True
 
@@ -303,7 +268,7 @@ class Client:
         with contextlib.suppress(httpx.TransportError):
             read_capped(response, ERROR_LIMIT)
         if not waits:
-            self.pause(attempt, _status_words(name, what, response))
+            self.pause(attempt, status_words(name, what, response))
 
     def _exchange(
         self,
@@ -320,7 +285,7 @@ class Client:
         hops = 0
         while True:
             self.raise_if_closed(name)
-            own = _origin(url) == _origin(self.origin)
+            own = origin_of(url) == origin_of(self.origin)
             authenticator = self._own if own else self._other(url)
             needed = scopes if own else ()
             with authenticator.attempt(needed) as authorization:
@@ -347,27 +312,7 @@ class Client:
             hops += 1
             if hops > _HOPS:
                 raise RegistryError(f"{name}: {self.host} redirects more than {_HOPS} times", reference=name)
-            url, answers = self._next_hop(name, url, location), 0
-
-    def _next_hop(self, name: str, url: httpx.URL, location: str) -> httpx.URL:
-        try:
-            target = url.join(location)
-        except httpx.InvalidURL:
-            raise RegistryError(f"{name}: {url.host} sends us to something that is no URL", reference=name) from None
-        self.check_hop(name, url, target)
-        return target
-
-    def check_hop(self, name: str, url: httpx.URL, target: httpx.URL) -> None:
-        """Raises RegistryError when an answer from `url` must not send us to `target`."""
-        if target.scheme not in ("http", "https") or not target.host:
-            raise RegistryError(f"{name}: {url.host} sends us to something that is no web address", reference=name)
-        if target.userinfo:
-            raise RegistryError(f"{name}: {url.host} sends us to a URL with a password in it", reference=name)
-        plain = target.scheme == "http"
-        if plain and url.scheme == "https" and not speaks_plain(target.netloc.decode("ascii"), self.options):
-            raise RegistryError(
-                f"{name}: {url.host} sends us from HTTPS to plain HTTP at {shown_url(target)}; refused", reference=name
-            )
+            url, answers = next_hop(name, url, location, self.options), 0
 
     def _send_once(
         self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None, authorization: str | None
@@ -378,7 +323,7 @@ class Client:
             limiter.wait(self._closed)
             self.raise_if_closed(self.host)
             content = body() if callable(body) else body
-            if _origin(url) == _origin(self.origin):
+            if origin_of(url) == origin_of(self.origin):
                 headers = {**self._headers, **headers}
             sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
             # A registry may look at all of an upload before it answers.
@@ -387,7 +332,7 @@ class Client:
                 self.options.read_timeout, connect=self.options.connect_timeout, read=wait, pool=None
             )
             request = self._http.build_request(method, url, headers=sent, content=content, timeout=timeout)
-            if _origin(url) != _origin(self.origin):
+            if origin_of(url) != origin_of(self.origin):
                 request.extensions["public_only"] = self._is_public()
             begun = time.monotonic()
             try:
@@ -461,32 +406,3 @@ class Client:
 
 def _since(begun: float) -> float:
     return (time.monotonic() - begun) * 1000
-
-
-def _log_retry(failed: str, seconds: float) -> None:
-    """Tells those who watch that something is tried again: displays look at `retry_in` of the record."""
-    # What to do about it comes when it is given up.
-    _log.info("%s; trying again in %.1f s", failed.partition(";")[0], seconds, extra={"retry_in": seconds})
-
-
-def _status_words(name: str, what: str, response: httpx.Response) -> str:
-    host = response.request.url.netloc.decode("ascii")
-    return f"{name}: cannot {what}: {called(name, host)} answered {response.status_code}"
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which states seconds or a date (RFC 9110, section 10.2.3)."""
-    if not value:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    return max(0.0, when.timestamp() - time.time())

@@ -22,16 +22,16 @@ import httpx
 
 from ocifast.errors import NetworkError
 from ocifast.sources.registry import addresses
+from ocifast.sources.registry.connection import Connection, OpenConnections
 from ocifast.sources.registry.options import RegistryOptions, is_loopback
 from ocifast.sources.registry.pace import Pace, SlowAnswerError, TooSlowError
-from ocifast.sources.registry.raw_body import OpenStreams, Stream
 from ocifast.sources.registry.tls import Certificates
 
 __all__ = ["DIRECT", "Network", "proxy_for"]
 
 DIRECT = 16 << 20
-"""Least bytes of a body that is read past the HTTP library; see `raw_body`. Its connection cannot be used again, and so
-the body must be worth one."""
+"""Least bytes of a body that is read past the HTTP library (see `connection`), which uses its connection up: the body
+must be worth one."""
 
 _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -77,9 +77,9 @@ def proxy_for(url: httpx.URL) -> str | None:
 class _Backend(httpcore.NetworkBackend):
     """Connects to the first address that answers; refuses private ones where only public ones may be."""
 
-    def __init__(self, public_only: bool, open_streams: OpenStreams) -> None:
+    def __init__(self, public_only: bool, open_connections: OpenConnections) -> None:
         self._public_only = public_only
-        self._open_streams = open_streams
+        self._open_connections = open_connections
 
     def connect_tcp(
         self,
@@ -103,14 +103,16 @@ class _Backend(httpcore.NetworkBackend):
                 failure = error
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return Stream(sock, self._open_streams)
+            return Connection(sock, self._open_connections)
         if isinstance(failure, TimeoutError):
             raise httpcore.ConnectTimeout(failure) from failure
         raise httpcore.ConnectError(failure) from failure
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response, direct: tuple[Stream, int] | None, timeout: float | None) -> None:
+    def __init__(
+        self, response: httpcore.Response, direct: tuple[Connection, int] | None, timeout: float | None
+    ) -> None:
         self._response = response
         self._direct = direct
         self._timeout = timeout
@@ -120,16 +122,16 @@ class _Body(httpx.SyncByteStream):
             if self._direct is None:
                 yield from self._response.iter_stream()
             else:
-                stream, length = self._direct
-                yield from stream.take_body(length, self._timeout)
+                connection, length = self._direct
+                yield from connection.take_body(length, self._timeout)
 
     def close(self) -> None:
         self._response.close()
 
 
-def _direct(request: httpx.Request, response: httpcore.Response) -> tuple[Stream, int] | None:
+def _direct(request: httpx.Request, response: httpcore.Response) -> tuple[Connection, int] | None:
     """The connection and the length of a body that can be read from it without the HTTP library."""
-    stream = response.extensions.get("network_stream")
+    connection = response.extensions.get("network_stream")
     fields = [(name.lower(), value) for name, value in response.headers]
     lengths = [value for name, value in fields if name == b"content-length"]
     if (
@@ -138,12 +140,12 @@ def _direct(request: httpx.Request, response: httpcore.Response) -> tuple[Stream
         or len(lengths) != 1
         or not lengths[0].isdigit()
         or any(name == b"transfer-encoding" for name, _ in fields)
-        or not isinstance(stream, Stream)
-        or not stream.stands_at_body
+        or not isinstance(connection, Connection)
+        or not connection.stands_at_body
     ):
         return None
     length = int(lengths[0])
-    return (stream, length) if length >= DIRECT else None
+    return (connection, length) if length >= DIRECT else None
 
 
 class Network(httpx.BaseTransport):
@@ -156,7 +158,7 @@ class Network(httpx.BaseTransport):
         self._options = options
         self._certificates = Certificates(options)
         self._pools: dict[tuple[str, bool, str | None], httpcore.ConnectionPool] = {}
-        self._open_streams = OpenStreams()
+        self._open_connections = OpenConnections()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -177,9 +179,9 @@ class Network(httpx.BaseTransport):
         with _translated():
             response = self._pool(request.url, public_only).handle_request(sent)
         pace = Pace(self._options.min_rate, self._options.rate_window)
-        stream = response.extensions.get("network_stream")
-        if isinstance(stream, Stream):
-            stream.begin_body(pace)
+        connection = response.extensions.get("network_stream")
+        if isinstance(connection, Connection):
+            connection.begin_body(pace)
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
@@ -189,7 +191,7 @@ class Network(httpx.BaseTransport):
 
     def close(self) -> None:
         """Closes all connections; threads that wait for one of them get an error at once."""
-        self._open_streams.close()
+        self._open_connections.close()
         with self._lock:
             pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
@@ -217,7 +219,7 @@ class Network(httpx.BaseTransport):
             "max_connections": None,
             "max_keepalive_connections": 2 * self._options.parallel,
             "keepalive_expiry": 30.0,
-            "network_backend": _Backend(public_only, self._open_streams),
+            "network_backend": _Backend(public_only, self._open_connections),
         }
         if proxy is None:
             return httpcore.ConnectionPool(**settings)

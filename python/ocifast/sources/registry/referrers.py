@@ -14,7 +14,8 @@ import msgspec
 
 from ocifast import _core
 from ocifast.errors import DocumentError, RegistryError
-from ocifast.sources.registry.transfer import Origin
+from ocifast.sources.registry.download import Origin
+from ocifast.sources.registry.hops import next_page
 from ocifast.sources.registry.upload import Uploader
 from ocifast.spec import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Document, ImageIndex, fallback_tag
 
@@ -54,7 +55,7 @@ def list_referrers(origin: Origin, digest: str) -> tuple[Descriptor, ...]:
         page = _get(origin, target)
         if page is None:
             break
-        index, following = _decode_index(origin, page[1]), origin.client.next_page(origin.name, page[0])
+        index, following = _decode_index(origin, page[1]), next_page(origin.name, page[0], origin.client.options)
         total += len(page[1])
         if total > _LIST_LIMIT:
             raise RegistryError(

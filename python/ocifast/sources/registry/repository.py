@@ -8,6 +8,7 @@ import msgspec
 from ocifast.errors import ImageNotFoundError, RegistryError, UsageError
 from ocifast.reference import Reference
 from ocifast.sources.registry.client import Client
+from ocifast.sources.registry.hops import next_page
 from ocifast.sources.registry.hosts import push_endpoint
 from ocifast.sources.registry.options import RegistryOptions
 
@@ -64,7 +65,7 @@ def list_tags(reference: Reference, options: RegistryOptions | None = None, *, p
                     reference=reference.name,
                 )
             tags.update(dict.fromkeys(page))
-            following = client.next_page(reference.name, response)
+            following = next_page(reference.name, response, client.options)
             if following is None or number + 1 == pages:
                 return list(tags)
             if str(following) in seen:

@@ -17,7 +17,9 @@ import httpx
 from ocifast.errors import NetworkError, OcifastError, RegistryError
 from ocifast.patterns import pattern
 from ocifast.records import dataclass
-from ocifast.sources.registry.client import RETRIED, Client
+from ocifast.sources.registry.client import Client
+from ocifast.sources.registry.hops import check_hop
+from ocifast.sources.registry.retries import RETRIED
 from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor
 
@@ -258,7 +260,7 @@ class Uploader:
             location = response.request.url.join(stated)
         except httpx.InvalidURL:
             raise RegistryError(f"{self.name}: the registry's upload location is no URL", reference=self.name) from None
-        self.client.check_hop(self.name, response.request.url, location)
+        check_hop(self.name, response.request.url, location, self.client.options)
         return location
 
 

@@ -23,7 +23,7 @@ import httpcore
 from ocifast.sources.registry.pace import Pace
 from ocifast.sources.registry.tls_socket import READ_SIZE, TlsSocket
 
-__all__ = ["OpenStreams", "Stream"]
+__all__ = ["Connection", "OpenConnections"]
 
 CHUNK = 64 << 10
 """Least bytes of a chunk, but for the last one: a slow network gives less at a time, and what a chunk costs further on
@@ -31,57 +31,57 @@ does not depend on its size."""
 _END_OF_HEAD = b"\r\n\r\n"
 
 
-class OpenStreams:
+class OpenConnections:
     """The connections of one transport, so that it can break them off."""
 
     def __init__(self) -> None:
-        self._streams: WeakSet[Stream] = WeakSet()
+        self._connections: WeakSet[Connection] = WeakSet()
         self._closed = False
         self._lock = threading.Lock()
 
-    def add(self, stream: Stream) -> bool:
+    def add(self, connection: Connection) -> bool:
         """Notes a connection; False when it comes too late."""
         with self._lock:
             if not self._closed:
-                self._streams.add(stream)
+                self._connections.add(connection)
             return not self._closed
 
-    def discard(self, stream: Stream) -> None:
+    def discard(self, connection: Connection) -> None:
         """Forgets a connection that is closed."""
         with self._lock:
-            self._streams.discard(stream)
+            self._connections.discard(connection)
 
     def close(self) -> None:
         """Wakes all threads that wait for one of the connections, and lets no other one be made."""
         with self._lock:
             self._closed = True
-            streams = list(self._streams)
-        for stream in streams:
-            stream.interrupt()
+            connections = list(self._connections)
+        for connection in connections:
+            connection.interrupt()
 
 
-class Stream(httpcore.NetworkStream):
+class Connection(httpcore.NetworkStream):
     """A connection that another thread can break off, and whose bodies can be read without the HTTP library.
 
     A socket must not be closed while another thread waits for it: its number would be given to the next connection, and
     that thread would go on to read from it. So closing wakes the thread and waits until it has let go.
     """
 
-    def __init__(self, sock: socket.socket | TlsSocket, open_streams: OpenStreams) -> None:
-        """Makes one of a connected socket, which is closed when `open_streams` takes no more.
+    def __init__(self, sock: socket.socket | TlsSocket, open_connections: OpenConnections) -> None:
+        """Makes one of a connected socket, which is closed when `open_connections` takes no more.
 
         Raises:
             httpcore.ConnectError: it takes no more.
         """
         self._socket = sock
         self._in_use = threading.Lock()
-        self._open_streams = open_streams
+        self._open_connections = open_connections
         self._awaits_head = False
         self._stands_at_body = False
         self._tail = b""
         self._held = b""
         self._pace: Pace | None = None
-        if not open_streams.add(self):
+        if not open_connections.add(self):
             sock.close()
             raise httpcore.ConnectError("the transport was closed")
 
@@ -156,7 +156,7 @@ class Stream(httpcore.NetworkStream):
 
     def close(self) -> None:
         """Closes the connection."""
-        self._open_streams.discard(self)
+        self._open_connections.discard(self)
         if not self._in_use.acquire(blocking=False):
             self.interrupt()
             self._in_use.acquire()
@@ -183,8 +183,8 @@ class Stream(httpcore.NetworkStream):
         except OSError as error:
             self.close()
             raise httpcore.ConnectError(error) from error
-        self._open_streams.discard(self)
-        return Stream(secured, self._open_streams)
+        self._open_connections.discard(self)
+        return Connection(secured, self._open_connections)
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks for: `ssl_object`, `socket`, `is_readable`."""
