@@ -44,7 +44,7 @@ pub struct Batch {
     extents: Box<[Arc<[Extent]>]>,
 }
 
-/// What stands beside the type in an entry's first byte.
+/// Flags beside the type in an entry's first byte.
 const WITH_XATTRS: u8 = 1 << 3;
 const WITH_CONTENT: u8 = 1 << 4;
 const SPARSE: u8 = 1 << 5;
@@ -68,7 +68,7 @@ pub struct EntryView<'a> {
     packed: Packed<'a>,
 }
 
-/// What stands behind an entry's path and offset.
+/// What follows an entry's path and offset.
 #[derive(Clone, Copy, Debug)]
 struct Packed<'a> {
     flags: u8,

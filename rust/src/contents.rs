@@ -15,7 +15,7 @@ pub struct Extent {
     pub offset: u64,
     /// Number of bytes.
     pub length: u64,
-    /// Bytes of data before it in the file, which is where it stands in the store.
+    /// Bytes of data before it in the file: its offset in the store, which keeps data without holes.
     pub stored: u64,
 }
 
@@ -24,7 +24,7 @@ pub struct Extent {
 pub struct Content {
     /// Which layer brought it.
     pub layer: u32,
-    /// Where it stands in that layer's part of the store; the store's own measure.
+    /// Where it is in that layer's part of the store; what the number means is the store's own.
     pub position: u64,
     /// Apparent size in bytes, holes included.
     pub size: u64,
@@ -113,8 +113,8 @@ pub trait LayerStore: Send {
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
     /// The next `length` bytes of the file are zero and need no space.
     fn hole(&mut self, length: u64) -> Result<()>;
-    /// The next `length` bytes of the file, which stand in `source` from `offset` on: the store may have the system copy
-    /// or share them.
+    /// The next `length` bytes of the file are those of `source` from `offset` on: the store may have the system copy
+    /// them, or share their blocks.
     fn take(&mut self, source: &File, offset: u64, length: u64) -> Result<()> {
         take_through_memory(self, source, offset, length)
     }

@@ -48,7 +48,7 @@ impl Edit {
     /// Makes the changes.
     ///
     /// # Errors
-    /// `usage_invalid` for a pattern that is none, a subtree that is no directory, an id that would leave 32 bits;
+    /// `usage_invalid` for a malformed pattern, a subtree that is not a directory, an id that would leave 32 bits;
     /// `path_not_found` for a subtree that is not there.
     pub fn apply(&self, mut tree: Tree) -> Result<Edited> {
         let unmatched = exclude(&mut tree, &self.exclude)?;

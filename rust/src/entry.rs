@@ -51,7 +51,7 @@ pub struct Metadata {
     pub xattrs: Xattrs,
 }
 
-/// The type of an entry, with what belongs to that type alone. Link targets are bytes as they stand in the archive.
+/// The type of an entry, with what belongs to that type alone. Link targets are the archive's bytes, uncleaned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file of `size` bytes; its data follow in the stream.

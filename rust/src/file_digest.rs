@@ -76,7 +76,7 @@ struct Work<'a> {
     file: &'a File,
     copy: Option<&'a File>,
     size: u64,
-    /// Where the next chunk is looked for; None when there is none, or somebody failed.
+    /// Where the next chunk is looked for; `None` at the end, or once a thread has failed.
     next: Mutex<Option<u64>>,
     hashes: Mutex<Vec<(u64, [u8; 32])>>,
 }

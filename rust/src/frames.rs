@@ -41,7 +41,7 @@ fn length(size: u64, index: u64) -> usize {
 /// Compresses `source` from its first byte to its last. The same file gives the same bytes, whatever `threads`.
 ///
 /// # Errors
-/// `io_error` when the file cannot be read, `output` not be written, or the level is none.
+/// `io_error` when `source` cannot be read, `output` cannot be written, or there is no such level.
 pub fn compress(source: &File, output: &mut dyn Write, level: i32, threads: usize) -> Result<(Digest, u64)> {
     let size = source.metadata().map_err(|error| Error::io("cannot read the file", &error))?.len();
     let threads = (threads.max(1) as u64).min(count(size)) as usize;

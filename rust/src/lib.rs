@@ -10,7 +10,7 @@
 //! No path of a layer reaches a system call before the tree is complete, and none at all in an output that is one file.
 //! What a layer may ask for is bounded by [`limits::Limits`]. Nothing here speaks to a network or runs a program.
 //!
-//! Modules stand on numbered floors and import only from lower ones; `tests/test_floors.py` holds that.
+//! Modules have numbered floors and import only from lower ones; `tests/test_floors.py` checks that.
 
 pub mod digest;
 pub mod entry;

@@ -1,8 +1,7 @@
 //! Layers applied to a tree, in order, as a pure function of their entries.
 //!
-//! Image-spec, layer.md, "Applying Changesets". For every layer the whiteouts come first, against what the lower layers
-//! made; then the entries, in their order. So a whiteout never touches its own layer, wherever it stands in the
-//! archive.
+//! Image-spec, layer.md, "Applying Changesets". The whiteouts of a layer are applied first, to what the lower layers made;
+//! then its entries, in their order. So a whiteout never touches its own layer, whatever its position in the archive.
 
 mod fate;
 mod known;
@@ -110,9 +109,9 @@ impl Merge {
         self.budget.limits()
     }
 
-    /// Whether the layers that follow are files that a user adds. Unlike an image's, their directories leave those that
-    /// are there as they are, also behind a link, and nothing of them takes a directory's place: who adds a folder to
-    /// `/lib` means what is there, be it a link to `usr/lib`.
+    /// Whether the layers that follow are files that a user adds. Unlike an image's own, their directories leave existing
+    /// ones as they are, also behind a link, and no file of theirs replaces a directory: a folder that is added to
+    /// `/lib` goes where `/lib` leads, for example to `usr/lib`.
     pub fn additions(&mut self, adding: bool) {
         self.adding = adding;
     }

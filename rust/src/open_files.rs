@@ -47,8 +47,10 @@ impl Drop for RaisedLimit {
     }
 }
 
-/// The limit as it is. `getrlimit` of `rustix` ends the program where the system call is refused, as the filter of a service
-/// may; so a limit that is none goes first, which the kernel refuses with EINVAL and changes nothing (setrlimit(2)).
+/// The present limit; `None` where the system call is refused, as a service's filter may do.
+///
+/// `getrlimit` of `rustix` panics when it is refused. So an invalid limit is set first: the kernel answers EINVAL and
+/// changes nothing (setrlimit(2)), a filter answers otherwise.
 fn limit() -> Option<Rlimit> {
     let none = Rlimit { current: Some(1), maximum: Some(0) };
     (setrlimit(Resource::Nofile, none) == Err(Errno::INVAL)).then(|| getrlimit(Resource::Nofile))

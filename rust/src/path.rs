@@ -1,4 +1,4 @@
-//! Lexical cleaning of the paths that stand in archives. Pure functions; links are the tree's affair.
+//! Lexical cleaning of the paths in archives. Pure functions, which know nothing of links: the tree resolves those.
 
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;

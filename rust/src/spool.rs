@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;
 
-/// Unnamed files, as many as layers are written side by side: who has written all of its layer gives its file to the
-/// next one, who goes on behind it. So the open files follow the work, not the number of layers.
+/// Unnamed files, one for each layer that is being written. A finished layer gives its file to the next one, which goes on
+/// behind it. So the number of open files follows the layers at work, not all layers.
 #[derive(Default)]
 pub struct Spools {
     idle: Mutex<Vec<Spool>>,

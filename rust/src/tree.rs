@@ -263,7 +263,7 @@ impl Tree {
         let trimmed: &[u8] = if path.is_empty() { b"/" } else { path };
         let components = crate::path::clean(trimmed, &crate::limits::Limits::default())?;
         let mut walk = Resolution::new(&components);
-        // The names of the directories that the walk stands in, the root's left out.
+        // The names of the directories from the root, which has none, to where the walk is.
         let mut names: Vec<&[u8]> = Vec::new();
         while let Some((name, last)) = walk.next(&self.inodes) {
             names.truncate(walk.depth() - 1);

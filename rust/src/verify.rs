@@ -263,7 +263,7 @@ fn metadata(expected: &Expected<'_>, step: &Step, inode: &Inode, seen: &Inode, a
     }
 }
 
-/// The first byte of data at or behind an offset; the size where there is none.
+/// The first byte of data at or after an offset; the size when none follows.
 fn next_data(content: &Content, offset: u64) -> u64 {
     let Some(extents) = &content.extents else { return offset.min(content.size) };
     let index = extents.partition_point(|run| run.offset + run.length <= offset);

@@ -83,7 +83,7 @@ impl TableHeader {
         out
     }
 
-    /// Reads a header; `None` for what is none.
+    /// Reads a header; `None` when the bytes are not one.
     pub fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));

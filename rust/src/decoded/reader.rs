@@ -21,7 +21,7 @@ const BATCH: usize = 512;
 /// About how many bytes of metadata are handed on at a time at most.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Most bytes of what stands behind the entries.
+/// Most bytes that may follow the entries.
 const TAIL_MAX: u64 = 1 << 20;
 
 /// Permission bits with setuid, setgid and sticky.

@@ -117,7 +117,7 @@ impl TableWriter {
         self.file.try_clone().map_err(failed)
     }
 
-    /// Makes the table complete, or changes what stands behind its entries. `note` is the caller's own.
+    /// Completes the table, or replaces what follows its entries. `note` is the caller's own.
     ///
     /// # Errors
     /// `io_error`.
@@ -144,7 +144,7 @@ impl TableWriter {
     }
 }
 
-/// What stands in a table beside its entries.
+/// What a table says besides its entries.
 #[derive(Clone, Copy, Debug)]
 pub struct TableFacts<'a> {
     /// Digest of the decompressed layer, compared.

@@ -309,7 +309,7 @@ impl Known {
         }
     }
 
-    /// A whiteout in a directory that the layer itself has put there: what stands in it is the layer's own.
+    /// A whiteout in a directory that the layer itself has put there: the directory holds the layer's own names only.
     fn hide_below(&mut self, directory: &[Box<[u8]>], name: Option<Box<[u8]>>) {
         let LiteralReach::Directory(node) = self.reach(directory) else { return };
         let Some(name) = name else { return self.shut(node) };

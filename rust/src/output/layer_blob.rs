@@ -20,7 +20,7 @@ use crate::tar::{self, Member, MemberKind};
 /// Bytes of a buffer between a file and the layer.
 const CHUNK: usize = 512 << 10;
 
-/// What stands behind a path of the layer.
+/// What a path of the layer is.
 #[derive(Clone, Debug)]
 pub enum MemberContent {
     /// The bytes of a regular file on disk.

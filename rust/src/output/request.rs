@@ -64,7 +64,7 @@ pub(super) fn create(path: &Path) -> Result<File> {
 pub struct Source<'a> {
     /// What is written.
     pub tree: &'a Tree,
-    /// Its contents. The writer that a store is made for takes them as they stand there; all others read them.
+    /// Its contents. The writer that a store is made for moves or shares them; all others read them.
     pub contents: &'a dyn Contents,
     /// Counts the bytes of contents that the writer has taken, for whoever looks meanwhile.
     pub taken: Option<&'a AtomicU64>,

@@ -1,4 +1,4 @@
-//! What archives have in common: members by their paths, and data that stand in the archive as they are.
+//! What archives have in common: members by their paths, and data that are stored in the archive unchanged.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! An image as a layer of an image: its names become entries, and overlayfs' whiteouts those of OCI's layers.
 //!
-//! What is hidden stands in an erofs layer as overlayfs has it (kernel documentation, filesystems/overlayfs, "whiteouts and
-//! opaque directories"): a character device 0:0, and an attribute on a directory whose lower names are hidden. What else
-//! overlayfs keeps in attributes (redirects, files without data) names other layers, and is refused.
+//! An erofs layer hides names in the form of overlayfs (kernel documentation, filesystems/overlayfs, "whiteouts and opaque
+//! directories"): a character device 0:0 hides one name, an attribute of a directory hides all of its lower names. Other
+//! attributes of overlayfs (redirects, files without data) refer to other layers and are refused.
 
 use super::common::{Image, invalid};
 use crate::batch::StoredEntry;

@@ -28,7 +28,7 @@ pub(super) enum BlockAlgorithm {
 /// Memory that a decoder of xz may take, in bytes.
 const XZ_MEMORY: u64 = 64 << 20;
 
-/// Unpacks up to `most` bytes; what stands behind them is left.
+/// Unpacks up to `most` bytes; what follows them is not read.
 ///
 /// # Errors
 /// `filesystem_invalid` for what is damaged. Less than `most` bytes are no error here.

@@ -20,8 +20,8 @@ pub enum Data<'a> {
     Hole(u64),
 }
 
-/// A reader of v7, ustar, pax and GNU archives. What it does with each thing that can stand in a header is told by
-/// the table of fates in `docs/tar.md`.
+/// A reader of v7, ustar, pax and GNU archives. The table of fates in `docs/tar.md` says what it does with each kind of
+/// header.
 ///
 /// ```
 /// use ocifast_core::{limits::Limits, tar};

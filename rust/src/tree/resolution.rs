@@ -37,7 +37,7 @@ pub(crate) fn count_step() {
     STEPS.set(STEPS.get() + 1);
 }
 
-/// Nothing is copied: what is still to do stands in the path itself and in the targets of the links on the way.
+/// Nothing is copied: the components still to go are borrowed from the path and from the targets of links on the way.
 pub(super) struct Resolution<'p> {
     /// Directories from the root to where we are, each with the bytes of its path; the last may turn out to be
     /// something else at the path's end.
@@ -78,7 +78,7 @@ impl<'p> Resolution<'p> {
         self.links.is_empty() && self.components.as_slice().is_empty()
     }
 
-    /// The next component, be it of the innermost link.
+    /// The next component: of the innermost link that is being followed, or else of the path.
     fn component<'n>(&mut self, inodes: &'n [Inode]) -> Option<&'n [u8]>
     where
         'p: 'n,

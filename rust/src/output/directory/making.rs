@@ -71,7 +71,7 @@ impl Staging {
     /// Makes a file that is to be written. In its folder if it can be; else alone, which is noted.
     pub fn create(&self, at: Option<&OwnedFd>, files: &StagedFiles, spot: &Spot, early: Early) -> Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Who writes it needs no right of its mode.
+        // Its mode may forbid writing: the file descriptor that creates it may write all the same.
         let mode = Mode::from_raw_mode(early.mode.into());
         if let Some(folder) = at {
             match fs::openat(folder, &*spot.name, flags, mode) {

@@ -152,7 +152,7 @@ impl Setting {
         }
         let mut mode = permitted(*mode, owned);
         if recorded {
-            // Who reads the record must be able to: the mode that counts stands in it.
+            // The record holds the mode that counts; the file's own must let its readers read the record.
             mode |= if kept == FileType::Directory { 0o700 } else { 0o600 };
         }
         // The mode of a symbolic link is nothing that a file system keeps.

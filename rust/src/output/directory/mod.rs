@@ -1,10 +1,10 @@
 //! A tree as a directory of the file system.
 //!
-//! Contents are written to one file each while layers arrive, in a staging folder of ours, where the files of one folder
-//! of a layer lie together. At the end such a folder becomes that of the tree, if all of its files are there; other files
-//! are moved one by one. Names are made through file descriptors of directories only, below an empty folder that is ours
-//! too: no path of a layer reaches a system call, only single names. No name is followed, even if somebody puts a link
-//! where a folder or a file of ours was.
+//! Contents are written to one file each while layers arrive, in a staging folder, where the files of one folder of a
+//! layer lie together. At the end a staged folder becomes the tree's own, if all of its files are there; other files are
+//! moved one by one. Names are made through file descriptors of directories only, below an empty folder made for this:
+//! no path of a layer reaches a system call, only single names. No name is followed, even if another process puts a link
+//! in the place of a folder or a file.
 
 mod failure;
 mod making;
@@ -280,7 +280,7 @@ impl<'t> Writing<'t> {
     }
 }
 
-/// Opens a file that was staged. Who sets attributes of its own must be able to write to it, whatever its mode says.
+/// Opens a staged file. Setting attributes needs write permission, so that a mode without it is changed first.
 fn open_staged(folder: &OwnedFd, name: &[u8], attributes: bool, mode: u16) -> Result<OwnedFd, Errno> {
     if attributes && mode & 0o200 == 0 {
         InodePlace::Named(folder, name).change_mode(0o600)?;

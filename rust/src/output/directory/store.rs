@@ -68,7 +68,7 @@ impl DirectoryStore {
         self.placed.load(Ordering::Relaxed)
     }
 
-    /// The staged files of a layer, or those of one that nobody has brought.
+    /// The staged files of a layer; an empty set for a layer that has not come.
     pub(super) fn files(&self, layer: u32) -> Arc<StagedFiles> {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(layers.entry(layer).or_insert_with(|| Arc::new(StagedFiles::new(layer))))
@@ -182,7 +182,7 @@ impl StagedLayer {
     /// Hands the collected files over.
     fn flush(&mut self) -> Result<()> {
         if let Some(batch) = self.batch.take() {
-            // Who does not take it has failed, and the batch says so.
+            // A maker that does not take the batch has failed; the batch then reports it.
             let _ = self.store.makers()?.sender().map(|sender| sender.send(batch));
         }
         self.files.check()

@@ -306,7 +306,7 @@ impl<'a> ImageWriter<'a> {
         Ok(block)
     }
 
-    /// The inode of an attribute's value: its hash stands in the access time, its number of users in the version.
+    /// The inode of an attribute's value: its access time holds the hash, its version the number of users.
     /// Returns its number of blocks.
     fn value(&mut self, number: u32, value: &[u8]) -> Result<u64> {
         let mut map = BlockMapping::default();

@@ -104,7 +104,7 @@ impl Compression {
         self.algorithm == Algorithm::Plain
     }
 
-    /// What stands behind the superblock about the compressor.
+    /// The compressor's settings, which follow the superblock.
     pub fn settings(&self) -> Option<Vec<u8>> {
         const LZ4_LEGACY: u32 = 1;
         match self.algorithm {

@@ -1,4 +1,4 @@
-//! Where contents stand in the image: what equals what, and where its blocks and its end go.
+//! Where contents go in the image: which of them are equal, and where their blocks and their ends are.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,16 +11,16 @@ use crate::output::CHUNK;
 use crate::output::file_range::copy_range;
 use crate::tree::{InodeId, InodeKind, Tree};
 
-/// Files of one checksum and size that are compared byte by byte. More come from somebody who wants us to be slow, and
-/// are written as they come.
+/// Most files of one checksum and size that are compared byte by byte. More than these are likely an attempt to slow the
+/// writer down, and are written without comparing.
 const ALIKE: u8 = 8;
 
 /// No content.
 const NOT_HERE: u64 = u64::MAX;
 
-/// Where contents stand, by layer and position.
+/// Where contents are, by layer and position.
 pub struct Placed {
-    /// First block of each content; `NOT_HERE` for those that the tree has not, or that equal another.
+    /// First block of each content; `NOT_HERE` for those that are not in the tree or that equal another.
     starts: Vec<Vec<u64>>,
     /// Fragment and offset of the ends of those.
     ends: Vec<Vec<(u32, u32)>>,

@@ -12,7 +12,7 @@ use super::codec::{BlockCodec, Compression};
 use super::format::PLAIN;
 use crate::error::{Code, Error, Result};
 
-/// Pieces on their way for each thread, of each who brings some: one in work, one to go on with.
+/// Pieces in a queue for each thread: one in work, one to go on with.
 const AHEAD: usize = 4;
 
 /// Bytes that a thread takes at a time, so that small blocks are not handed over one by one.
@@ -113,7 +113,7 @@ impl Drop for Pool {
 
 fn work(mut codec: BlockCodec, jobs: &Jobs, block: usize) {
     while let Some(BlockJob { bytes, done }) = jobs.next() {
-        // Who does not wait any more has failed elsewhere.
+        // A queue that does not wait any more has failed elsewhere.
         let _ = done.send(compress(&mut codec, bytes, block));
     }
 }
@@ -132,7 +132,7 @@ fn compress(codec: &mut BlockCodec, bytes: Vec<u8>, block: usize) -> Result<Pack
     Ok(blocks)
 }
 
-/// Pieces of one who brings data, in their order.
+/// The pieces of one layer or writer, in their order.
 pub struct Queue {
     jobs: Arc<Jobs>,
     block: usize,

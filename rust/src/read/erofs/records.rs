@@ -28,9 +28,9 @@ pub(super) struct Inode {
     pub layout: Layout,
     /// First block, device number, or format of chunks.
     pub data: u32,
-    /// Where attributes stand, and how many bytes.
+    /// Where the attributes begin, and their bytes.
     pub attributes: (u64, u64),
-    /// What stands behind inode and attributes.
+    /// First byte after inode and attributes.
     pub behind: u64,
 }
 
@@ -41,10 +41,10 @@ impl Inode {
     }
 }
 
-/// How the bytes of an extent stand.
+/// How the bytes of an extent are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// As they are; in turn from the place on at which they stand in their logical cluster, or from the first.
+    /// Uncompressed. An interlaced cluster is rotated: it begins at the bytes' offset in their logical cluster.
     Plain {
         /// Bytes before the first.
         turned: u64,
@@ -59,7 +59,7 @@ pub(super) enum Packing {
 pub(super) struct LogicalExtent {
     /// First byte in the file; it ends where the next one begins, the last at the file's end.
     pub logical: u64,
-    /// Where it stands in the image, and bytes there.
+    /// First byte in the image, and bytes there.
     pub place: (u64, u64),
     /// Whether `place` is an address of blocks, which a device may hold; else it is behind the inode.
     pub in_blocks: bool,

@@ -16,7 +16,7 @@ pub(super) struct Inode {
     pub map: Vec<u8>,
     /// The block of attributes, 0 for none.
     pub attribute_block: u64,
-    /// What stands in the inode behind its fields.
+    /// The part of the inode after its fields.
     pub attributes: Vec<u8>,
 }
 
@@ -33,6 +33,6 @@ pub(super) struct Run {
     pub logical: u64,
     pub count: u64,
     pub physical: u64,
-    /// Reads as zeros, whatever stands there.
+    /// Reads as zeros, whatever its blocks hold.
     pub unwritten: bool,
 }

@@ -156,7 +156,7 @@ impl Reading<'_> {
     }
 
     fn kind(&self, inode: &Inode) -> Result<InodeKind> {
-        // The old form has 8 bits for each half, the new one stands behind it.
+        // The old form has 8 bits for each number; the new form follows it.
         let (major, minor) = match inode.map.u32(0)? {
             0 => device_numbers(inode.map.u32(4)?),
             old => (old >> 8 & 0xff, old & 0xff),

@@ -171,8 +171,8 @@ impl BlockMap {
         moves
     }
 
-    /// Finds places for the blocks of the metadata: the block of the image for each of theirs. `runs` are those that
-    /// must stay together, ascending; all others may go anywhere, or all stand behind the data unless `anywhere`.
+    /// Finds places for the blocks of the metadata: the block of the image for each of theirs. `runs` must
+    /// stay together and are ascending. All other blocks go into gaps as well if `anywhere`, else behind the data.
     ///
     /// # Errors
     /// `output_unsupported` for an image of more than 2^32 blocks.

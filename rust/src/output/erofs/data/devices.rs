@@ -1,4 +1,4 @@
-//! The devices of an image whose data stand in the files of decoded layers.
+//! The devices of an image whose data are in the files of decoded layers.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -99,8 +99,8 @@ impl ErofsStore {
         }
     }
 
-    /// The same with whole blocks alone: no tail of a file stands behind its inode. So data of decoded layers are taken
-    /// in as they are.
+    /// The same with whole blocks only, without tails behind inodes. Data of decoded layers are then taken in
+    /// unchanged.
     #[must_use]
     pub fn of_whole_blocks(self) -> Self {
         ErofsStore { inline_tails: false, ..self }

@@ -4,7 +4,7 @@ use super::numbers::{COMPACT, DataLayout, EXTENDED};
 use crate::entry::Mtime;
 use crate::tree::InodeKind;
 
-/// The type bits of a mode, the file type of a directory entry, or `None` for a device number that Linux has not.
+/// The type bits of a mode, the file type of a directory entry, or `None` for a device number that Linux does not have.
 pub fn type_of(kind: &InodeKind) -> (u16, u8) {
     match kind {
         InodeKind::File(_) => (0o100000, 1),
@@ -16,7 +16,7 @@ pub fn type_of(kind: &InodeKind) -> (u16, u8) {
     }
 }
 
-/// What stands in an inode.
+/// The fields of an inode.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     /// How the data are found.

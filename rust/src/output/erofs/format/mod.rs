@@ -1,4 +1,4 @@
-//! The numbers and records of the format as they stand on the disk: bytes only, nothing is read or written.
+//! The numbers and on-disk records of the format: bytes only, nothing is read or written.
 
 pub mod clusters;
 pub mod inode;

@@ -70,7 +70,7 @@ pub fn head_blocks(table: usize) -> u64 {
 pub struct Coding {
     /// The format's number of the algorithm.
     pub number: u8,
-    /// What stands behind the superblock, after its length: `struct z_erofs_lz4_cfgs` or that of another algorithm.
+    /// What follows the superblock, after its own length: `struct z_erofs_lz4_cfgs` or that of another algorithm.
     pub settings: Vec<u8>,
 }
 
@@ -95,7 +95,7 @@ pub struct Superblock {
     pub chunked: bool,
     /// How contents are compressed.
     pub coding: Option<Coding>,
-    /// Where else the data are; none in a compressed image, whose settings stand in the place of the table.
+    /// Devices that hold data. A compressed image has none: its settings take the table's place.
     pub devices: Vec<DeviceSlot>,
 }
 

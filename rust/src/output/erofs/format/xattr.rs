@@ -1,4 +1,4 @@
-//! An extended attribute as it stands on the disk: an entry behind an inode, or in the area that inodes share.
+//! An extended attribute on the disk: an entry that follows an inode, or one in the area that inodes share.
 
 use crate::entry::Metadata;
 

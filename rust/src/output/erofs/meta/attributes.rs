@@ -1,4 +1,4 @@
-//! The attributes of all inodes: which of them many inodes share, in an area of their own, and what stands behind each.
+//! The attributes of all inodes: those that several inodes share have an area of their own, the others follow their inode.
 
 use std::collections::HashMap;
 

@@ -28,14 +28,14 @@ use crate::tree::{InodeKind, Tree};
 pub struct Options {
     /// Of contents, if they are compressed.
     pub compression: Option<Compression>,
-    /// Whether the ends of files stand in blocks of their own instead of behind their inodes. Only of an image that is
-    /// not compressed.
+    /// Whether the ends of files get blocks of their own instead of following their inodes. For uncompressed images
+    /// only.
     pub whole_blocks: bool,
 }
 
 /// Writes the image of a tree to a path that does not exist yet.
 ///
-/// Without compression, contents that wait in an [`ErofsStore`] of the same kind stand in the image already: metadata are
+/// Without compression, contents that wait in an [`ErofsStore`] of the same kind are in the image already: metadata are
 /// added to it, and it is moved to the path. Contents that wait in another store are copied to one in the request's
 /// folder. With compression, they are read from any store; progress is told the bytes of contents that are done, now and
 /// then and at the end.
@@ -130,9 +130,9 @@ enum ImageData<'a> {
     Elsewhere(&'a LayeredFiles),
 }
 
-/// Whether metadata may go into gaps. The root's block must be the first of all that have inodes, so it goes into the
-/// lowest gap. A root with so many attributes that it is a run of blocks would need a gap for itself: then the metadata
-/// stand behind the data.
+/// Whether metadata may go into gaps. The root's block must come before all others that have inodes, so it goes into the
+/// lowest gap. A root whose attributes take several blocks would need a gap of that length: then all metadata go behind
+/// the data.
 fn anywhere(plan: &Plan<'_>) -> bool {
     plan.packer().runs().first().is_none_or(|run| run.start > 0)
 }
@@ -149,8 +149,8 @@ fn complete(
     let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
     let (devices, blocks) = match &data {
         ImageData::Elsewhere(files) => {
-            // What stands behind the metadata must know their length before they are written, and so must the block
-            // that is added below where it is needed.
+            // The devices follow the metadata, so that the length of these must be known before they are written; so
+            // must the block that is added below where it is needed.
             space.extend()?;
             let (devices, blocks) = files.stand_behind(space.end())?;
             (devices, Some(blocks))

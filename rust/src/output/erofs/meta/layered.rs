@@ -24,7 +24,7 @@ pub struct LayerInUse {
     pub layer: u32,
     /// Bytes of its data file that are its device: up to the first byte after the data.
     pub length: u64,
-    /// Bytes of blocks of its data that the tree has not.
+    /// Bytes of those blocks of its data that no file of the tree uses.
     pub dead: u64,
 }
 
@@ -67,8 +67,8 @@ pub struct LayeredOptions<'a> {
     pub single: bool,
 }
 
-/// Writes the metadata of a tree, whose contents wait in the data files of decoded layers, to an empty file. The
-/// properties tell the block at which each device begins when all stand in one file or on one disk, behind the metadata.
+/// Writes the metadata of a tree to an empty file; its contents stay in the data files of decoded layers. The properties
+/// give the first block of each device for the case that all are put behind the metadata, in one file or on one disk.
 ///
 /// # Errors
 /// As [`super::build::write`]; `internal` for a layer without a device, and for contents that wait elsewhere.
@@ -89,7 +89,7 @@ pub fn write(request: WriteRequest<'_, LayeredOptions<'_>>) -> Result<Written> {
             let end = base + length;
             written.bytes = Some(end);
             image.set_len(end).map_err(|error| Error::io("cannot write the image", &error))?;
-            // What the tree has not is not handed on: in the layer's own file it may be.
+            // Only blocks that the tree uses are copied: the layer's file also holds what upper layers hide.
             for layer in &device.layers {
                 copy_live(live.get(layer).map_or(&[], Vec::as_slice), data, &image, base)?;
             }

@@ -1,4 +1,4 @@
-//! Where inodes stand in the metadata: pieces packed into blocks, counted from the metadata's own first block.
+//! Where inodes are in the metadata: pieces packed into blocks, counted from the first block of the metadata.
 
 use crate::error::{Code, Error, Result};
 use crate::output::erofs::data::block_map::MetadataRun;
