@@ -237,7 +237,7 @@ async def _finish(work: Callable[[Callable[[], bool]], Result], *, drop: bool = 
     except asyncio.CancelledError:
         stop.set()
         while not running.done():
-            # Who cancels a second time waits as well: a thread cannot be left behind.
+            # A second cancellation waits as well: a thread cannot be left behind.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
         if running.cancelled() or running.exception() is not None:

@@ -226,7 +226,7 @@ class _Place:
             self._check(folder)
         with reported(image), NewFile(self._folder, mode=0o600) as file:
             clone_file(layer.data, file.descriptor)
-            # A run that was killed may have left the sidecar: only an image with that tree may stand beside it.
+            # A killed run may have left the sidecar; only an image with that hash tree may be published beside it.
             said = self._seal(diff_id, file, threads, stopped) if self._verity or sidecar.exists() else None
             os.fchmod(file.descriptor, 0o444)
             if self._sync:

@@ -1,7 +1,7 @@
-"""The folders of the user who runs us: home, and what stands in it by the rules of the XDG base directories.
+"""The folders of the user who runs this: home, and those that the XDG Base Directory Specification puts in it.
 
-A container often has neither `HOME` nor an entry of the user in /etc/passwd. Then there is no home, and whoever looks
-for a file there finds none: nothing is made below the root, or below the folder that we happen to stand in.
+A container often has neither `HOME` nor an entry of the user in /etc/passwd. Then there is no home: no file is found in
+it, and nothing is made below the root or the current folder instead.
 """
 
 from __future__ import annotations

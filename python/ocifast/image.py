@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Image", "Index", "open_image", "open_index", "resolve"]
 
 NESTING = 3
-"""How deep indexes may stand in indexes."""
+"""How deep indexes may be nested in indexes."""
 
 
 class Index:
@@ -444,7 +444,7 @@ def open_index(
         The index, to be closed (`with`); images that are taken of it go with it.
 
     Raises:
-        NotAnImageError: one image stands there, and no index.
+        NotAnImageError: it is one image, and not an index.
         ImageReferenceError, SourceError, VerificationError, FileError.
     """
     location = parse_location(image) if isinstance(image, str) else image

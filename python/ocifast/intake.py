@@ -234,7 +234,7 @@ class Intake:
                 self.applied.add(index)
                 self.tell_layer(index, LayerState.EXTRACTED, compressed)
             else:
-                # What stands still while a lower layer is not applied waits for it.
+                # A layer that makes no progress while a lower one is not applied waits for that one.
                 self.tell_layer(index, LayerState.EXTRACTING if moved or below else LayerState.BLOCKED, compressed)
             below = below and applied
 

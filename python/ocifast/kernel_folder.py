@@ -35,9 +35,10 @@ class KernelFolder:
                 raise FileError(f"{shown}: there is no folder {self._path.parent}", path=shown)
 
     def publish(self, staged: Path, *, sync: bool = True) -> None:
-        """Gives files that stand in another folder their places here, when all are there, and on the disk if `sync`.
+        """Moves the files of another folder to their names here, once all of them are there.
 
-        Files of an earlier run are replaced, or removed where there is none of this one.
+        Files of an earlier run are replaced, or removed when this run has no file of that name. With `sync` all are on
+        the disk.
 
         Raises:
             FileError: one cannot be written; as a rule all are then as they were.

@@ -1,8 +1,7 @@
-"""What killed runs leave: known by a name that only we give, and by a lock that nobody holds any more.
+"""What killed runs leave: recognised by a private name, and by a lock that no process holds any more.
 
-A private name is `.ocifast-` with 16 random hexadecimal digits and 16 that are computed from them, so that no name
-that somebody else has thought of is taken for one. Whoever makes a file or folder of such a name locks it while it
-lives.
+A private name is `.ocifast-` with 16 random hexadecimal digits and 16 that are computed from them, so that no other
+program's name is taken for one. A run that makes a file or folder of such a name holds a lock on it while it uses it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _NAME = pattern(r"\.ocifast-([0-9a-f]{16})([0-9a-f]{16})(?:\.tmp)?")
 
 
 def private_name(suffix: str = "") -> str:
-    """A new name for a file or folder of ours.
+    """A new private name for a file or folder.
 
     Args:
         suffix: `.tmp` for a file that waits for its name, nothing for a folder.
@@ -39,9 +38,9 @@ def is_private(name: str) -> bool:
 
 
 def hold(fd: int, name: str | os.PathLike[str], folder: int | None = None) -> bool:
-    """Locks a new file or folder of ours until it is closed.
+    """Locks a new file or folder of a private name until it is closed.
 
-    Where the file system has no locks nobody sweeps, as nobody can tell.
+    On a file system without locks nothing is swept: it cannot be known what is in use.
 
     Args:
         fd: the file or folder, open.

@@ -15,7 +15,7 @@ WARNING = 30
 
 
 class _Waiting(NamedTuple):
-    """Who listens as soon as somebody speaks: to which loggers, from which level on, and what then is to be done."""
+    """A listener before `logging` is loaded: to which loggers it listens, from which level on, and what sets it up."""
 
     name: str
     level: int
@@ -27,10 +27,10 @@ _preparing = threading.RLock()
 
 
 def when_used(name: str, level: int, prepare: Callable[[], None]) -> None:
-    """Lets somebody listen, at once where `logging` is loaded, else before the first record that is meant.
+    """Sets a listener up: at once where `logging` is loaded, else before the first record that it listens to.
 
     Args:
-        name: of a logger of ours; those below it are meant, too.
+        name: of one of the package's loggers; it includes those below.
         level: least level of the records.
         prepare: adds handlers and sets levels.
     """
@@ -73,7 +73,7 @@ class _Logger:
         _loaded(self._name).warning(message, *values, stacklevel=2, **more)
 
     def _is_heard(self, level: int) -> bool:
-        # Who is not among those that wait has loaded `logging` to say that he listens.
+        # A listener that is not in `_waiting` has loaded `logging` to be set up.
         return "logging" in sys.modules or any(
             level >= waiting.level and f"{self._name}.".startswith(f"{waiting.name}.") for waiting in _waiting
         )

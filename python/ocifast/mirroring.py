@@ -162,7 +162,7 @@ class _Pair:
 
 
 class _Claims:
-    """Which blob is on its way to which place: who holds it moves it, and others wait."""
+    """Which blob is being copied to which place: one thread holds the pair and copies, others wait for it."""
 
     def __init__(self) -> None:
         self._held: set[tuple[str, str]] = set()

@@ -43,7 +43,7 @@ READABLE = ("erofs", "squashfs", "ext4", "cpio", "tar")
 """Formats that can be read back."""
 
 Outputs = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
-"""Several outputs. A string is none of these."""
+"""Several outputs. A string is one output, not several."""
 
 
 class PlannedOutput:

@@ -204,7 +204,7 @@ def choose(manifests: Iterable[Descriptor], wanted: Platform, *, name: str) -> D
 
 
 def _meant(wanted: Platform, available: Sequence[str]) -> str | None:
-    """The platform that is spelt most like one that nobody has heard of, and that is mistyped therefore."""
+    """The platform that an unknown one is most likely a misspelling of; None when its parts are known."""
     if wanted.architecture in _KNOWN and wanted.os in _KNOWN_SYSTEMS:
         return None
     from difflib import get_close_matches

@@ -1,9 +1,9 @@
 """Runs other people's tools: the only user of `subprocess`, which is loaded with the first of them.
 
-A packer is fed through its standard input by a writer of ours that runs in a thread; what counts as success is strict,
-because tools of this kind are known to exit 0 with half of the files: the writer must say that it finished, and the
-tool must exit 0 (that the output reads back is for the caller to see). When our writer fails, the tool is killed
-*before* its input closes, so that it never takes a cut stream for a whole one.
+A writer in a thread feeds a packer through its standard input. A packer succeeds only when the writer has said that it
+finished and the tool exits 0, because such tools are known to exit 0 with half of the files; the caller then reads the
+output back. When the writer fails, the tool is killed *before* its input closes, so that it never takes a cut stream
+for a whole one.
 
 No tool is ever run through a shell, none inherits a terminal, and none outlives us: each has a session of its own that
 is killed whole, and, where util-linux' `setpriv` is there, the kernel kills the tool when we die without a chance to.
@@ -57,7 +57,7 @@ class Finished:
 def find_tool(name: str) -> str | None:
     """Absolute path of an executable, from PATH and the system's own folders; None when there is none.
 
-    Relative folders of PATH are passed over: what is run must not depend on the folder that we stand in.
+    Relative folders of PATH are passed over: what is run must not depend on the current folder.
     """
     import shutil
 

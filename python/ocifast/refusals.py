@@ -27,18 +27,18 @@ class Lock(Enum):
     """What came of taking a lock."""
 
     HELD = "held"
-    """It is ours until the file is closed."""
+    """This opening has it until it is closed."""
     BUSY = "busy"
-    """Somebody else has it."""
+    """Another opening has it."""
     MISSING = "missing"
-    """There are no locks here: nobody has it, and nobody can be told from somebody."""
+    """The file system has no locks: whether another opening uses the file cannot be known."""
 
 
 def take_lock(descriptor: int, *, wait: bool) -> Lock:
     """Locks an open file or folder against other processes and other openings (flock(2)).
 
-    Without locks the work goes on: what is published is published by a rename, and so always whole. Only who would
-    remove what nobody uses must leave it.
+    Without locks the work goes on: outputs are published by a rename, and so are always whole. Only the removal of
+    unused files must be left out.
 
     Raises:
         OSError: the system failed in another way.

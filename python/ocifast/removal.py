@@ -70,7 +70,7 @@ def remove_entry(path: Path) -> None:
 
 
 def _open_folder(name: str, parent: int) -> int | None:
-    """Opens a folder; None for what is none."""
+    """Opens a folder; None for anything else."""
     try:
         return os.open(name, _FOLDER, dir_fd=parent)
     except OSError as error:
@@ -143,7 +143,7 @@ def _remove_files(folder: int) -> tuple[list[str], bool]:
 
 
 def _open_inner(name: str, folder: int, device: int) -> int | None:
-    """Opens a folder in a folder so that it can be emptied; None for what is none, or stands on another file system."""
+    """Opens a folder in a folder so that it can be emptied; None for anything else, or on another file system."""
     try:
         held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError:

@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 
 def binary_stdout() -> BinaryIO:
-    """Standard output, for bytes. Raises UsageError when something else stands in its place that takes text only."""
+    """Standard output, for bytes. Raises UsageError when it was replaced by a stream that takes text only."""
     stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
     if stream is None:
         raise UsageError("standard output was replaced by something that takes text only; name a file")

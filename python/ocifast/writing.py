@@ -108,7 +108,7 @@ def prepared_edits(
     Args:
         edits: what is changed.
         outputs: of the compilation.
-        stack: removes files that stand beside none.
+        stack: removes the files of edits when no output has a place.
         time: of what is added, in seconds since 1970.
 
     Raises:

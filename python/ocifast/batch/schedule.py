@@ -11,8 +11,8 @@ __all__ = ["Schedule"]
 class Schedule:
     """The order of a batch. Every plan is looked at once, and once more for each layer that it had to wait for.
 
-    Plans with the same lowest layers stand beside each other; the first of them decodes what they share, and the others
-    wait for it while plans of other layers run.
+    Plans with the same lowest layers are neighbours. The first of them decodes the layers that they share; the others
+    wait for it, while plans of other layers run.
 
     Args:
         layers: the diff IDs of each plan, bottom layer first; none for a plan that shares nothing.

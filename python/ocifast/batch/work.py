@@ -103,7 +103,7 @@ def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Outcome
 
 
 def begin_worker(stop: Flag, parent: int) -> None:
-    """Called once in each process of a pool of ours.
+    """Called once in each process of a pool that a batch makes.
 
     Args:
         stop: not 0 when all work is called off.

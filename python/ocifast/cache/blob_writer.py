@@ -25,13 +25,13 @@ __all__ = ["BlobWriter"]
 class BlobWriter:
     """A blob on its way into the cache.
 
-    Bytes go to `HEX.part`, which stays when the writer is closed before the end: the next one hashes what is there and
-    goes on after it. While one writer has it, others of the same blob follow it: `beginning` hands on what it writes,
-    and goes on in its place when it dies. One that writes without having asked for the beginning writes to a file of
-    its own, and leaves nothing.
+    Bytes go to `HEX.part`. The file stays when the writer is closed before the end; the next writer hashes what is
+    there and goes on after it. Other writers of the same blob follow the first one: their `beginning` hands on what it
+    writes, and they take its place when it dies. A writer that is used without `beginning` has a file of its own, which
+    does not stay.
 
-    A writer that does not hash stands beside work that can do without a cache: when the disk is full or fails, it drops
-    what it has, says so in the log, and lets the rest pass.
+    A writer that does not hash serves work that can do without a cache. When the disk is full or fails, it drops what
+    it has, writes a line to the log, and ignores the rest.
 
     Attributes:
         path: where the bytes are until `commit`.

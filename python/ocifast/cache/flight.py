@@ -1,4 +1,4 @@
-"""How far a work is that others wait for: told in the lock file of what is made, and told on by those who wait."""
+"""Progress of work that other runs wait for: the run that works writes it to the lock file, those that wait show it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ocifast.progress import Event, LayerState, Phase, Progress
 __all__ = ["Listener", "Teller"]
 
 _PAUSE = 0.25
-"""Seconds between two tellings."""
+"""Seconds between two writes of it."""
 _LIMIT = 1 << 20
-"""Bytes of what is told; an image has at most 1,024 layers."""
+"""Most bytes of it that are read; an image has at most 1,024 layers."""
 
 
 class _Stand(msgspec.Struct, frozen=True):

@@ -24,9 +24,9 @@ class End(Enum):
     """Why a blob does not grow any more."""
 
     OURS = "ours"
-    """Who wrote it has died or stopped: its file is locked by us now, and may hold more bytes than were read."""
+    """The other run died or stopped. This one has locked its file, which may hold more bytes than were read."""
     GONE = "gone"
-    """Who wrote it has given it up, or nothing came for too long."""
+    """The other run gave it up, or wrote nothing for too long."""
 
 
 class Followed:
@@ -71,7 +71,7 @@ class Followed:
         return End.GONE
 
     def settle(self) -> None:
-        """Waits until who writes it has given it its last name, or has let go of it. Raises CancelledError."""
+        """Waits until the other run has published the file or released its lock. Raises CancelledError."""
         for _ in self._looks():
             if take_lock(self.fd, wait=False) is not Lock.BUSY:
                 return

@@ -94,7 +94,7 @@ class LayerStore:
         with contextlib.ExitStack() as held:
             try:
                 table_fd = _opened(entries, held)
-                # Who removes it has it already, or gets it when we are done.
+                # A run that removes it has locked it already, or waits until this lock is released.
                 _share(table_fd, held)
                 table = _core.LayerTable(table_fd)
                 if table.diff_id != diff_id:
@@ -138,13 +138,13 @@ class LayerStore:
 
     @contextlib.contextmanager
     def claimed(self, diff_ids: Iterable[str], *, stopped: Callable[[], bool] = never) -> Iterator[None]:
-        """Keeps others from decoding, meanwhile, those of some layers that are missing.
+        """Claims those of some layers that are missing, so that no other run decodes them meanwhile.
 
-        Layers that another run decodes right now are waited for first, each once; they may be there then. Nobody waits
-        who has claimed something, so that no two wait for each other.
+        Layers that another run decodes right now are waited for first, each once; they may be there then. A run that
+        has claimed a layer waits for no other one, so that no two runs wait for each other.
 
         Args:
-            diff_ids: whose they are.
+            diff_ids: of the layers.
             stopped: whether they are not wanted any more.
 
         Raises:
@@ -290,7 +290,8 @@ class LayerStore:
         for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
         with self.lock():
-            # A reader who opens the old table and the new data finds another file than was recorded, and decodes.
+            # A reader that opens the old table with the new data sees that the file is not the recorded one, and
+            # decodes.
             data.path.rename(image)
             recorded = KeptFile.of(data.descriptor, digest, boot)
             if recorded.size != size:

@@ -2,9 +2,9 @@
 
 locks/RANDOM.lease  the digests that one run uses, one a line; locked while it runs
 
-A run that has a manifest names in its lease all that the manifest names, whether it is there yet or not. Who prunes
-reads the leases of all that live, and keeps others from beginning one until it is done: so whatever a run finds in the
-cache once its lease stands is there until it ends. The lease of a dead run is removed by the next run.
+A run that has a manifest writes all digests of that manifest to its lease, whether their blobs are there yet or not.
+Pruning reads the leases of all living runs, and no lease begins before it is done. So whatever a run finds in the cache
+after its lease was written stays there until the run ends. The next run removes the lease of a dead one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Lease", "Leases"]
 
 _KEY = "leases"
 _PATIENCE = 10.0
-"""Seconds after which somebody who prunes, and is stopped in it, is waited for no more."""
+"""Seconds that a run waits for another one that prunes, which may have been stopped in the middle."""
 _LIMIT = 16 << 20
 """Bytes of a lease that are read: an index of a thousand images has a tenth of it."""
 _FORGOTTEN = 86400.0
-"""Seconds after which a lease counts no more where there are no locks, and so nobody knows whether its run lives."""
+"""Seconds that a lease counts on a file system without locks, where it cannot be known whether its run lives."""
 
 
 class Lease:

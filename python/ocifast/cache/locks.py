@@ -93,5 +93,5 @@ class KeyLocks:
         return fd
 
     def forget(self, key: str) -> None:
-        """Removes the file of a key that is ours: who waits for it notices, and makes another. Raises OSError."""
+        """Removes the lock file of a key that this run holds; runs that wait for it make another. Raises OSError."""
         self.path(key).unlink(missing_ok=True)

@@ -337,7 +337,7 @@ class OutputStore:
             file.publish(folder / "entry.json")
 
     def _clear(self, key: str) -> None:
-        """Removes what stands in the place of an entry, whatever it is. Raises OSError."""
+        """Removes the entry of a key, whatever kind of file it is. Raises OSError."""
         place = self._place(key)
         # Without this file an entry counts as missing: it is there as a whole or not at all.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

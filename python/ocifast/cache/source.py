@@ -117,7 +117,7 @@ class CachedSource:
             raw = self._blobs.find(descriptor.digest, CONFIG_LIMIT)
             if raw is not None and len(raw) == descriptor.size:
                 return BytesBlob(raw[offset:])
-        # Who is handed layers cannot ask for them again, and so gets none that was damaged meanwhile.
+        # A reader of layers cannot ask for one again; so a kept layer is verified before it is handed out.
         found = self._blobs.get(descriptor) if not self._layers or self._blobs.verify(descriptor) else None
         if found is not None:
             try:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _writers: list[Callable[[str], None]] = []
-"""Who writes to standard error instead of us, the last one first."""
+"""Displays that write to standard error in the place of `say`, the last one first."""
 
 
 def report(

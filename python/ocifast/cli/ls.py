@@ -30,7 +30,7 @@ _TYPES = {
 
 
 _MARKS = {"hardlink": "h", "whiteout": "w", "opaque": "o", "bookkeeping": "?"}
-"""What stands in the place of the type, of entries that layers alone have."""
+"""The letter of the type, for entries that only layers have."""
 
 
 # -h is what it is to ls(1), so that help has its long name alone.

@@ -1,4 +1,4 @@
-"""The parts of pyelftools that are used, without the debugger that they import for who works on them."""
+"""The parts of pyelftools that are used. pyelftools imports a debugger for its own developers, which is left out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Backend(ABC, Generic[Options]):
     """One way to write a format."""
 
     name: ClassVar[str]
-    """As in `--backend`. The format's own name is used by writers of ours."""
+    """As in `--backend`. The core's own writers have the name of the format."""
     package: ClassVar[str | None] = None
     """Debian package that brings the tool; None when nothing needs to be installed."""
 

@@ -160,7 +160,7 @@ def _root(options: DiskOptions) -> tuple[Backend[Any], FormatOptions]:
 
 @dataclass(frozen=True)
 class _Partition:
-    """What stands in a partition: a part of a file, or files for a file system of their own.
+    """A partition and its content: a part of a file, or files for a file system of their own.
 
     Attributes:
         type: as of `Partition`, as those that follow.
@@ -199,7 +199,7 @@ def _root_parts(request: WriteRequest[DiskOptions], root: Path, offset: int, roo
     size = root.stat().st_size
     if not root_hash:
         return [_Partition(kind, _named(request.digest, "root"), name, size, source=root)]
-    # Who knows the root hash finds both partitions (DPS, "Partition UUIDs").
+    # Their UUIDs are made of the root hash, by which both are found (DPS, "Partition UUIDs").
     data, tree = uuid.UUID(bytes=root_hash[:16]), uuid.UUID(bytes=root_hash[16:])
     return [
         _Partition(kind, data, name, offset, READ_ONLY, root),

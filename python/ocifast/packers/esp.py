@@ -1,4 +1,4 @@
-"""What stands in an EFI system partition, and the words that a kernel finds its root by.
+"""The files of an EFI system partition, and the words by which a kernel finds its root.
 
 (UEFI specification 2.10, section 3.5.1.1, "Removable Media Boot Behavior"; uapi-group.org, "Boot Loader
 Specification".)

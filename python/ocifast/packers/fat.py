@@ -159,7 +159,7 @@ def write_fat(
         write_all(fd, bytes(table), start + (geometry.reserved + number * geometry.table) * _SECTOR)
     head = _boot_sector(geometry, start // _SECTOR, volume_id, label) + _information(geometry, used)
     write_all(fd, head, start)
-    # The copy stands in sector 6 (section "FAT Volume Initialization").
+    # The copy is in sector 6 (section "FAT Volume Initialization").
     write_all(fd, head, start + 6 * _SECTOR)
 
 
@@ -239,7 +239,7 @@ def _long_count(name: str) -> int:
 
 
 def _long_entries(name: str, short: bytes) -> bytes:
-    """The entries of a name that is none of 8 and 3 characters, the last part first."""
+    """The entries of a name that does not fit 8 and 3 characters, the last part first."""
     count = _long_count(name)
     checksum = 0
     for byte in short:

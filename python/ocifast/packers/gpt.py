@@ -77,7 +77,7 @@ class Partition:
 
 
 def tables(disk: uuid.UUID, size: int, partitions: Sequence[Partition]) -> tuple[bytes, bytes]:
-    """What stands at the two ends of a disk.
+    """The partition tables at the two ends of a disk.
 
     Args:
         disk: its UUID.

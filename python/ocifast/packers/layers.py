@@ -1,7 +1,7 @@
-"""layers: an erofs image of metadata, whose data stand in the images of its layers, each of them there once.
+"""layers: an erofs image of metadata whose data are in the images of its layers, each of them there once.
 
 The layers are decoded ones (`ocifast.cache.layers`), which the run has put into the output (`ocifast.layer_folder`).
-What is written here is the image that joins them, and what tells others how.
+This module writes the image that joins them, and the files that say how they belong together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Compiled outputs and decoded layers that machines share through a registry or a layout (docs/fleet.md).
 
-What stands there is the word of whoever may write to it: neither an output nor a decoded layer can be compared with a
-diff ID. So it is kept apart, in `remote/HASH` of the cache, HASH being of the place and of the keys that are asked for;
-only runs that name the same use it. It never gets to `layers` and `outputs`, and nothing that it is part of is pushed.
+Its content is as trustworthy as those who may write to it: neither an output nor a decoded layer can be compared with a
+diff ID. So it is kept apart, in `remote/HASH` of the cache. HASH is of the place and of the keys that are asked for;
+only runs that name the same ones use it. It never moves to `layers` and `outputs`, and nothing that is made of it is
+pushed.
 """
 
 from __future__ import annotations

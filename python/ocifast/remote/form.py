@@ -1,4 +1,4 @@
-"""What stands in a remote cache: manifests of two kinds.
+"""The manifests of a remote cache, of two kinds.
 
 An output is a referrer of the image that it was made of; a decoded layer has a tag made of its diff ID. The config of
 each is `OutputFacts` or `LayerFacts` as JSON, its layers are files as rows of zstd frames (`_core.compress_frames`).
@@ -17,7 +17,7 @@ OUTPUT = "application/vnd.ocifast.output.v1"
 LAYER = "application/vnd.ocifast.layer.v1"
 """Artifact type of a decoded layer."""
 FACTS = "application/vnd.ocifast.facts.v1+json"
-"""Media type of what is said of files."""
+"""Media type of the facts about files."""
 FILE = "application/vnd.ocifast.frames.v1+zstd"
 """Media type of a file as zstd frames."""
 KEY = "vnd.ocifast.key"

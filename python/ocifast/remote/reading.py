@@ -1,7 +1,7 @@
-"""What comes from a remote cache: written to its place while it is fetched, and kept once it is what its manifest says.
+"""Reading from a remote cache: files are written while they are fetched, and kept once they are as the manifest says.
 
-A blob is compared with its digest on the way, and each frame with its checksum. So the file is the one that was pushed;
-what is said of its own digest is the same word, and is recorded without hashing it again.
+A blob is compared with its digest on the way, and each frame with its checksum. So the file is the one that was pushed.
+The digest that its facts state was pushed with it, and is recorded without hashing the file again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ocifast.spec import Descriptor, Document, decode_manifest
 __all__ = ["Reader"]
 
 _FACTS = 16 << 20
-"""Most bytes of what is said of files."""
+"""Most bytes of the facts about files."""
 
 Facts = TypeVar("Facts", OutputFacts, LayerFacts)
 

@@ -27,10 +27,10 @@ _CHUNK = 1 << 20
 
 
 class Artifact:
-    """A manifest and its blobs, which stand in files without a name until the block ends.
+    """A manifest and its blobs, which are in unnamed files until the block ends.
 
     Args:
-        facts: what is said of the files.
+        facts: about the files.
         files: open ones.
         kind: artifact type.
         tag: that it gets; None for a referrer.

@@ -1,4 +1,4 @@
-"""The signatures that stand beside an image: found, read within bounds, and not yet believed.
+"""The signatures that are attached to an image: found, read within bounds, and not verified yet.
 
 cosign keeps them under the tag `ALGORITHM-HEX.sig` of the digest, or in manifests whose `subject` is the image: those
 of simple signing (`application/vnd.dev.cosign.artifact.sig.v1+json`), and bundles.
@@ -56,7 +56,7 @@ class Signature:
         kind: what it is, for messages.
         message: the bytes that it is of.
         value: the signature.
-        claim: what it says; raises UnclearError when that is not understood. Meant for who has verified it.
+        claim: what it says, to be asked once it is verified; raises UnclearError when that is not understood.
     """
 
     kind: str
@@ -96,7 +96,7 @@ def attached(source: AttachedSource, digests: Sequence[str]) -> Iterator[Signatu
 
 
 def _may_sign(descriptor: Descriptor) -> bool:
-    """Whether a referrer may hold signatures of an image; an SBOM says in its annotations that it is none."""
+    """Whether a referrer may hold signatures of an image; the annotations of an SBOM say that it does not."""
     kind = descriptor.artifact_type
     stated = (descriptor.annotations or {}).get(_PREDICATE, SIGNED_IMAGE)
     known = (SIMPLE_ARTIFACT, "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json", "", None)

@@ -98,7 +98,7 @@ def simple_claim(payload: bytes) -> Claim:
 
 
 def envelope_of(bundle: bytes) -> Envelope:
-    """The envelope of a bundle. Raises UnclearError: there is none, or it is none."""
+    """The envelope of a bundle. Raises UnclearError when it has none, or a malformed one."""
     whole = loads(bundle)
     if not isinstance(whole, dict) or not str(whole.get("mediaType", "")).startswith(BUNDLE):
         raise UnclearError("it is no bundle")

@@ -1,4 +1,4 @@
-"""JSON that decides about trust, read without room for two meanings: no key twice, no field that nobody knows."""
+"""JSON that decides about trust, read so that it has one meaning only: no key twice, no unknown field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UnclearError(ValueError):
 
 
 def loads(raw: bytes | str) -> Any:
-    """A JSON document. Raises UnclearError for what is none, for a key that stands twice, and for deep nesting."""
+    """A JSON document. Raises UnclearError when it is malformed, has a key twice, or is nested too deep."""
     try:
         return json.loads(raw, object_pairs_hook=_unique, parse_constant=_refused)
     except UnclearError:

@@ -53,12 +53,12 @@ class FileSlice:
 class Blob(Protocol):
     """A blob opened for reading: iterate it once for its bytes, in order, and close it (`with`).
 
-    The bytes are as they came and *not verified*: who takes them compares size and digest. At most the descriptor's
+    The bytes are *not verified*: the reader compares size and digest. At most the descriptor's
     size (less the offset asked for) plus one byte is handed on.
     """
 
     local: FileSlice | None
-    """Set when all bytes stand in a local file already; iterating works as well."""
+    """Set when all bytes are in a local file already; iterating works as well."""
 
     def __iter__(self) -> Iterator[bytes]: ...
 

@@ -1,4 +1,4 @@
-"""Blobs that stand on this machine: a slice of a file, or bytes in memory.
+"""Blobs of this machine: a slice of a file, or bytes in memory.
 
 Files of layouts and archives belong to others and may be hostile (threat: a link in an image's folder to a file or FIFO
 of the host): a link is followed only where `open_linked` says so, and only regular files are read.
@@ -37,7 +37,7 @@ class FileBlob:
         Reads at most one byte more than the descriptor says, so that an oversized blob is noticed.
 
         Raises:
-            BlobNotFoundError: nothing stands there.
+            BlobNotFoundError: there is no such file.
         """
         if found is None:
             raise BlobNotFoundError(

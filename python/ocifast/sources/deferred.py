@@ -15,11 +15,11 @@ __all__ = ["DeferredSource"]
 
 
 class DeferredSource:
-    """What stands in the place of a registry while the cache has all: its client takes longer to load than to answer.
+    """A registry's image whose client is loaded only when the cache lacks something: loading takes longer than asking.
 
     Args:
         name: how messages call it (see `Source.name`).
-        ask: opens the source; called once, by whoever asks first. What is wrong with it is told then.
+        ask: opens the source; called once, by the first request. It raises what is wrong with the source.
     """
 
     def __init__(self, name: str, ask: Callable[[], Source]) -> None:

@@ -1,7 +1,7 @@
 """A root filesystem that is no image: one layer, for which a manifest and a config are made.
 
-Both are functions of the layer's bytes, so the image's digest is one of the layer; no path, name or time of this
-machine stands in them. What the filesystem is for is not known: the config states Linux, and no architecture.
+Both are functions of the layer's bytes, and so is the image's digest; they hold no path, name or time of this machine.
+The architecture of such a filesystem is unknown: the config states Linux alone.
 """
 
 from __future__ import annotations

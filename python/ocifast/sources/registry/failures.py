@@ -1,4 +1,4 @@
-"""What registries answer when they do not do what they are asked, as errors of ours.
+"""Answers that are failures, as the package's errors.
 
 Every message names the image, says what the registry said (distribution-spec, "Error Codes"; cut, one line, without
 secrets) and what to do next.

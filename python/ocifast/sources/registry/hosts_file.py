@@ -80,7 +80,7 @@ def _folders() -> list[Path]:
 
 
 def _read(tables: dict[str, Any], folder: Path) -> HostsFile:
-    # What stands at the top is of the server.
+    # The keys at the top level are the server's.
     server = _host(str(tables["server"]), tables, folder) if tables.get("server") else None
     found = [_host(url, table, folder) for url, table in tables.get("host", {}).items()]
     return HostsFile(tuple(host for host in found if host is not None), server)

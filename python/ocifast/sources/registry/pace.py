@@ -1,7 +1,7 @@
 """How slowly an answer may come.
 
-A limit for each read alone is none for an answer: a server that sends a byte now and then would hold a run for ever.
-Only the time in which we wait for the network counts, and not that in which its bytes wait for us.
+A limit for each read does not bound an answer: a server that sends a byte now and then would hold a run for ever. Only
+the time that is spent waiting for the network counts, not the time in which its bytes wait to be read.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _TOOLS = {
     "buildah": ("push", "--quiet", "{name}", "docker-archive:{file}"),
     "skopeo": ("copy", "--quiet", "containers-storage:{name}", "docker-archive:{file}"),
 }
-"""Who can write an image of the store, best first: the first two enter a user's own store by themselves."""
+"""Tools that write an image of the store, best first: the first two enter the user's own store by themselves."""
 _LISTS = {
     "podman": ("images", "--format", "{{.Repository}}:{{.Tag}}"),
     "buildah": ("images", "--format", "{{.Name}}:{{.Tag}}"),

@@ -21,7 +21,7 @@ use crate::tree::{InodeKind, Tree};
 /// In the place of a block's length: as many blocks of zeros as the other bits say, which stand nowhere.
 const HOLES: u32 = 1 << 31;
 
-/// Flag in the position of a content that waits uncompressed, in the order of its arrival.
+/// Flag in the position of a content that waits uncompressed, because an upper layer may hide it.
 const WAITS: u64 = 1 << 63;
 
 /// Blocks of a file, one or a run of zeros.
