@@ -8,8 +8,9 @@ is decompressed and nothing is written anew, so that digests stay what they are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from ocifast import platforms
 from ocifast.errors import (
@@ -26,6 +27,7 @@ from ocifast.logs import logger
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
 from ocifast.sources import Destination, FileDestination, KeepingSource, Source
+from ocifast.sources.watched import Passed, Watched, stepwise
 from ocifast.spec import (
     INDEXES,
     MANIFESTS,
@@ -324,7 +326,7 @@ class _Copy:
         try:
             if not self._move_file(descriptor):
                 with self._source.blob(descriptor) as blob:
-                    self._destination.put_blob(descriptor, _Watched(self, descriptor, blob))
+                    self._destination.put_blob(descriptor, Watched(blob, lambda: self._passing(descriptor)))
         except BlobNotFoundError:
             if descriptor.digest not in self._foreign:
                 raise
@@ -344,17 +346,7 @@ class _Copy:
                 if blob.local is not None:
                     destination.put_file(descriptor, blob.local)
                 return blob.local is not None
-        told = 0
-
-        def passed(done: int) -> None:
-            nonlocal told
-            if self._stop.is_set():
-                raise CancelledError(f"the copy of {source.name} was stopped")
-            if done - told >= _STEP:
-                told = done
-                self._tell(descriptor, self._moving, done)
-
-        self._tell(descriptor, self._moving, 0)
+        passed = self._passing(descriptor)
         for again in (True, False):
             found = source.keep(descriptor, passed)
             if found is None:
@@ -372,27 +364,14 @@ class _Copy:
     def _tell(self, descriptor: Descriptor, state: LayerState, done: int) -> None:
         self._progress(Event(Phase.LAYER_ACQUIRE, descriptor.digest, state, done, descriptor.size))
 
-    def watch(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Hands chunks on, tells how far they are, and stops when the copy failed elsewhere."""
-        done = told = 0
+    def _passing(self, descriptor: Descriptor) -> Passed:
+        """Begins to tell how far a blob is; what it returns raises CancelledError once the copy failed elsewhere."""
         self._tell(descriptor, self._moving, 0)
-        for chunk in chunks:
+        tell = stepwise(partial(self._tell, descriptor, self._moving), _STEP)
+
+        def passed(done: int) -> None:
             if self._stop.is_set():
                 raise CancelledError(f"the copy of {self._source.name} was stopped")
-            done += len(chunk)
-            if done - told >= _STEP:
-                told = done
-                self._tell(descriptor, self._moving, done)
-            yield chunk
+            tell(done)
 
-
-class _Watched:
-    """The chunks of a blob, from its beginning each time it is iterated: an upload that broke reads it again."""
-
-    def __init__(self, copying: _Copy, descriptor: Descriptor, blob: Iterable[bytes]) -> None:
-        self._copying = copying
-        self._descriptor = descriptor
-        self._blob = blob
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._copying.watch(self._descriptor, self._blob)
+        return passed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from ocifast.runnable.config import BuiltLayer
 from ocifast.runnable.options import RunnableOptions
 from ocifast.sources import Destination, DirectDestination
 from ocifast.sources.blobs import FileBlob
+from ocifast.sources.watched import Watched, stepwise
 from ocifast.spec import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, Document
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class BuildWriter:
             self._tell(descriptor, LayerState.EXISTS)
         elif not self.destination.mount_blob(descriptor, image.source):
             with image.blob(original) as blob:
-                self.destination.put_blob(descriptor, self._told(descriptor, blob))
+                self.destination.put_blob(descriptor, self._watched(descriptor, blob))
             self._tell(descriptor, LayerState.UPLOADED)
         else:
             self._tell(descriptor, LayerState.EXISTS)
@@ -111,7 +112,7 @@ class BuildWriter:
             self._tell(descriptor, LayerState.EXISTS)
         else:
             blob = FileBlob(path, 0, descriptor.size, name=self.destination.name)
-            self.destination.put_blob(descriptor, self._told(descriptor, blob))
+            self.destination.put_blob(descriptor, self._watched(descriptor, blob))
             self._tell(descriptor, LayerState.UPLOADED)
         path.unlink()
         return built
@@ -123,8 +124,11 @@ class BuildWriter:
     def _tell(self, descriptor: Descriptor, state: LayerState) -> None:
         self._progress(Event(Phase.PACKING, descriptor.digest, state, descriptor.size, descriptor.size))
 
-    def _told(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> Iterable[bytes]:
-        return _Told(chunks, descriptor, self._progress)
+    def _watched(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> Watched:
+        def tell(done: int) -> None:
+            self._progress(Event(Phase.PACKING, descriptor.digest, LayerState.UPLOADING, done, descriptor.size))
+
+        return Watched(chunks, lambda: stepwise(tell, _STEP))
 
     def __enter__(self) -> BuildWriter:
         return self
@@ -134,22 +138,3 @@ class BuildWriter:
     ) -> None:
         if self._folder is not None:
             self._folder.cleanup()
-
-
-class _Told:
-    """Chunks that can be iterated again, as a registry does after a failure, and that tell of their progress."""
-
-    def __init__(self, chunks: Iterable[bytes], descriptor: Descriptor, progress: Progress) -> None:
-        self._chunks = chunks
-        self._descriptor = descriptor
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[bytes]:
-        done = told = 0
-        for chunk in self._chunks:
-            done += len(chunk)
-            if done - told >= _STEP:
-                told = done
-                digest, size = self._descriptor.digest, self._descriptor.size
-                self._progress(Event(Phase.PACKING, digest, LayerState.UPLOADING, done, size))
-            yield chunk
