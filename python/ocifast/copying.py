@@ -26,7 +26,7 @@ from ocifast.image import NESTING, resolve
 from ocifast.logs import logger
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
-from ocifast.sources import Destination, FileDestination, KeepingSource, Source
+from ocifast.sources import Destination, FileDestination, IndirectSource, KeepingSource, ReferredSource, Source
 from ocifast.sources.watched import Passed, Watched, stepwise
 from ocifast.spec import (
     INDEXES,
@@ -149,14 +149,14 @@ class _Copy:
         self._cancelled = cancelled
         self._source = source
         # What is only read through the cache can still be mounted, or asked for what refers to it.
-        self._origin = getattr(source, "origin", source)
+        self._origin = source.origin if isinstance(source, IndirectSource) else source
         self._destination = destination
         self._progress = progress
         self._stop = threading.Event()
         self._documents: dict[str, Document] = {}
         self._blobs: dict[str, Descriptor] = {}
         self._foreign: set[str] = set()
-        remote = getattr(destination, "is_remote", False)
+        remote = destination.is_remote
         self._moving = LayerState.UPLOADING if remote else LayerState.DOWNLOADING
         self._moved = LayerState.UPLOADED if remote else LayerState.DOWNLOADED
 
@@ -216,7 +216,7 @@ class _Copy:
         if len(there) < len(children):
             _log.warning("%s; one image is copied, without the index", part)
             return False
-        return all_platforms is True or getattr(self._destination, "holds_indexes", True)
+        return all_platforms is True or self._destination.holds_indexes
 
     def _platform_of(self, chosen: Document, index: Document) -> tuple[str | None, int]:
         """What an index says of one of its images, and how many platforms it names.
@@ -269,15 +269,14 @@ class _Copy:
             self._foreign.add(descriptor.digest)
 
     def _gather_referrers(self) -> None:
-        list_referrers = getattr(self._origin, "referrers", None)
-        if list_referrers is None or not getattr(self._destination, "is_remote", False):
+        if not isinstance(self._origin, ReferredSource) or not self._destination.is_remote:
             raise UsageError("referrers can be copied from a registry to a registry only")
         # A referrer may have referrers: what is found is looked at as well.
         seen: set[str] = set()
         while open_ends := [digest for digest in self._documents if digest not in seen]:
             for digest in open_ends:
                 seen.add(digest)
-                for descriptor in list_referrers(digest):
+                for descriptor in self._origin.referrers(digest):
                     if descriptor.digest not in self._documents:
                         self._gather(self._source.document(descriptor), NESTING)
 

@@ -344,6 +344,7 @@ class _Mounting:
     """A destination in a registry that knows where else there it has put a blob."""
 
     is_remote = True
+    holds_indexes = True
 
     def __init__(self, inner: RegistryDestination, host: str, places: dict[tuple[str, str], str]) -> None:
         self.name = inner.name

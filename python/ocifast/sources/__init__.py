@@ -26,8 +26,10 @@ __all__ = [
     "DirectDestination",
     "FileDestination",
     "FileSlice",
+    "IndirectSource",
     "KeepingSource",
     "NamedSource",
+    "ReferredSource",
     "Source",
 ]
 
@@ -151,6 +153,29 @@ class AttachedSource(Source, Protocol):
 
 
 @runtime_checkable
+class ReferredSource(Source, Protocol):
+    """A source in one repository, of which manifests can be listed by their subject."""
+
+    def referrers(self, digest: str) -> Iterable[Descriptor]:
+        """Manifests in the same repository that have the manifest `digest` as their subject.
+
+        Raises:
+            RegistryError, DocumentError.
+        """
+        ...
+
+
+@runtime_checkable
+class IndirectSource(Source, Protocol):
+    """A source that reads another one and keeps what it fetches."""
+
+    @property
+    def origin(self) -> Source:
+        """That other one, which blobs can be mounted from and which lists referrers."""
+        ...
+
+
+@runtime_checkable
 class KeepingSource(Source, Protocol):
     """A source that keeps what it fetches in files of this machine."""
 
@@ -175,13 +200,14 @@ class KeepingSource(Source, Protocol):
 
 
 class Destination(Protocol):
-    """The place an image is written to. Safe to use from several threads until `commit` or `abort`.
-
-    One that has `holds_indexes = False` takes one image alone.
-    """
+    """The place an image is written to. Safe to use from several threads until `commit` or `abort`."""
 
     name: str
     """How a user writes it; in messages."""
+    is_remote: bool
+    """Whether it is a registry, to which blobs are sent; else they are written to this machine's files."""
+    holds_indexes: bool
+    """Whether it takes an index; else it takes one image alone."""
 
     def announce(self, descriptors: Iterable[Descriptor]) -> None:
         """The blobs that will be put, in the order of the manifest; optional, and before the first of them.

@@ -135,6 +135,9 @@ class ArchiveDestination:
         UsageError: the path is not that of a file.
     """
 
+    is_remote = False
+    holds_indexes = True
+
     def __init__(self, path: Path, *, name: str, tag: str | None = None, sync: bool = True) -> None:
         if tag is not None:
             check_ref_name(tag)

@@ -48,6 +48,7 @@ class DockerArchiveDestination:
         UsageError: the path is not that of a file.
     """
 
+    is_remote = False
     holds_indexes = False
 
     def __init__(self, path: Path, *, name: str, reference: Reference | None = None, sync: bool = True) -> None:

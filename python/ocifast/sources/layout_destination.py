@@ -55,6 +55,9 @@ class LayoutDestination:
         UsageError: the folder holds something else.
     """
 
+    is_remote = False
+    holds_indexes = True
+
     def __init__(self, folder: Path, *, name: str, tag: str | None = None, sync: bool = True) -> None:
         if tag is not None:
             check_ref_name(tag)

@@ -31,7 +31,7 @@ class RegistryDestination:
     """
 
     is_remote = True
-    """Blobs are sent, not fetched; for progress."""
+    holds_indexes = True
 
     def __init__(self, reference: Reference, options: RegistryOptions | None = None) -> None:
         """Connects to nothing yet.
