@@ -337,11 +337,11 @@ def test_a_slot_that_is_given_back_leaves_nothing(tmp_path: Path) -> None:
         destination = open_destination(parse_location(place))
         assert isinstance(destination, DirectDestination)
         slot = destination.open_slot()
-        os.pwrite(slot.descriptor, data, slot.offset)
+        os.pwrite(slot.fd, data, slot.offset)
         slot.complete(Document("application/octet-stream", data).descriptor())
         for twice in (True, False):  # a blob that is there already, and one that was given up
             slot = destination.open_slot()
-            os.pwrite(slot.descriptor, data * 100, slot.offset)
+            os.pwrite(slot.fd, data * 100, slot.offset)
             if twice:
                 slot.complete(Document("application/octet-stream", data).descriptor())
             slot.discard()

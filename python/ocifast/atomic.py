@@ -34,7 +34,7 @@ class NewFile:
 
     Attributes:
         path: the private name, in its folder.
-        descriptor: open for reading and writing, until `publish` or `discard`.
+        fd: open for reading and writing, until `publish` or `discard`.
 
     Raises:
         FileError: it could not be made.
@@ -43,7 +43,7 @@ class NewFile:
     def __init__(self, folder: Path, *, mode: int = 0o666, sync: bool = True) -> None:
         self._sync = sync
         with reported(folder):
-            self.path, self.descriptor = self._make(folder, mode)
+            self.path, self.fd = self._make(folder, mode)
 
     def publish(self, place: Path) -> None:
         """Flushes the file to the disk, unless it was made without, and gives it its name, in place of one that had it.
@@ -52,14 +52,14 @@ class NewFile:
         """
         with reported(place):
             if self._sync:
-                publish_file(self.descriptor, self.path, place)
+                publish_file(self.fd, self.path, place)
             else:
                 self.path.rename(place)
         self._close()
 
     def discard(self) -> None:
         """Removes the file, if it was not published."""
-        if self.descriptor >= 0:
+        if self.fd >= 0:
             with contextlib.suppress(OSError):
                 self.path.unlink()
             self._close()
@@ -67,7 +67,7 @@ class NewFile:
     def keep(self) -> NewFile:
         """The same file in an object of its own, which this one no longer removes."""
         kept = copy.copy(self)
-        self.descriptor = -1
+        self.fd = -1
         return kept
 
     def _make(self, folder: Path, mode: int) -> tuple[Path, int]:
@@ -84,7 +84,7 @@ class NewFile:
             os.close(fd)
 
     def _close(self) -> None:
-        fd, self.descriptor = self.descriptor, -1
+        fd, self.fd = self.fd, -1
         os.close(fd)
 
     def __enter__(self) -> NewFile:

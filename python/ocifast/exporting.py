@@ -225,12 +225,12 @@ class _Place:
                 folder.mkdir(mode=0o755)
             self._check(folder)
         with reported(image), NewFile(self._folder, mode=0o600) as file:
-            clone_file(layer.data, file.descriptor)
+            clone_file(layer.data, file.fd)
             # A killed run may have left the sidecar; only an image with that hash tree may be published beside it.
             said = self._seal(diff_id, file, threads, stopped) if self._verity or sidecar.exists() else None
-            os.fchmod(file.descriptor, 0o444)
+            os.fchmod(file.fd, 0o444)
             if self._sync:
-                flush(file.descriptor)
+                flush(file.fd)
             with self._locked():
                 if image.exists():
                     self.has(diff_id)
@@ -239,10 +239,10 @@ class _Place:
                     raise FileError(f"{sidecar} is there without its image, and is of another; remove it")
                 if said is not None and not sidecar.exists():
                     with NewFile(self._folder, mode=0o600) as told:
-                        os.write(told.descriptor, msgspec.json.encode(said))
-                        os.fchmod(told.descriptor, 0o444)
+                        os.write(told.fd, msgspec.json.encode(said))
+                        os.fchmod(told.fd, 0o444)
                         if self._sync:
-                            flush(told.descriptor)
+                            flush(told.fd)
                         told.path.rename(sidecar)
                 file.path.rename(image)
             if self._sync:

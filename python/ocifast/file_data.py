@@ -13,14 +13,14 @@ _FICLONE = 0x40049409
 """ioctl_ficlone(2)"""
 
 
-def write_all(descriptor: int, data: bytes, offset: int | None = None) -> None:
+def write_all(fd: int, data: bytes, offset: int | None = None) -> None:
     """Writes all of `data`, at the file's position or at `offset`, which may be done from several threads."""
     view = memoryview(data)
     while view:
         if offset is None:
-            count = os.write(descriptor, view)
+            count = os.write(fd, view)
         else:
-            count = os.pwrite(descriptor, view, offset)
+            count = os.pwrite(fd, view, offset)
             offset += count
         view = view[count:]
 
@@ -66,11 +66,11 @@ def copy_part(source: int, begin: int, size: int, destination: int, offset: int)
         start = stop
 
 
-def _next_data(descriptor: int, start: int, size: int) -> tuple[int, int]:
+def _next_data(fd: int, start: int, size: int) -> tuple[int, int]:
     """Where data begin and end from `start` on; all of it where holes cannot be asked for."""
     try:
-        begin = os.lseek(descriptor, start, os.SEEK_DATA)
-        return begin, os.lseek(descriptor, begin, os.SEEK_HOLE)
+        begin = os.lseek(fd, start, os.SEEK_DATA)
+        return begin, os.lseek(fd, begin, os.SEEK_HOLE)
     except OSError as error:
         return (size, size) if error.errno == errno.ENXIO else (start, size)
 

@@ -54,7 +54,7 @@ class KernelFolder:
             for name in sorted(path.name for path in staged.iterdir()):
                 made[name] = stack.enter_context(NewFile(self._path, sync=sync))
                 with (staged / name).open("rb", buffering=0) as source:
-                    clone_file(source.fileno(), made[name].descriptor)
+                    clone_file(source.fileno(), made[name].fd)
             for name, file in made.items():
                 file.publish(self._path / name)
             for name in set(_NAMES) - set(made):

@@ -179,7 +179,7 @@ class PlannedOutput:
         for sidecar in self.sidecars:
             place = Path(f"{self.space.destination}{sidecar.suffix}")
             with NewFile(place.parent, mode=0o600, sync=self.sync) as file, reported(place):
-                write_all(file.descriptor, sidecar.make(dict(done.properties)))
+                write_all(file.fd, sidecar.make(dict(done.properties)))
                 file.publish(place)
         if self.extracts is not None and self.kernel_folder is not None:
             self.extracts.publish(self.kernel_folder, sync=self.sync)

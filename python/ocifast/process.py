@@ -150,9 +150,9 @@ def run_helper(argv: Sequence[str], message: bytes, timeout: float) -> bytes:
             raise HelperError(f"the helper {argv[0]} answered with more than {OUTPUT_LIMIT} bytes", command=argv[0])
         pieces.append(chunk)
 
-    def feed(descriptor: int) -> None:
+    def feed(fd: int) -> None:
         # A helper may answer before it has read all (erase, list): that is its right, unlike a packer's.
-        with contextlib.suppress(BrokenPipeError), open(descriptor, "wb", closefd=False) as pipe:
+        with contextlib.suppress(BrokenPipeError), open(fd, "wb", closefd=False) as pipe:
             pipe.write(message)
 
     deadline = time.monotonic() + timeout

@@ -34,7 +34,7 @@ class Lock(Enum):
     """The file system has no locks: whether another opening uses the file cannot be known."""
 
 
-def take_lock(descriptor: int, *, wait: bool) -> Lock:
+def take_lock(fd: int, *, wait: bool) -> Lock:
     """Locks an open file or folder against other processes and other openings (flock(2)).
 
     Without locks the work goes on: outputs are published by a rename, and so are always whole. Only the removal of
@@ -44,7 +44,7 @@ def take_lock(descriptor: int, *, wait: bool) -> Lock:
         OSError: the system failed in another way.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return Lock.BUSY
@@ -54,14 +54,14 @@ def take_lock(descriptor: int, *, wait: bool) -> Lock:
     return Lock.HELD
 
 
-def flush(descriptor: int) -> None:
+def flush(fd: int) -> None:
     """Brings a file's bytes to the disk, where that can be asked for.
 
     Raises:
         OSError: the disk is full, or fails.
     """
     try:
-        os.fsync(descriptor)
+        os.fsync(fd)
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             raise
@@ -73,21 +73,21 @@ def flush_folder(folder: Path) -> None:
     It comes after the rename, when all that was asked for is done: a failing disk is a warning.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             _log.warning("%s may not survive a power failure: %s", folder, error.strerror)
         return
     try:
-        flush_renames(descriptor, folder)
+        flush_renames(fd, folder)
     finally:
-        os.close(descriptor)
+        os.close(fd)
 
 
-def flush_renames(descriptor: int, folder: Path) -> None:
+def flush_renames(fd: int, folder: Path) -> None:
     """The same for an open folder, which warnings call by its path."""
     try:
-        flush(descriptor)
+        flush(fd)
     except OSError as error:
         _log.warning("%s may not survive a power failure: %s", folder, error.strerror)
 

@@ -346,7 +346,7 @@ class Rootfs:
         path = Path(out)
         sweep_folder(path.parent)
         with NewFile(path.parent, mode=0o600) as file:
-            written = self.tree.write_tar(file.descriptor, clamp_mtime=clamp_mtime)
+            written = self.tree.write_tar(file.fd, clamp_mtime=clamp_mtime)
             file.publish(path)
             flush_folder(path.parent)
         return written

@@ -31,9 +31,9 @@ def binary_stdout() -> BinaryIO:
 def fd_of(stream: BinaryIO) -> Iterator[int]:
     """A file descriptor whose bytes arrive in the stream, all of them when the block ends without an error.
 
-    A stream that has a descriptor of its own is flushed, and that descriptor is given. For any other (`io.BytesIO`, a
+    A stream that has a file descriptor of its own is flushed, and that one is given. For any other (`io.BytesIO`, a
     compressor, an upload) it is a pipe, and a thread calls `stream.write` with at most 1 MiB at a time. So it is for a
-    descriptor that does not block, as some programs give it to those that they start: the thread waits for room.
+    file descriptor that does not block, as some programs give it to those that they start: the thread waits for room.
 
     Raises:
         What `stream.write` raises, instead of the broken pipe that the block meets then.

@@ -280,5 +280,5 @@ class BlobWriter:
             self._release()
 
     def _release(self) -> None:
-        descriptor, self._file = self._file, -1
-        os.close(descriptor)
+        fd, self._file = self._file, -1
+        os.close(fd)

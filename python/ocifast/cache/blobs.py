@@ -165,13 +165,13 @@ class BlobStore:
 
     def remove_partial(self, path: Path) -> bool:
         """Removes the beginning of a blob, unless somebody writes to it right now."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            if take_lock(descriptor, wait=False) is Lock.BUSY:
+            if take_lock(fd, wait=False) is Lock.BUSY:
                 return False
             path.unlink()
         finally:
-            os.close(descriptor)
+            os.close(fd)
         return True
 
     def _drop(self, path: Path, why: str | Exception) -> None:

@@ -232,14 +232,14 @@ class LayerStore:
     def remove(self, entries: Path) -> bool:
         """Removes a layer by its table, unless somebody reads it."""
         with self.lock():
-            descriptor = os.open(entries, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(entries, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                if take_lock(descriptor, wait=False) is not Lock.HELD:
+                if take_lock(fd, wait=False) is not Lock.HELD:
                     return False
                 entries.unlink()
                 entries.with_suffix(".erofs").unlink(missing_ok=True)
             finally:
-                os.close(descriptor)
+                os.close(fd)
         return True
 
     def sweep(self) -> None:
@@ -258,11 +258,11 @@ class LayerStore:
         """Holds all names of layers for the moment of a change. Without locks, renames alone keep each layer whole."""
         folder = self._folder.locks()
         folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(folder / "layers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(folder / "layers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            yield take_lock(descriptor, wait=True)
+            yield take_lock(fd, wait=True)
         finally:
-            os.close(descriptor)
+            os.close(fd)
 
     def _places(self, diff_id: str) -> tuple[Path, Path]:
         algorithm, _, encoded = diff_id.partition(":")
@@ -285,7 +285,7 @@ class LayerStore:
         Raises:
             OSError, FileError: they could not be published.
         """
-        boot = seal(data.descriptor)
+        boot = seal(data.fd)
         entries, image = self._places(diff_id)
         for folder in (entries.parent.parent.parent, entries.parent.parent, entries.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -293,7 +293,7 @@ class LayerStore:
             # A reader that opens the old table with the new data sees that the file is not the recorded one, and
             # decodes.
             data.path.rename(image)
-            recorded = KeptFile.of(data.descriptor, digest, boot)
+            recorded = KeptFile.of(data.fd, digest, boot)
             if recorded.size != size:
                 raise FileError(f"{image} has {recorded.size} bytes of {size}")
             complete(msgspec.json.encode(recorded))
@@ -301,13 +301,13 @@ class LayerStore:
             table.path.rename(entries)
             # It was locked as a file on its way; whoever wants the layer need not wait until the core closes it, too.
             with contextlib.suppress(OSError):
-                fcntl.flock(table.descriptor, fcntl.LOCK_UN)
-        self._folder.grew((os.fstat(table.descriptor).st_blocks + os.fstat(data.descriptor).st_blocks) * 512)
+                fcntl.flock(table.fd, fcntl.LOCK_UN)
+        self._folder.grew((os.fstat(table.fd).st_blocks + os.fstat(data.fd).st_blocks) * 512)
 
     def _record(self, table: _core.LayerTable, fd: int, entries: Path, now: KeptFile) -> None:
         """Writes down what is true of data that was copied or restored, or is of before a start, and is the same."""
         with contextlib.suppress(OcifastError, OSError), NewFile(self._folder.beside(), mode=0o600, sync=False) as file:
-            table.copy(file.descriptor, msgspec.json.encode(now))
+            table.copy(file.fd, msgspec.json.encode(now))
             with self.lock():
                 if os.path.samestat(os.fstat(fd), entries.lstat()):
                     file.publish(entries)
@@ -332,7 +332,7 @@ class LayerWriter:
         except BaseException:
             self._table.discard()
             raise
-        self.table, self.data = self._table.descriptor, self._data.descriptor
+        self.table, self.data = self._table.fd, self._data.fd
 
     def publish(self, kept: _core.KeptLayer) -> None:
         """Completes the files and gives them their names. A failure is a line in the log: nobody waits for them."""
@@ -380,19 +380,19 @@ def keep_layers(wanted: bool | None) -> bool | None:
 
 
 def _opened(path: Path, held: contextlib.ExitStack) -> int:
-    descriptor = open_regular(path)
-    held.callback(os.close, descriptor)
-    return descriptor
+    fd = open_regular(path)
+    held.callback(os.close, fd)
+    return fd
 
 
-def _share(descriptor: int, held: contextlib.ExitStack) -> None:
+def _share(fd: int, held: contextlib.ExitStack) -> None:
     """Locks a file for reading. Raises BlockingIOError when it is being removed."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
         # Without locks nothing is removed while it may be read: see `remove`.
         return
     # The core has the file open as well: closing ours alone would not let go of it.
-    held.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)
+    held.callback(fcntl.flock, fd, fcntl.LOCK_UN)

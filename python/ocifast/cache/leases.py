@@ -34,28 +34,28 @@ _FORGOTTEN = 86400.0
 class Lease:
     """What one run uses, until it is closed. Whatever fails is done without: what is pruned is fetched again."""
 
-    def __init__(self, leases: Leases, path: Path, descriptor: int) -> None:
+    def __init__(self, leases: Leases, path: Path, fd: int) -> None:
         self._leases = leases
         self._path = path
-        self._descriptor = descriptor
+        self._fd = fd
         self._known: set[str] = set()
 
     def use(self, digests: Iterable[str]) -> None:
         """Adds some digests: of manifests, configs, layers, or diff IDs of decoded layers."""
         new = sorted(set(digests) - self._known)
-        if not new or self._descriptor < 0:
+        if not new or self._fd < 0:
             return
         with contextlib.suppress(OSError), self._leases.change():
-            os.write(self._descriptor, "".join(f"{digest}\n" for digest in new).encode())
+            os.write(self._fd, "".join(f"{digest}\n" for digest in new).encode())
             self._known.update(new)
 
     def close(self) -> None:
         """Lets go of all of it."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
-            os.close(descriptor)
+            os.close(fd)
 
     def __enter__(self) -> Lease:
         return self
@@ -117,10 +117,10 @@ class Leases:
         """What the leases of living runs say; those of dead ones are removed."""
         for path in self._folder.locks().glob("*.lease"):
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-                with os.fdopen(descriptor, "rb") as file:
-                    found = take_lock(descriptor, wait=False)
-                    old = time.time() - os.fstat(descriptor).st_mtime > _FORGOTTEN
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with os.fdopen(fd, "rb") as file:
+                    found = take_lock(fd, wait=False)
+                    old = time.time() - os.fstat(fd).st_mtime > _FORGOTTEN
                     if found is Lock.HELD or (found is Lock.MISSING and old):
                         path.unlink()
                     else:

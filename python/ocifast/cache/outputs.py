@@ -93,7 +93,7 @@ class CachedOutput:
         if self.copy is not None:
             if sync:
                 with reported(destination):
-                    flush(self.copy.descriptor)
+                    flush(self.copy.fd)
             self.copy.publish(destination)
             if sync:
                 flush_folder(destination.parent)
@@ -105,7 +105,7 @@ class CachedOutput:
             return False
         try:
             with reported(destination), NewFile(destination.parent, mode=mode, sync=sync) as file:
-                clone_file(fd, file.descriptor)
+                clone_file(fd, file.fd)
                 if not now.describes(fd):
                     _log.warning("cached output %s changed while it was copied, and is made again", self.path.parent)
                     return False
@@ -272,7 +272,7 @@ class OutputStore:
         if not self._folder.is_writable():
             return
         try:
-            self._put(key, output.path, manifest, config, facts, taken=(output.descriptor, digest))
+            self._put(key, output.path, manifest, config, facts, taken=(output.fd, digest))
         except (OSError, FileError) as error:
             self._folder.failed("the output", error)
 
@@ -333,7 +333,7 @@ class OutputStore:
     def _record(self, folder: Path, entry: _Entry) -> None:
         """Writes down what is true of an output that was copied or restored, and is the same."""
         with contextlib.suppress(OSError, FileError), NewFile(folder, mode=0o600, sync=False) as file:
-            write_all(file.descriptor, msgspec.json.encode(entry))
+            write_all(file.fd, msgspec.json.encode(entry))
             file.publish(folder / "entry.json")
 
     def _clear(self, key: str) -> None:

@@ -70,7 +70,7 @@ class ReferenceStore:
         try:
             place.parent.mkdir(mode=0o700, exist_ok=True)
             with NewFile(place.parent, mode=0o600) as file:
-                write_all(file.descriptor, msgspec.json.encode(resolved))
+                write_all(file.fd, msgspec.json.encode(resolved))
                 # Not flushed: after a power failure the name is asked for again.
                 file.path.rename(place)
         except (OcifastError, OSError) as error:

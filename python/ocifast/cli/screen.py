@@ -26,15 +26,15 @@ class Screen:
     fit into it alone.
     """
 
-    def __init__(self, descriptor: int, lines: Callable[[int, int], list[str]], *, encoding: str = "utf-8") -> None:
+    def __init__(self, fd: int, lines: Callable[[int, int], list[str]], *, encoding: str = "utf-8") -> None:
         """Draws nothing yet.
 
         Args:
-            descriptor: of the terminal.
+            fd: of the terminal.
             lines: the frame for so many columns and lines, without escapes that move the cursor.
             encoding: of the terminal.
         """
-        self._descriptor = descriptor
+        self._fd = fd
         self._lines = lines
         self._encoding = encoding
         self._drawn: list[int] = []
@@ -116,7 +116,7 @@ class Screen:
 
     def _size(self) -> tuple[int, int]:
         try:
-            size = os.get_terminal_size(self._descriptor)
+            size = os.get_terminal_size(self._fd)
         except OSError:
             return 80, 24
         return size.columns or 80, size.lines or 24
@@ -134,7 +134,7 @@ class Screen:
         data = text.encode(self._encoding, "replace")
         try:
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                data = data[os.write(self._fd, data) :]
         except OSError:
             # A terminal that is gone, or takes nothing now, is no reason to fail.
             return

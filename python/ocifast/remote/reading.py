@@ -110,11 +110,11 @@ class Reader:
             facts, (entries, data) = self._described(document, LayerFacts, 2, name)
             told, table, contents = self._new(stack), self._new(stack), self._new(stack)
             self._take(entries, facts.entries, name, told)
-            read = _core.LayerTable(told.descriptor)
+            read = _core.LayerTable(told.fd)
             if read.diff_id != diff_id:
                 raise DocumentError(f"{name}: its table is that of another layer")
             self._take(data, facts.size, name, contents)
-            complete = partial(read.copy, table.descriptor)
+            complete = partial(read.copy, table.fd)
             self.kept.decoded.publish(diff_id, table, contents, facts.size, facts.digest, complete)
 
     def _described(
@@ -140,7 +140,7 @@ class Reader:
         most = self.kept.max_bytes
         if most is not None and max(size, blob.size) > most:
             raise LimitError(f"{name}: {max(size, blob.size)} bytes are more than the cache may become")
-        writer = _core.FrameWriter([file.descriptor for file in files], size, threads=self.threads)
+        writer = _core.FrameWriter([file.fd for file in files], size, threads=self.threads)
         with self.place.blob(blob) as chunks:
             for chunk in verified(blob, chunks, name=name):
                 self.fetched(len(chunk))
@@ -152,7 +152,7 @@ def _copy(made: NewFile, folder: Path, stack: ExitStack) -> NewFile | None:
     """A second file to write, unless the first can be made one later without copying."""
     # Whoever places it brings it to the disk, if that is wanted.
     copy = stack.enter_context(NewFile(folder, mode=0o600, sync=False))
-    if not share_blocks(made.descriptor, copy.descriptor):
+    if not share_blocks(made.fd, copy.fd):
         return copy
     copy.discard()
     return None

@@ -91,7 +91,7 @@ class BuildWriter:
     def _write_directly(self, destination: DirectDestination, rows: list[Row], comment: str) -> BuiltLayer:
         slot = destination.open_slot()
         try:
-            built = self._layer(rows, slot.descriptor, slot.offset, comment)
+            built = self._layer(rows, slot.fd, slot.offset, comment)
             slot.complete(built.descriptor)
         except BaseException:
             slot.discard()

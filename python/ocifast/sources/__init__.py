@@ -254,7 +254,7 @@ class FileDestination(Destination, Protocol):
 class BlobSlot(Protocol):
     """Room for one blob whose digest is known only when all of it is written."""
 
-    descriptor: int
+    fd: int
     """A file descriptor, open for reading and writing."""
     offset: int
     """Where the blob's first byte goes; there is room to the end of the file."""

@@ -62,12 +62,12 @@ class TarWriter:
     def write(self, data: bytes, offset: int) -> None:
         """Writes bytes of a member."""
         with self._place.writing():
-            write_all(self._file.descriptor, data, offset)
+            write_all(self._file.fd, data, offset)
 
     def copy(self, source: int, size: int, offset: int) -> None:
         """Fills a member with the first `size` bytes of an open file."""
         with self._place.writing():
-            copy_bytes(source, self._file.descriptor, size, offset)
+            copy_bytes(source, self._file.fd, size, offset)
 
     def add(self, name: str, data: bytes) -> None:
         """Adds a small member."""
@@ -82,27 +82,27 @@ class TarWriter:
         with self._lock:
             assert not self._is_open, "one member is open already"
             self._is_open = True
-            return self._file.descriptor, self._end + tarfile.BLOCKSIZE
+            return self._file.fd, self._end + tarfile.BLOCKSIZE
 
     def close_member(self, name: str | None, size: int) -> None:
         """Writes the header of the open member, or with no name takes back what was written of it."""
         with self._lock, self._place.writing():
             self._is_open = False
             if name is None:
-                os.ftruncate(self._file.descriptor, self._end)
+                os.ftruncate(self._file.fd, self._end)
                 return
             member = tarfile.TarInfo(name)
             member.size = size
             # One block whatever the size, which pax headers of 8 GiB and more would not be; all readers know the form.
             header = member.tobuf(tarfile.GNU_FORMAT)
             assert len(header) == tarfile.BLOCKSIZE, "the name of a blob is short"
-            write_all(self._file.descriptor, header, self._end)
+            write_all(self._file.fd, header, self._end)
             self._end += tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
     def publish(self) -> None:
         """Ends the tar and gives it its name, or to standard output."""
         with self._place.writing():
-            os.ftruncate(self._file.descriptor, self._end + 2 * tarfile.BLOCKSIZE)
+            os.ftruncate(self._file.fd, self._end + 2 * tarfile.BLOCKSIZE)
         self._place.publish(self._file)
 
     def discard(self) -> None:
@@ -231,7 +231,7 @@ class _ArchiveSlot:
     def __init__(self, destination: ArchiveDestination, tar: TarWriter) -> None:
         tar.folder("blobs")
         tar.folder("blobs/sha256")
-        self.descriptor, self.offset = tar.open_member()
+        self.fd, self.offset = tar.open_member()
         self._destination = destination
         self._tar = tar
         self._open = True

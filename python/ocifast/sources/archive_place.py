@@ -111,10 +111,10 @@ class StdoutPlace:
     def publish(self, file: NewFile) -> None:
         """Writes the file to standard output, and removes it."""
         with fd_of(binary_stdout()) as fd:
-            size, done = os.fstat(file.descriptor).st_size, 0
+            size, done = os.fstat(file.fd).st_size, 0
             while done < size:
                 with self.writing():
-                    chunk = os.pread(file.descriptor, _CHUNK, done)
+                    chunk = os.pread(file.fd, _CHUNK, done)
                 try:
                     write_all(fd, chunk)
                 except OSError as error:

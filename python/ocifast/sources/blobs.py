@@ -166,7 +166,7 @@ def open_linked(folder: Path, *parts: str, name: str, anywhere: bool = False) ->
             os.close(held)
 
 
-def read_all(descriptor: int, limit: int, *, name: str, what: str) -> bytes:
+def read_all(fd: int, limit: int, *, name: str, what: str) -> bytes:
     """Reads an open file whole and closes it.
 
     Raises:
@@ -174,7 +174,7 @@ def read_all(descriptor: int, limit: int, *, name: str, what: str) -> bytes:
         FileError: reading failed.
     """
     try:
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise FileError(f"{name}: cannot read {what}: {error.strerror}") from error

@@ -83,7 +83,7 @@ class DockerArchiveDestination:
             self._small[descriptor.digest] = b"".join(passed)
             return
         with self._place.new_file() as file:
-            diff_id, size = _decompress(passed, file.descriptor, name=self.name)
+            diff_id, size = _decompress(passed, file.fd, name=self.name)
             with self._lock:
                 if descriptor.digest not in self._layers:
                     # From here on `abort` and `commit` remove it.
@@ -117,7 +117,7 @@ class DockerArchiveDestination:
             if diff_id not in written:
                 written.add(diff_id)
                 offset = self._tar.reserve(_layer_name(diff_id), size)
-                self._tar.copy(file.descriptor, size, offset)
+                self._tar.copy(file.fd, size, offset)
         config = manifest.config.digest.partition(":")[2] + ".json"
         self._tar.add(config, raw)
         listing = {

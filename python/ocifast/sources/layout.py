@@ -73,21 +73,21 @@ class FolderFiles:
     def find(self, *parts: str) -> FileSlice | None:
         """As `LayoutFiles.find`; links are followed as `open_linked` does."""
         try:
-            descriptor, place = self._open(*parts)
+            fd, place = self._open(*parts)
         except FileNotFoundError:
             return None
         try:
-            return FileSlice(place, 0, os.fstat(descriptor).st_size)
+            return FileSlice(place, 0, os.fstat(fd).st_size)
         finally:
-            os.close(descriptor)
+            os.close(fd)
 
     def read(self, *parts: str, limit: int) -> bytes | None:
         """A small file's bytes, or None when there is none."""
         try:
-            descriptor, _ = self._open(*parts)
+            fd, _ = self._open(*parts)
         except FileNotFoundError:
             return None
-        return read_all(descriptor, limit, name=self._name, what="/".join(parts))
+        return read_all(fd, limit, name=self._name, what="/".join(parts))
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -120,11 +120,11 @@ class LayoutDestination:
         with self._new_blob(descriptor) as new:
             with file.path.open("rb", buffering=0) as source:
                 if file.offset == 0 and os.fstat(source.fileno()).st_size == file.length:
-                    clone_file(source.fileno(), new.descriptor)
+                    clone_file(source.fileno(), new.fd)
                 else:
-                    copy_bytes(source.fileno(), new.descriptor, file.length, 0, source_offset=file.offset)
+                    copy_bytes(source.fileno(), new.fd, file.length, 0, source_offset=file.offset)
             # What is there is hashed, not what was meant to be copied.
-            _check(new.descriptor, descriptor, self.name)
+            _check(new.fd, descriptor, self.name)
 
     def open_slot(self) -> _LayoutSlot:
         """Room for a blob (see `DirectDestination.open_slot`)."""
@@ -218,7 +218,7 @@ class LayoutDestination:
     def _write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         with self._new_blob(descriptor) as file:
             for chunk in verified(descriptor, chunks, name=self.name):
-                write_all(file.descriptor, chunk)
+                write_all(file.fd, chunk)
 
     @contextlib.contextmanager
     def _new_blob(self, descriptor: Descriptor) -> Iterator[NewFile]:
@@ -293,19 +293,19 @@ class LayoutDestination:
 
     def _replace(self, part: str, data: bytes) -> None:
         with self._new_file() as file:
-            write_all(file.descriptor, data)
+            write_all(file.fd, data)
             file.publish(self._folder / part)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         # The lock is on the folder itself, so that no file of ours stays in somebody's layout.
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # Where there are no locks, of two who enter an image at one moment the last one wins.
-            take_lock(descriptor, wait=True)
+            take_lock(fd, wait=True)
             yield
         finally:
-            os.close(descriptor)
+            os.close(fd)
 
 
 class _LayoutSlot:
@@ -314,7 +314,7 @@ class _LayoutSlot:
     offset = 0
 
     def __init__(self, destination: LayoutDestination, file: NewFile) -> None:
-        self.descriptor = file.descriptor
+        self.fd = file.fd
         self._destination = destination
         self._file = file
 

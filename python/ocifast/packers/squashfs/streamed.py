@@ -172,8 +172,8 @@ def bar(request: WriteRequest[SquashfsOptions], settings: Settings) -> Callable[
     return read
 
 
-def _write(request: WriteRequest[SquashfsOptions], descriptor: int) -> list[LossRow]:
-    return request.tree.write_squashfs_tar(descriptor, clamp_mtime=request.clamp_mtime)
+def _write(request: WriteRequest[SquashfsOptions], fd: int) -> list[LossRow]:
+    return request.tree.write_squashfs_tar(fd, clamp_mtime=request.clamp_mtime)
 
 
 @cache
@@ -202,6 +202,6 @@ def _keeps_root() -> bool:
     return re.match(rb"drwx--x--x 7/8 +\d+ 1970-01-02 00:00 squashfs-root\n", seen) is not None
 
 
-def _all(descriptor: int, data: bytes) -> None:
-    with open(descriptor, "wb", closefd=False) as pipe:
+def _all(fd: int, data: bytes) -> None:
+    with open(fd, "wb", closefd=False) as pipe:
         pipe.write(data)

@@ -154,7 +154,7 @@ class CredentialFile:
         try:
             sweep_folder(target.parent)
             with NewFile(target.parent, mode=0o600) as file:
-                write_all(file.descriptor, json.dumps(self.content, indent="\t").encode())
+                write_all(file.fd, json.dumps(self.content, indent="\t").encode())
                 file.publish(target)
         except FileError as error:
             cause = error.__cause__

@@ -49,17 +49,17 @@ class SharedLimit:
         for number in range(most):
             path = self._folder / f"{kind}-{(first + number) % most}.lock"
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except OSError:
                 return -1
             taken = Lock.MISSING
             try:
-                taken = take_lock(descriptor, wait=False)
+                taken = take_lock(fd, wait=False)
             finally:
                 if taken is not Lock.HELD:
-                    os.close(descriptor)
+                    os.close(fd)
             if taken is Lock.HELD:
-                return descriptor
+                return fd
             if taken is Lock.MISSING:
                 return -1
         return None
@@ -71,12 +71,12 @@ class SharedLimit:
         until = time.time() + seconds
         with contextlib.suppress(OSError):
             path = self._folder / "pause"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 if self.pause_left() < seconds:
-                    os.utime(descriptor, (until, until))
+                    os.utime(fd, (until, until))
             finally:
-                os.close(descriptor)
+                os.close(fd)
 
     def pause_left(self) -> float:
         """Seconds until anybody may ask again; 0 or less for now."""
