@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import ocifast
 from ocifast.cache import Cache
-from ocifast.cli import main
+from ocifast.cli import STOPS, Stopped, main
 
 from tests.support.faulty import serve_faulty
 from tests.support.images import BuiltImage, build_image
@@ -121,6 +122,12 @@ class Run:
                 os.dup2(fd, 2)
                 os.environ.update(environment)
                 status = main(words)
+                for number in STOPS:
+                    signal.signal(number, signal.SIG_IGN)
+            except Stopped as stopped:
+                status = stopped.status
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 os._exit(status)

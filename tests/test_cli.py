@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
-from ocifast.cli import COMMANDS, cli, main
+from ocifast.cli import COMMANDS, STOPS, cli, main
 from ocifast.cli.display import format_size
 from ocifast.cli.options import SIZE
 from ocifast.errors import RegistryError
@@ -331,6 +331,29 @@ def test_cache_commands(tmp_path: Path, registry: Registry) -> None:
     assert json.loads(ocifast("cache", "prune", "--older-than", "1h", "--json")) == {"freed_bytes": 0}
     assert json.loads(ocifast("cache", "clear", "--json"))["freed_bytes"] == told["total_bytes"]
     assert json.loads(ocifast("cache", "info", "--json"))["total_bytes"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("when", ["_run", "_fail", "_one_line", "_drop_what_waits"])
+def test_a_signal_while_nothing_is_under_way_is_a_stop(
+    when: str, number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It comes before the command begins, or while its failure is told."""
+
+    def signalled(*_: object) -> str:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        return ""
+
+    before = {each: signal.getsignal(each) for each in STOPS}
+    monkeypatch.setattr(f"ocifast.cli.{when}", signalled)
+    try:
+        assert main(["inspect", f"oci:{tmp_path}/nowhere"]) == 128 + number
+        # Another one ends the process at once.
+        assert {signal.getsignal(each) for each in STOPS} == {signal.SIG_DFL}
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @pytest.mark.parametrize(

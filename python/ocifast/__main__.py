@@ -25,11 +25,16 @@ def run() -> NoReturn:
     # What a command imports lives as long as the command. Looking through all of it for garbage, while it is imported
     # and once more at the exit, was a seventh of the run on a tiny image.
     gc.set_threshold(100_000, 50, 100)
-    from ocifast.cli import main
+    from ocifast.cli import STOPS, Stopped, main
 
-    status = main()
-    # All is done and told: an interrupt while the interpreter takes itself down changes nothing.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(status))
+    try:
+        status = main()
+        # All is done and told: a signal while the interpreter takes itself down changes nothing.
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(status))
+    except Stopped as stopped:
+        status = stopped.status
     gc.freeze()
     _leave(status)
     sys.exit(status)

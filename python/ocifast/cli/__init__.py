@@ -20,7 +20,7 @@ import click
 
 from ocifast.errors import FileError, OcifastError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "STOPS", "Stopped", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("ocifast.cli.compile:command", "Turn an image into a directory, an archive or a filesystem image."),
@@ -44,6 +44,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("ocifast.cli.cache:command", "Look at the cache, or make it smaller."),
 }
 """Name of each command: where it is, and its line in `ocifast --help`."""
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a command to stop."""
 
 
 class Stopped(BaseException):
@@ -132,10 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         143 when terminated, 129 when hung up.
     """
     _open_what_is_closed()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # One that is ignored stays so (nohup, background jobs of a shell).
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+    try:
+        for number in STOPS:
+            # One that is ignored stays so (nohup, background jobs of a shell).
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _stop)
+        return _run(arguments)
+    except Stopped as stopped:
+        # It came before the command began, or while its end was told: nothing is left to clean up.
+        return stopped.status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     session: dict[str, Any] = {}
     if "_OCIFAST_COMPLETE" in os.environ:
         import_module("ocifast.cli.completion").install()
@@ -208,7 +220,9 @@ def _open_what_is_closed() -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     # A second signal during cleanup terminates immediately; the next run removes any leftovers.
-    signal.signal(number, signal.SIG_DFL)
+    for each in STOPS:
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_DFL)
     raise Stopped(number)
 
 
