@@ -38,7 +38,7 @@ PYTHON: Mapping[int, Steps] = {
     ),
     2: (
         ("artifacts", "decoded", "history", "layered", "layers", "signatures"),
-        ("edits", "packers", "remote", "seals"),
+        ("edits", "packers", "points", "remote", "seals"),
         ("rootfs", "intake"),
         ("flatten", "layer_entries", "peek"),
         ("image",),

@@ -21,6 +21,7 @@ __all__ = [
     "Tree",
     "__version__",
     "check_digest",
+    "check_points",
     "compare",
     "compress_frames",
     "copy_file",
@@ -65,6 +66,12 @@ def copy_file(source: int, destination: int, /, *, threads: int = 1) -> str:
     """Makes an open, empty file the copy of another, with holes where that has zeros; returns its `file_digest`.
 
     Raises FileError, and what the handler of a signal raises.
+    """
+
+def check_points(fd: int, digest: str, size: int, /) -> None:
+    """Checks restart points of a blob with this digest and size: checksum, version, all numbers.
+
+    Raises FileError for what is damaged, of another version or of another blob.
     """
 
 def decompress(source: int, destination: int, /) -> tuple[str, int]:
@@ -268,6 +275,40 @@ class Flattener:
         """
     def kept(self, layer: int, /) -> KeptLayer | None:
         """A layer that was kept and whose diff ID was compared, once, after `finish`; None when it was given up."""
+    def use_points(self, layer: int, fd: int, /) -> None:
+        """Has a layer's blob inflated from restart points as well; called before its first bytes.
+
+        `fd` is an open file that `note_points` has made of the same blob. Raises FileError as `check_points`.
+        """
+    def note_points(self, layer: int, points: int, entries: int, /) -> None:
+        """Notes restart points of a layer's blob, and the layer's entries; called before its first bytes.
+
+        Both files are empty, and open for reading and writing.
+        """
+    def adopt_later(
+        self, layer: int, table: LayerTable, points: int, blob: str | PathLike[str], offset: int, /
+    ) -> None:
+        """Takes the entries that `note_points` has noted in the place of a blob.
+
+        Contents are inflated when they are asked for.
+
+        Args:
+            layer: its number.
+            table: its entries.
+            points: an open file with the restart points of its blob.
+            blob: the file that the blob stands in, which has its digest and stays as it is until the tree is gone.
+            offset: its first byte there.
+
+        Raises:
+            FileError: the points are damaged (see `check_points`); then nothing has happened.
+            DiffIdMismatchError: they are those of another layer.
+        """
+    def noted(self, layer: int, /) -> tuple[bool, bool, bool]:
+        """Of a layer that is verified: what became of its blob's restart points.
+
+        Returns whether the file of points is complete, whether that of entries is, and whether points that were used
+        are of another stream.
+        """
     def progress(self) -> list[tuple[int, int, bool]]:
         """For each layer: compressed bytes taken, decompressed bytes done, whether it is applied."""
     def finish(self, edit: Edit | None = None, /) -> Tree:

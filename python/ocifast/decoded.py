@@ -100,6 +100,10 @@ class RunLayers:
         self._flattener.adopt(index, found.table, found.data)
         return True
 
+    def keeps(self, index: int) -> bool:
+        """Whether a layer that comes as a blob is to be kept."""
+        return index in self._writers
+
     def keep(self, index: int) -> None:
         """Has a layer that comes as a blob kept, if that is wanted."""
         diff_id = self._diff_ids[index]

@@ -16,6 +16,7 @@ from ocifast.errors import CancelledError, UsageError
 from ocifast.layered import Layered
 from ocifast.marks import keeps_bytes
 from ocifast.metrics import Meter
+from ocifast.points import RunPoints
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
 from ocifast.sources import Blob, FileSlice
@@ -112,6 +113,7 @@ class Intake:
         cancelled: asked several times a second while layers arrive.
         decoded: the decoded layers of this run.
         made: layers that a user adds.
+        later: contents may be inflated when they are asked for.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class Intake:
         cancelled: Callable[[], bool] | None,
         decoded: RunLayers | None,
         made: Sequence[MadeLayer] = (),
+        *,
+        later: bool = False,
     ) -> None:
         self.decoded = decoded
         self.cancelled = cancelled
@@ -145,6 +149,7 @@ class Intake:
         self.applied: set[int] = set()
         self.told: dict[int, tuple[LayerState, int]] = {}
         self.inflated: dict[int, int] = {}
+        self.points = RunPoints(flattener, image.diff_ids, decoded, later=later)
 
     def run(self, end: Callable[[], Made]) -> Made:
         """Brings all layers; returns what `end` makes of them. Raises the first failure."""
@@ -166,6 +171,7 @@ class Intake:
                     raise failure
                 with self.meter.during("merge"):
                     made = self.finish(end)
+                self.points.keep()
             except BaseException:
                 self.stopped.set()
                 self.flattener.abort()
@@ -173,6 +179,8 @@ class Intake:
                 self.image.close()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+            finally:
+                self.points.close()
         self.watch_applied()
         self.meter.took_others = self.decoded is not None and self.decoded.took_others
         self.meter.add("inflate", sum(self.flattener.progress()[index][1] for index in self.inflating))
@@ -292,6 +300,9 @@ class Intake:
         """Has some layers read from the file that their blob is in."""
         self.tell(descriptor.digest, LayerState.EXISTS, descriptor.size, descriptor.size)
         self.fed.update(indexes)
+        if local.points is not None:
+            indexes = self.points.adopt(local, indexes, self.never_kept)
+            self.points.use(local.points, indexes)
         for index in indexes:
             self.flattener.read_file(index, local.path, local.offset, local.length)
 
@@ -309,8 +320,11 @@ class Intake:
                 return None
             self.tell(descriptor.digest, LayerState.DOWNLOADING, 0, descriptor.size)
             writer = None
+            # A source that keeps blobs while they pass has a place for their points.
+            self.points.use(getattr(blob, "points", None), indexes)
             if self.options.blobs is not None:
                 writer = stack.enter_context(self.options.blobs.writer(descriptor, stopped=self.stopped.is_set))
+                self.points.use(self.options.blobs.points(descriptor), indexes)
                 self.take(descriptor, indexes, writer.beginning(), 0)
             offset = 0 if writer is None else writer.resume_offset
             if offset:

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::entry::Metadata;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// A run of data in a sparse file, in bytes of the file's own offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,14 @@ pub trait Store: Send + Sync {
         Ok(content)
     }
 
+    /// Takes contents of layer `index` that come when they are asked for, in the place of `layer`.
+    ///
+    /// # Errors
+    /// `internal_error` where the store has no place for them.
+    fn later(&self, _index: u32, _contents: Arc<dyn Later>) -> Result<()> {
+        Err(Error::new(Code::Internal, "this store takes no contents that come later"))
+    }
+
     /// Tells the contents of layer `index` before any of its data come, so that its place may be known.
     ///
     /// # Errors
@@ -161,6 +169,15 @@ pub trait Contents: Send + Sync {
     fn store(&self) -> Option<&dyn Any> {
         None
     }
+}
+
+/// Contents of a layer that are not there before somebody asks for them.
+pub trait Later: Send + Sync {
+    /// As [`Contents::read_at`].
+    ///
+    /// # Errors
+    /// `io_error`; what the layer's blob is damaged by.
+    fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 }
 
 /// Reads a sparse-aware store: `raw(position, buffer)` reads stored bytes, counted from the content's first.

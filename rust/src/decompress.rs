@@ -3,17 +3,33 @@
 //! gzip is RFC 1952 with any number of members; zstd is RFC 8878 with any number of frames, skippable ones too; a tar
 //! archive is handed on as it is. The image-spec knows no other (layer.md, "Media types").
 
+mod ahead;
 mod bits;
 mod gzip;
 mod huffman;
 mod inflate;
+mod inflated;
 mod input;
+mod members;
+mod part;
+mod place;
+mod restart;
+mod room;
+mod seek;
+mod tables;
 mod zstd;
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
+pub use ahead::Ahead;
 use gzip::Gzip;
 use input::{Input, invalid};
+use members::MemberParts;
+pub use place::Compression;
+pub use restart::{Recorder, Restart};
+pub use room::{ROOM, Room};
+pub use seek::{BlobSection, Seek};
 use zstd::Zstd;
 
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -25,17 +41,6 @@ use crate::tar;
 const CHUNK: usize = 256 << 10;
 /// Output below which the ratio is not looked at: zeros compress well.
 const RATIO_FROM: u64 = 1 << 30;
-
-/// How the bytes of a layer are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all: a tar archive.
-    None,
-    /// gzip.
-    Gzip,
-    /// Zstandard.
-    Zstd,
-}
 
 /// Reads a layer's blob and gives the tar archive in it, straight into the caller's buffers.
 ///
@@ -53,6 +58,8 @@ pub struct Decompressor<R> {
     input: Input<R>,
     compression: Option<Compression>,
     codec: Codec,
+    members: Option<MemberParts>,
+    recorder: Option<Recorder>,
     written: u64,
     layer_bytes: u64,
     ratio: u64,
@@ -75,11 +82,39 @@ impl<R: Read> Decompressor<R> {
             input: Input::new(reader),
             compression: None,
             codec: Codec::Unknown,
+            members: None,
+            recorder: None,
             written: 0,
             layer_bytes: limits.layer_bytes,
             ratio: limits.ratio,
             window_log: limits.zstd_window_log,
         }
+    }
+
+    /// The same, with members inflated ahead where others do that work: see [`Ahead::work`]. `ready` says whether bytes can
+    /// be read without waiting for them. Bytes and errors are the same.
+    pub fn with_ahead(reader: R, ready: fn(&mut R) -> bool, limits: &Limits, ahead: Arc<Ahead>) -> Self {
+        let mut made = Decompressor::new(reader, limits);
+        made.input.ready = Some(ready);
+        made.members = Some(MemberParts::new(ahead, limits.zstd_window_log));
+        made
+    }
+
+    /// Has parts inflated from where restart points say they begin, of a gzip blob. Called before the first byte is read.
+    pub fn use_points(&mut self, restart: Restart) {
+        if let Some(members) = &mut self.members {
+            members.restart = Some(restart);
+        }
+    }
+
+    /// Notes restart points of a gzip blob. Called before the first byte is read.
+    pub fn note_points(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// What has noted restart points, once all is read; `None` for a blob that has none.
+    pub fn take_points(&mut self) -> Option<Recorder> {
+        self.recorder.take()
     }
 
     /// Fills `out` with the next decompressed bytes. Less than `out.len()` bytes are written only at the end; 0 is
@@ -122,18 +157,32 @@ impl<R: Read> Decompressor<R> {
         if matches!(self.codec, Codec::Unknown) {
             let (compression, codec) = sniff(&mut self.input, self.window_log)?;
             (self.compression, self.codec) = (Some(compression), codec);
+            let recorder = self.recorder.take();
+            match &mut self.codec {
+                Codec::Gzip(gzip) => gzip.recorder = recorder,
+                _ => self.forget_points(),
+            }
         }
         let mut filled = 0;
         while filled < out.len() {
             let room = &mut out[filled..];
-            let step = match &mut self.codec {
-                Codec::Plain => self.input.copy(room)?,
-                Codec::Gzip(gzip) => gzip.read(&mut self.input, room)?,
-                Codec::Zstd(zstd) => zstd.read(&mut self.input, room)?,
-                Codec::Ended => None,
-                Codec::Unknown | Codec::Failed => return Err(invalid("the layer was found damaged before this byte")),
+            let (written, layer_bytes, ratio) = (self.written, self.layer_bytes, self.ratio);
+            let allowed = |bytes, taken| within(written + bytes, taken, layer_bytes, ratio);
+            let step = match (&mut self.codec, &mut self.members) {
+                (Codec::Plain, _) => self.input.copy(room)?,
+                (Codec::Gzip(gzip), None) => gzip.read(&mut self.input, room)?,
+                (Codec::Zstd(zstd), None) => zstd.read(&mut self.input, room)?,
+                (Codec::Gzip(gzip), Some(members)) => members.read(&mut **gzip, &mut self.input, room, allowed)?,
+                (Codec::Zstd(zstd), Some(members)) => members.read(&mut **zstd, &mut self.input, room, allowed)?,
+                (Codec::Ended, _) => None,
+                (Codec::Unknown | Codec::Failed, _) => {
+                    return Err(invalid("the layer was found damaged before this byte"));
+                }
             };
             let Some(step) = step else {
+                if let Codec::Gzip(gzip) = &mut self.codec {
+                    self.recorder = gzip.recorder.take();
+                }
                 self.codec = Codec::Ended;
                 break;
             };
@@ -144,18 +193,30 @@ impl<R: Read> Decompressor<R> {
         Ok(filled)
     }
 
+    /// Points are of gzip alone.
+    fn forget_points(&mut self) {
+        if let Some(members) = &mut self.members {
+            members.restart = None;
+        }
+    }
+
     fn check_limits(&self) -> Result<()> {
         if self.written > self.layer_bytes {
             let message = format!("the layer decompresses to more than {} bytes", self.layer_bytes);
             return Err(Error::new(Code::LimitExceeded, message));
         }
-        if self.written > RATIO_FROM && self.written / self.ratio.max(1) > self.input.taken {
+        if !within(self.written, self.input.taken, self.layer_bytes, self.ratio) {
             let (written, taken) = (self.written, self.input.taken);
             let message = format!("{taken} bytes decompress to {written}, more than {} times as many", self.ratio);
             return Err(Error::new(Code::LimitExceeded, message));
         }
         Ok(())
     }
+}
+
+/// Whether so many bytes may come of so many.
+fn within(written: u64, taken: u64, layer_bytes: u64, ratio: u64) -> bool {
+    written <= layer_bytes && (written <= RATIO_FROM || written / ratio.max(1) <= taken)
 }
 
 /// Decompresses a whole blob from `reader` to `writer`; returns the digest of what was written, and its length.

@@ -5,11 +5,13 @@
 mod above;
 mod branch;
 mod covered;
+mod points;
+mod shared;
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 pub use self::above::Above;
@@ -17,10 +19,12 @@ use self::above::LayerEvent;
 pub use self::branch::{Branch, Making};
 use self::branch::{Merged, branch};
 use self::covered::Covered;
-use crate::batch::Batch;
+pub use self::points::{LayerPoints, Noted};
+use self::shared::{Shared, cancelled, lock};
+use crate::batch::{Batch, StoredEntry};
 use crate::budget::{Bounded, Budget};
 use crate::contents::{LayerStore, Store};
-use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, Table};
+use crate::decoded::{DecodedLayer, Keep, KeepingStore, KeptLayer, LaterLayer, Table};
 use crate::error::{Code, Error, Result};
 use crate::layer::{self, BlobReceiver, BlobSender, LayerInput, Progress};
 use crate::limits::Limits;
@@ -28,69 +32,6 @@ use crate::merge::{Merge, Notices};
 use crate::open_files::RaisedLimit;
 use crate::scheduler::Scheduler;
 use crate::tree::Tree;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while holding one of these locks leaves nothing half-done behind it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn cancelled() -> Error {
-    Error::new(Code::Cancelled, "the work was called off")
-}
-
-struct Shared {
-    layers: Vec<LayerInput>,
-    progress: Vec<Progress>,
-    failures: Mutex<Vec<Option<Error>>>,
-    failing: AtomicBool,
-    budget: Arc<Budget>,
-    scheduler: Scheduler,
-    /// Where a layer is to be kept, until it is begun.
-    keep: Vec<Mutex<Option<Keep>>>,
-    /// Layers that were kept and verified.
-    kept: Vec<Mutex<Option<KeptLayer>>>,
-    /// What was read from the top.
-    above: Above,
-    /// What upper layers hide.
-    covered: Arc<Covered>,
-}
-
-impl Shared {
-    /// Keeps a layer's first failure, or the one that explains it.
-    fn fail(&self, layer: usize, error: Error) {
-        let error = error.in_layer(self.layers[layer].digest.as_str());
-        let slot = &mut lock(&self.failures)[layer];
-        match slot {
-            Some(known) if known.code != Code::Cancelled && !explains(&error) => {}
-            _ => *slot = Some(error),
-        }
-        self.failing.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether more bytes of a layer are wanted: not after a failure elsewhere. A layer whose contents were refused is
-    /// read on, because a damaged blob would explain it; one that passed a bound is not.
-    fn wanted(&self, layer: usize) -> bool {
-        if self.stopped() {
-            return false;
-        }
-        !self.failing.load(Ordering::Relaxed)
-            || lock(&self.failures)[layer].as_ref().is_some_and(|error| {
-                matches!(
-                    error.code,
-                    Code::CompressionInvalid | Code::TarInvalid | Code::EntryRefused | Code::DiffIdMismatch
-                )
-            })
-    }
-
-    fn stopped(&self) -> bool {
-        self.scheduler.stopped()
-    }
-}
-
-/// A blob that is not the one its descriptor names explains whatever else went wrong with it.
-fn explains(error: &Error) -> bool {
-    matches!(error.code, Code::DigestMismatch | Code::SizeMismatch)
-}
 
 enum Slot {
     /// Nothing of the layer has come.
@@ -149,6 +90,7 @@ impl Flattener {
             scheduler: Scheduler::new(decoders, count, covered.is_watched()),
             keep: (0..count).map(|_| Mutex::default()).collect(),
             kept: (0..count).map(|_| Mutex::default()).collect(),
+            points: layers.iter().map(LayerPoints::new).collect(),
             above: Above::new(layers.clone(), limits.clone()),
             covered,
             layers,
@@ -238,20 +180,32 @@ impl Flattener {
     /// `diff_id_mismatch` for another layer's; as [`DecodedLayer::adopt`]; `cancelled` after a failure elsewhere or
     /// `abort`.
     pub fn adopt(&self, layer: usize, table: &Table, data: File) -> Result<()> {
+        self.take_over(layer, table, |entries| {
+            let decoded = DecodedLayer { table, data: &Arc::new(data) };
+            decoded.adopt(layer as u32, self.limits(), &*self.store, entries)
+        })
+    }
+
+    /// Takes a layer whose entries a table has; `take` hands them on.
+    fn take_over(
+        &self,
+        layer: usize,
+        table: &Table,
+        take: impl FnOnce(&mut dyn FnMut(Vec<StoredEntry>) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
         let Some(events) = lock(&self.events[layer]).take() else {
             return Err(cancelled());
         };
         *lock(&self.slots[layer]) = Slot::Complete;
         let shared = &self.shared;
         let expected = &shared.layers[layer];
-        let adopted = if table.diff_id() == &expected.diff_id {
+        let taken = if table.diff_id() == &expected.diff_id {
             if shared.covered.is_watched() {
-                // All of it, before lower layers come to their contents. `adopt` says what is wrong with it.
+                // All of it, before lower layers come to their contents. `take` says what is wrong with it.
                 let batches = table.entries(layer as u32, shared.budget.limits()).map_while(Result::ok);
                 batches.for_each(|batch| shared.covered.note(layer as u32, &batch));
             }
-            let decoded = DecodedLayer { table, data: &Arc::new(data) };
-            decoded.adopt(layer as u32, shared.budget.limits(), &*self.store, &mut |mut batch| {
+            take(&mut |mut batch| {
                 shared.budget.take(&mut batch)?;
                 for ingested in &batch {
                     let size = ingested.content.as_ref().map_or(0, |content| content.size);
@@ -268,11 +222,27 @@ impl Flattener {
             Err(Error::mismatch(Code::DiffIdMismatch, what, &expected.diff_id, table.diff_id()))
         };
         shared.scheduler.complete(layer as u32);
-        adopted.map_err(|error| self.failed(layer, error))?;
+        taken.map_err(|error| self.failed(layer, error))?;
         let progress = &shared.progress[layer];
         progress.compressed.store(expected.size, Ordering::Relaxed);
         progress.decompressed.store(table.layer_bytes(), Ordering::Relaxed);
         events.send(LayerEvent::Complete).map_err(|_| cancelled())
+    }
+
+    /// Takes a layer whose entries a table has, and whose contents are inflated when they are asked for.
+    ///
+    /// # Errors
+    /// As [`Flattener::adopt`].
+    pub fn adopt_later(&self, layer: usize, table: &Table, later: LaterLayer) -> Result<()> {
+        self.take_over(layer, table, |entries| {
+            self.store.later(layer as u32, Arc::new(later))?;
+            table.entries(layer as u32, self.limits()).try_for_each(|batch| entries(batch?))
+        })
+    }
+
+    /// The restart points of a layer's blob.
+    pub fn points(&self, layer: usize) -> &LayerPoints {
+        &self.shared.points[layer]
     }
 
     /// Waits until a layer is complete and verified, and all before it: for layers that are read from the top.
@@ -308,7 +278,7 @@ impl Flattener {
             Slot::Running(Some(sender)) => Ok(sender),
             Slot::Idle => {
                 let (sender, blob) = layer::blob_channel(&self.shared.layers[layer]);
-                self.start(layer, blob)?;
+                self.start(layer, blob.with_points(self.shared.points[layer].take()))?;
                 Ok(Box::new(sender))
             }
             Slot::Running(None) => Err(Error::new(Code::Internal, "two threads write to one layer")),
@@ -420,7 +390,7 @@ fn run_layer(
     let mut layer_store = Bounded::new(layer_store, &shared.budget);
     let cores = shared.scheduler.of(index);
     let tell = |event| events.send(event).map_err(|_| cancelled());
-    layer::ingest(
+    let points = layer::ingest(
         blob,
         &shared.layers[layer],
         shared.budget.limits(),
@@ -434,12 +404,14 @@ fn run_layer(
             if let Some(keeping) = &mut keeping {
                 keeping.add(&batch);
             }
+            shared.points[layer].note_entries(&batch, &shared.progress[layer]);
             tell(LayerEvent::Entries(Batch::new(batch)))
         },
     )?;
+    let layer_bytes = shared.progress[layer].decompressed.load(Ordering::Relaxed);
+    shared.points[layer].verified(points, layer_bytes);
     if let Some(keeping) = keeping {
         // Verified: that its diff ID was compared is what `ingest` has returned for.
-        let layer_bytes = shared.progress[layer].decompressed.load(Ordering::Relaxed);
         *lock(&shared.kept[layer]) = keeping.finish(&shared.layers[layer].diff_id, layer_bytes);
     }
     tell(LayerEvent::Complete)

@@ -4,16 +4,25 @@
 //! (`BlobSender`); the second thread decompresses; the third hashes what came out and reads the archive. The queues
 //! between them are short, so that a slow stage slows the one before it and memory stays bounded.
 
+mod blob;
+mod buffers;
+mod cores;
+mod inflating;
+
 use std::cell::{Cell, RefCell};
-use std::io::{self, BufRead, Read, Write};
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use self::blob::BlobMessage;
+pub use self::blob::{BUFFER, BlobReceiver, Points};
+use self::buffers::Buffers;
+pub use self::cores::Cores;
+use self::inflating::inflate;
 use crate::batch::StoredEntry;
 use crate::contents::{Content, LayerStore};
-use crate::decompress::Decompressor;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Kind};
 use crate::error::{Code, Error, Result};
@@ -22,8 +31,6 @@ use crate::read::{FileSource, erofs, layer};
 use crate::spool::unnamed_file;
 use crate::tar::{Data, Reader};
 
-/// Bytes of a buffer between two stages.
-pub const BUFFER: usize = 256 << 10;
 /// Buffers of a queue between two stages.
 const QUEUE: usize = 6;
 /// Entries that go to the merge at a time, and about how many bytes of them.
@@ -56,13 +63,6 @@ pub struct Progress {
     pub applied: AtomicBool,
 }
 
-/// What the feeding thread sends to the decompressing one.
-enum BlobMessage {
-    Chunk(Vec<u8>),
-    /// The blob is complete and has its digest.
-    End,
-}
-
 /// The feeding end: takes the blob's bytes in order and verifies them.
 pub struct BlobSender {
     sender: Option<SyncSender<BlobMessage>>,
@@ -73,12 +73,6 @@ pub struct BlobSender {
     input: LayerInput,
 }
 
-/// The decompressing end of a [`BlobSender`].
-pub struct BlobReceiver {
-    receiver: Receiver<BlobMessage>,
-    recycle: Sender<Vec<u8>>,
-}
-
 /// A queue for the blob of one layer.
 pub fn blob_channel(input: &LayerInput) -> (BlobSender, BlobReceiver) {
     let (sender, receiver) = sync_channel(QUEUE);
@@ -86,7 +80,7 @@ pub fn blob_channel(input: &LayerInput) -> (BlobSender, BlobReceiver) {
     let hasher = Hasher::new(input.digest.algorithm());
     let input = input.clone();
     let sending = BlobSender { sender: Some(sender), recycled, pending: Vec::new(), hasher, taken: 0, input };
-    let receiving = BlobReceiver { receiver, recycle };
+    let receiving = BlobReceiver { receiver, recycle, points: Points::default() };
     (sending, receiving)
 }
 
@@ -154,102 +148,10 @@ impl BlobSender {
     }
 }
 
-/// Decides which layer may use a core now.
-pub trait Cores: Sync {
-    /// Waits until it is this layer's turn.
-    ///
-    /// # Errors
-    /// `cancelled` when all work was called off.
-    fn acquire(&self) -> Result<()>;
-    /// Gives the core back; called once for each `acquire` that succeeded.
-    fn release(&self);
-}
-
-/// A layer's core, had or not. The one place that gives it back, once for each time that it was got; on a panic too,
-/// which would else leave the other layers waiting for ever.
-struct Permit<'t> {
-    cores: &'t dyn Cores,
-    had: Cell<bool>,
-}
-
-impl<'t> Permit<'t> {
-    fn new(cores: &'t dyn Cores) -> Self {
-        Permit { cores, had: Cell::new(false) }
-    }
-
-    /// Waits for the core unless the layer has it.
-    fn take(&self) -> Result<()> {
-        if !self.had.get() {
-            self.cores.acquire()?;
-            self.had.set(true);
-        }
-        Ok(())
-    }
-
-    /// Gives the core back if the layer has it.
-    fn park(&self) {
-        if self.had.take() {
-            self.cores.release();
-        }
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.park();
-    }
-}
-
-/// A queue of buffers, read as a stream. A sender that is dropped before its last word breaks the stream.
-struct Buffers<N> {
-    /// The next buffer, an empty one at the end, nothing when the stream is broken.
-    next: N,
-    recycle: Sender<Vec<u8>>,
-    current: Vec<u8>,
-    position: usize,
-    ended: bool,
-}
-
-impl<N: FnMut() -> Option<Vec<u8>>> Buffers<N> {
-    fn new(recycle: Sender<Vec<u8>>, next: N) -> Self {
-        Buffers { next, recycle, current: Vec::new(), position: 0, ended: false }
-    }
-}
-
-impl<N: FnMut() -> Option<Vec<u8>>> Read for Buffers<N> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
-    }
-}
-
-impl<N: FnMut() -> Option<Vec<u8>>> BufRead for Buffers<N> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.position == self.current.len() && !self.ended {
-            let Some(next) = (self.next)() else {
-                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
-            };
-            self.ended = next.is_empty();
-            let used = std::mem::replace(&mut self.current, next);
-            self.position = 0;
-            // The other end may be gone already; then the buffer is freed.
-            let _ = self.recycle.send(used);
-        }
-        Ok(&self.current[self.position..])
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.position += amount;
-    }
-}
-
 /// Decompresses a blob and reads it as an archive.
 ///
 /// Contents go to `store`, entries in batches to `entries`. Returns once the last byte of the decompressed layer, past
-/// the end of the archive, is hashed and compared.
+/// the end of the archive, is hashed and compared; gives what became of the blob's restart points.
 ///
 /// # Errors
 /// `compression_invalid`, `tar_invalid`, `limit_exceeded`, `diff_id_mismatch`, `entry_refused`, `io_error`;
@@ -262,7 +164,7 @@ pub fn ingest(
     store: &mut dyn LayerStore,
     progress: &Progress,
     entries: &mut dyn FnMut(Vec<StoredEntry>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Points> {
     let (sender, receiver) = sync_channel(QUEUE);
     let (recycle, recycled) = channel();
     std::thread::scope(|scope| {
@@ -281,51 +183,6 @@ pub fn ingest(
     })
 }
 
-fn inflate(
-    blob: BlobReceiver,
-    limits: &Limits,
-    cores: &dyn Cores,
-    sender: &SyncSender<Vec<u8>>,
-    recycled: &Receiver<Vec<u8>>,
-) -> Result<()> {
-    let BlobReceiver { receiver, recycle } = blob;
-    let (core, cancelled) = (Permit::new(cores), Cell::new(false));
-    let compressed = Buffers::new(recycle, || {
-        let fed = receiver.try_recv().or_else(|_| {
-            core.park();
-            let fed = receiver.recv();
-            core.take().map_err(|_| RecvError).and(fed)
-        });
-        cancelled.set(fed.is_err());
-        fed.ok().map(|fed| match fed {
-            BlobMessage::Chunk(chunk) => chunk,
-            BlobMessage::End => Vec::new(),
-        })
-    });
-    let mut decompressor = Decompressor::new(compressed, limits);
-    loop {
-        let mut buffer: Vec<u8> = recycled.try_recv().unwrap_or_default();
-        buffer.resize(BUFFER, 0);
-        core.take()?;
-        let read = decompressor.read_chunk(&mut buffer);
-        let length = *read.as_ref().unwrap_or(&0);
-        buffer.truncate(length);
-        // An empty buffer says that the stream ended well; a dropped sender that it did not. The turn is kept while the
-        // next stage is busy: that stage is what holds this layer up, and needs the core.
-        let sent = read.is_err() || sender.send(buffer).is_ok();
-        core.park();
-        match read {
-            Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
-            Err(error) => return Err(error),
-            Ok(_) if !sent => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),
-            Ok(_) => {}
-        }
-        if length == 0 {
-            return Ok(());
-        }
-    }
-}
-
 fn read_archive(
     receiver: Receiver<Vec<u8>>,
     recycle: Sender<Vec<u8>>,
@@ -337,14 +194,15 @@ fn read_archive(
 ) -> Result<()> {
     let broken = Cell::new(false);
     let hasher = RefCell::new(Hasher::new(input.diff_id.algorithm()));
-    let inflated = Buffers::new(recycle, || {
+    let next = || {
         let buffer = receiver.recv();
         broken.set(buffer.is_err());
         let buffer = buffer.ok()?;
         hasher.borrow_mut().update(&buffer);
         progress.decompressed.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         Some(buffer)
-    });
+    };
+    let inflated = Buffers::new(recycle, next, || false);
     let done = match &input.erofs {
         None => read_entries(inflated, limits, store, entries),
         Some(folder) => read_image(inflated, folder, limits, store, entries),

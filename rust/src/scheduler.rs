@@ -5,9 +5,10 @@
 //! layer has just put down. A store that leaves out what upper layers hide wants the highest layer first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::decompress::{ROOM, Room};
 use crate::error::{Code, Error, Result};
 use crate::layer::Cores;
 
@@ -22,6 +23,8 @@ pub(crate) struct Scheduler {
     /// One for each layer, by rank. Of the layers that wait only the first can be next, so that one alone is woken.
     wake: Vec<Condvar>,
     stop: AtomicBool,
+    /// For what is inflated ahead.
+    room: Arc<Room>,
 }
 
 /// What a layer does.
@@ -39,6 +42,8 @@ struct State {
     cores: usize,
     /// By rank: a layer's place in the order.
     layers: Vec<Activity>,
+    /// Cores that inflate ahead for layers.
+    lent: usize,
     /// How long a core was free, up to the last change of `layers`.
     idle: Duration,
     changed: Instant,
@@ -46,7 +51,7 @@ struct State {
 
 impl State {
     fn free(&self) -> usize {
-        self.cores - self.layers.iter().filter(|&&activity| activity == Activity::Running).count()
+        self.cores - self.lent - self.layers.iter().filter(|&&activity| activity == Activity::Running).count()
     }
 
     /// How long a core was free up to now.
@@ -57,6 +62,17 @@ impl State {
     /// The layer that gets a core next, if one is free.
     fn next(&self) -> Option<usize> {
         self.layers.iter().position(|&activity| activity == Activity::Waiting).filter(|_| self.free() > 0)
+    }
+
+    /// Whether a core is left over: no layer waits for one, and none is reserved for the first layers, as `patience` has it.
+    fn has_spare(&self, now: Instant) -> bool {
+        let incomplete = self.layers.iter().filter(|&&activity| activity != Activity::Complete);
+        let is_reserved = |activity: &&Activity| match activity {
+            Activity::Away(since) => now.duration_since(*since) < PATIENCE,
+            _ => false,
+        };
+        !self.layers.contains(&Activity::Waiting)
+            && incomplete.take(self.cores).filter(is_reserved).count() < self.free()
     }
 
     /// How long a layer waits unless it is woken before; `None`: it takes a core now. `began` is what `idle` said when it
@@ -91,10 +107,11 @@ impl Scheduler {
     /// For so many layers; `from_top` says whether the highest is the first.
     pub(crate) fn new(cores: usize, layers: usize, from_top: bool) -> Self {
         let changed = Instant::now();
-        let state =
-            State { cores: cores.max(1), layers: vec![Activity::Away(changed); layers], idle: Duration::ZERO, changed };
+        let all = vec![Activity::Away(changed); layers];
+        let state = State { cores: cores.max(1), layers: all, lent: 0, idle: Duration::ZERO, changed };
         let wake = (0..layers).map(|_| Condvar::new()).collect();
-        Scheduler { from_top, state: Mutex::new(state), wake, stop: AtomicBool::new(false) }
+        let (stop, room) = (AtomicBool::new(false), Arc::new(Room::new(ROOM)));
+        Scheduler { from_top, state: Mutex::new(state), wake, stop, room }
     }
 
     /// Whether all work was called off.
@@ -127,11 +144,16 @@ impl Scheduler {
 
     /// Notes what a layer does from now on, and has the next one look whether it may have a core.
     fn set(&self, state: &mut State, rank: usize, activity: Activity) {
+        self.change(state, |state| state.layers[rank] = activity, Some(rank));
+    }
+
+    /// Changes who has a core, and has the next layer look whether it may have one; not the one that brings this about.
+    fn change(&self, state: &mut State, change: impl FnOnce(&mut State), by: Option<usize>) {
         let now = Instant::now();
         state.idle = state.idle(now);
         state.changed = now;
-        state.layers[rank] = activity;
-        if let Some(next) = state.next().filter(|&next| next != rank) {
+        change(state);
+        if let Some(next) = state.next().filter(|&next| Some(next) != by) {
             self.wake[next].notify_one();
         }
     }
@@ -164,6 +186,32 @@ impl Cores for LayerCores<'_> {
     fn release(&self) {
         self.scheduler.set(&mut self.scheduler.state(), self.rank, Activity::Away(Instant::now()));
     }
+
+    fn room(&self) -> Option<Arc<Room>> {
+        (self.scheduler.state().cores > 1).then(|| Arc::clone(&self.scheduler.room))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.scheduler.state().has_spare(Instant::now())
+    }
+
+    fn lend(&self) -> bool {
+        let mut state = self.scheduler.state();
+        let lent = state.has_spare(Instant::now()) && !self.scheduler.stopped();
+        if lent {
+            self.scheduler.change(&mut state, |state| state.lent += 1, None);
+        }
+        lent
+    }
+
+    fn give_back(&self, more: bool) -> bool {
+        let mut state = self.scheduler.state();
+        if more && !state.layers.contains(&Activity::Waiting) && !self.scheduler.stopped() {
+            return true;
+        }
+        self.scheduler.change(&mut state, |state| state.lent -= 1, None);
+        false
+    }
 }
 
 #[cfg(test)]
@@ -192,7 +240,7 @@ mod tests {
             Does::Ended => Complete,
         });
         let layers = layers.chain([Waiting]).collect();
-        let state = State { cores, layers, idle: waited * part, changed: now };
+        let state = State { cores, layers, lent: 0, idle: waited * part, changed: now };
         let rest = state.patience(below.len(), Duration::ZERO, now);
         rest.map(|rest| u32::try_from(rest.as_nanos() / part.as_nanos()).unwrap_or(u32::MAX))
     }

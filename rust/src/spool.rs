@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::contents::{Content, Contents, Extents, LayerStore, Store, read_runs};
+use crate::contents::{Content, Contents, Extents, Later, LayerStore, Store, read_runs};
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
 
@@ -110,13 +110,16 @@ pub struct SpoolStore {
     spools: Spools,
     /// Set by a layer that has written something.
     parts: Vec<OnceLock<SpoolPart>>,
+    /// Of layers whose contents come when they are asked for.
+    later: Vec<OnceLock<Arc<dyn Later>>>,
 }
 
 impl SpoolStore {
     /// A store for `layers` layers with its files in `folder`.
     pub fn new(folder: &Path, layers: usize) -> Self {
         let parts = (0..layers).map(|_| OnceLock::new()).collect();
-        SpoolStore { folder: folder.to_owned(), spools: Spools::default(), parts }
+        let later = (0..layers).map(|_| OnceLock::new()).collect();
+        SpoolStore { folder: folder.to_owned(), spools: Spools::default(), parts, later }
     }
 
     /// The data file of the decoded layer that is layer `index`, and the first byte after its data; `None` where the
@@ -156,10 +159,20 @@ impl Store for Arc<SpoolStore> {
         }
         Ok(())
     }
+
+    fn later(&self, index: u32, contents: Arc<dyn Later>) -> Result<()> {
+        if self.later[index as usize].set(contents).is_err() {
+            unreachable!("layer {index} was opened twice");
+        }
+        Ok(())
+    }
 }
 
 impl Contents for SpoolStore {
     fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if let Some(later) = self.later[content.layer as usize].get() {
+            return later.read_at(content, offset, buffer);
+        }
         let part = self.parts[content.layer as usize].get();
         read_runs(content, offset, buffer, |position, bytes| match part {
             _ if bytes.is_empty() => Ok(()),

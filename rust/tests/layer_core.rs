@@ -90,7 +90,7 @@ fn decode(turn: &Counted, complete: bool) -> Result<()> {
         let entries = &mut |_: Vec<StoredEntry>| Ok(());
         let ended = ingest(receiver, &input, &Limits::default(), turn, &mut Nothing, progress, entries);
         feeding.join().expect("no panic")?;
-        ended
+        ended.map(|_| ())
     })
 }
 

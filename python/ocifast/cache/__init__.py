@@ -3,6 +3,7 @@
     CACHEDIR.TAG              says to backup programs, and to us, what the folder is
     blobs/sha256/HEX          a blob whose digest was compared before it got this name
     blobs/sha256/HEX.part     the beginning of one, which the next run goes on from
+    points/sha256/HEX         from where the blob of this digest can be inflated (`ocifast.cache.points`)
     outputs/KEY/              output, manifest.json, config.json, entry.json
     layers/sha256/XX/HEX.*    decoded layers by diff ID (`ocifast.cache.layers`)
     references/HEX-HEX.json   what names meant when a registry was asked last (`ocifast.cache.references`)
@@ -69,6 +70,7 @@ class CacheInfo:
         layers: number of decoded layers, and `layer_bytes`.
         references: number of names whose digest is known, and `reference_bytes`.
         max_bytes: how much it may take; None for all that there is.
+        points: number of blobs whose restart points are noted; `point_bytes` are among `blob_bytes`.
         remotes: number of remote caches that something is kept of, and `remote_bytes`.
         shares_extents: whether files in it can share extents, so that a copy takes no room; None when it is not there.
     """
@@ -88,6 +90,8 @@ class CacheInfo:
     shares_extents: bool | None = None
     remotes: int = 0
     remote_bytes: int = 0
+    points: int = 0
+    point_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -206,6 +210,7 @@ class Cache:
             self._shares_extents(),
             len(self._apart()),
             sum(entry.size for cache in self._apart() for entry in cache._contents.entries()),
+            *self._contents.points.count(),
         )
 
     def entries(self) -> list[CacheEntry]:

@@ -12,6 +12,7 @@ from ocifast.cache.blob_writer import BlobWriter
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.following import never
 from ocifast.cache.kept import open_regular
+from ocifast.cache.points import BlobPoints, PointStore
 from ocifast.logs import logger
 from ocifast.refusals import Lock, take_lock
 from ocifast.removal import remove_entry
@@ -39,6 +40,7 @@ class BlobStore:
         self._folder = folder
         self._hashes = hashes
         self._lent: dict[str, Descriptor] = {}
+        self._points = PointStore(folder)
         self.patience = 30.0
 
     def get(self, descriptor: Descriptor) -> FileSlice | None:
@@ -66,7 +68,11 @@ class BlobStore:
         finally:
             os.close(fd)
         self._lent[descriptor.digest] = descriptor
-        return FileSlice(path, 0, descriptor.size)
+        return FileSlice(path, 0, descriptor.size, self.points(descriptor))
+
+    def points(self, descriptor: Descriptor) -> BlobPoints:
+        """The restart points of a blob, if there are some."""
+        return self._points.of(descriptor.digest)
 
     def mend(self, others: Iterable[Descriptor] = ()) -> bool:
         """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew.
@@ -179,6 +185,8 @@ class BlobStore:
         _log.warning("cached blob %s is damaged: %s", path, text)
         with contextlib.suppress(OSError):
             remove_entry(path)
+        with contextlib.suppress(OSError):
+            self._points.remove(f"{path.parent.name}:{path.name}")
 
     def _path(self, digest: str) -> Path:
         algorithm, _, encoded = digest.partition(":")

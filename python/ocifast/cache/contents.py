@@ -13,6 +13,7 @@ from ocifast.cache.blobs import BlobStore
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.layers import LayerStore
 from ocifast.cache.outputs import OutputStore
+from ocifast.cache.points import PointStore
 from ocifast.cache.references import ReferenceStore
 from ocifast.errors import OcifastError
 from ocifast.logs import logger
@@ -31,7 +32,7 @@ class CacheEntry:
     Attributes:
         kind: "blob", "partial" (the beginning of a blob), "layer" (a decoded one), "output" or "reference".
         name: digest of the blob, diff ID of the layer, key of the output or the reference.
-        size: bytes on disk; what shares extents with other files counts whole.
+        size: bytes on disk, of a blob with its restart points; what shares extents with other files counts whole.
         used: when it was used last, in seconds since 1970.
         reference: the image that an output was made of first, as it was asked for, or whose digest is known; None where
             it is not known.
@@ -70,6 +71,7 @@ class Contents:
         self._layers = layers
         self._outputs = outputs
         self._references = references
+        self.points = PointStore(folder)
 
     def entries(self, *, described: bool = False) -> Iterator[CacheEntry]:
         """Everything, in no order.
@@ -84,7 +86,8 @@ class Contents:
                 status = path.lstat()
                 kind = "partial" if path.suffix == ".part" else "blob"
                 name = f"{path.parent.name}:{path.name}".removesuffix(".part")
-                yield CacheEntry(kind, name, status.st_blocks * 512, status.st_mtime)
+                beside = self.points.size(name) if kind == "blob" else 0
+                yield CacheEntry(kind, name, status.st_blocks * 512 + beside, status.st_mtime)
         for path in self._folder.path.glob("outputs/*"):
             with contextlib.suppress(OSError):
                 status = path.lstat()
@@ -113,6 +116,7 @@ class Contents:
                     self._references.remove(entry.name)
                     return True
             self._path(entry).unlink()
+            self.points.remove(entry.name)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -127,6 +131,8 @@ class Contents:
                 try:
                     descriptor = Descriptor("", entry.name, self._path(entry).lstat().st_size)
                     whole = self._blobs.verify(descriptor)
+                    # Points that are damaged are removed; the blob is as whole without.
+                    self.points.check(entry.name, descriptor.size)
                 except FileNotFoundError:
                     return True
                 except (OcifastError, ValueError, OSError) as error:
@@ -155,6 +161,7 @@ class Contents:
     def sweep(self) -> None:
         """Removes what dead runs have left."""
         self._layers.sweep()
+        self.points.sweep()
         root = self._folder.path
         for folder in (root / "tmp", root / "references", *root.glob("blobs/*"), *root.glob("outputs/*")):
             sweep_folder(folder)

@@ -7,7 +7,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 
 from ocifast.atomic import reported
@@ -121,7 +120,7 @@ class CachedSource:
         found = self._blobs.get(descriptor) if not self._layers or self._blobs.verify(descriptor) else None
         if found is not None:
             try:
-                return _OpenBlob(found.path, offset, found.length - offset, name=self.name)
+                return _OpenBlob(found, offset, name=self.name)
             except (OSError, ValueError):
                 # It was removed since.
                 pass
@@ -226,10 +225,12 @@ class CachedSource:
 class _OpenBlob(FileBlob):
     """A blob of the cache, held open: another run that removes it does not take it away from who reads it."""
 
-    def __init__(self, path: Path, offset: int, length: int, *, name: str) -> None:
+    def __init__(self, found: FileSlice, offset: int, *, name: str) -> None:
         """Raises OSError, ValueError: it is not there any more."""
-        super().__init__(path, offset, length, name=name)
-        self._fd = open_regular(path)
+        super().__init__(found.path, offset, found.length - offset, name=name)
+        if offset == 0:
+            self.local = found
+        self._fd = open_regular(found.path)
         self._closed = weakref.finalize(self, os.close, self._fd)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -255,6 +256,7 @@ class _KeptBlob:
 
     def __init__(self, source: Source, descriptor: Descriptor, blobs: BlobStore, stopped: Callable[[], bool]) -> None:
         self._source = source
+        self.points = blobs.points(descriptor)
         self._stopped = stopped
         self._descriptor = descriptor
         self._blobs = blobs

@@ -71,6 +71,7 @@ def info(as_json: bool) -> None:
             (
                 f"folder:   {found.folder}",
                 f"blobs:    {found.blobs}, {format_size(found.blob_bytes)}",
+                f"points:   {found.points}, {format_size(found.point_bytes)}",
                 f"partial:  {found.partial}, {format_size(found.partial_bytes)}",
                 f"layers:   {found.layers}, {format_size(found.layer_bytes)}",
                 f"outputs:  {found.outputs}, {format_size(found.output_bytes)}",

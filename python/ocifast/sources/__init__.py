@@ -8,9 +8,10 @@ A `Destination` is the other end of a copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ocifast.records import dataclass
 
@@ -30,6 +31,7 @@ __all__ = [
     "KeepingSource",
     "NamedSource",
     "ReferredSource",
+    "RestartPoints",
     "Source",
 ]
 
@@ -45,11 +47,37 @@ class FileSlice:
         path: a regular file.
         offset: first byte.
         length: number of bytes.
+        points: the restart points of the blob that it is, where those are kept.
     """
 
     path: Path
     offset: int
     length: int
+    points: RestartPoints | None = field(default=None, compare=False, repr=False)
+
+
+class RestartPoints(Protocol):
+    """Restart points of a blob that is kept: from where it can be inflated (see `ocifast.cache.points`)."""
+
+    def open(self) -> int | None:
+        """An open file with them, to be closed; None when there are none."""
+        ...
+
+    def layer(self) -> Any:
+        """The `_core.LayerTable` of the blob's layer; None when it is not known."""
+        ...
+
+    def begin(self) -> Any:
+        """New files to note them in, `points` and `entries`; None where nothing can be kept."""
+        ...
+
+    def publish(self, made: Any, /, *, entries: bool) -> None:
+        """Keeps what `begin` gave, complete; the entries only if they are."""
+        ...
+
+    def drop(self, why: str | Exception, /) -> None:
+        """Removes them, because they are damaged."""
+        ...
 
 
 class Blob(Protocol):

@@ -13,3 +13,10 @@ pub(super) fn decompress(py: Python<'_>, source: RawFd, destination: RawFd) -> P
     let (diff_id, length) = py.detach(run)?;
     Ok((diff_id.as_str().to_owned(), length))
 }
+
+#[pyfunction]
+#[pyo3(signature = (fd, digest, size, /))]
+pub(super) fn check_points(py: Python<'_>, fd: RawFd, digest: &str, size: u64) -> PyResult<()> {
+    py.detach(|| core::Restart::open(duplicate(fd)?, &digest.parse()?, size))?;
+    Ok(())
+}

@@ -54,6 +54,7 @@ impl Limits {
 pub(super) struct Flattener {
     inner: core::Flattener,
     contents: Arc<dyn Contents>,
+    folder: PathBuf,
 }
 
 /// Where contents wait: a name, or a squashfs image that is compressed so.
@@ -142,7 +143,8 @@ impl Flattener {
         let decoders = decoders.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
         let (contents, store) = store.make(folder, layers.len(), decoders)?;
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
-        Ok(Flattener { inner: core::Flattener::making(layers, store, limits, decoders, making)?, contents })
+        let inner = core::Flattener::making(layers, store, limits, decoders, making)?;
+        Ok(Flattener { inner, contents, folder: folder.to_owned() })
     }
 
     fn check(&self, layer: usize) -> Result<()> {
@@ -234,6 +236,50 @@ impl Flattener {
     fn kept(&self, layer: usize) -> PyResult<Option<KeptLayer>> {
         self.check(layer)?;
         Ok(self.inner.take_kept(layer).map(|kept| KeptLayer::new(kept, self.inner.limits().clone())))
+    }
+
+    #[pyo3(signature = (layer, fd, /))]
+    fn use_points(&self, py: Python<'_>, layer: usize, fd: i32) -> PyResult<()> {
+        py.detach(|| {
+            self.check(layer)?;
+            self.inner.points(layer).use_known(duplicate(fd)?)
+        })?;
+        Ok(())
+    }
+
+    #[pyo3(signature = (layer, points, entries, /))]
+    fn note_points(&self, layer: usize, points: i32, entries: i32) -> PyResult<()> {
+        self.check(layer)?;
+        self.inner.points(layer).note(duplicate(points)?, duplicate(entries)?);
+        Ok(())
+    }
+
+    #[pyo3(signature = (layer, table, points, blob, offset, /))]
+    fn adopt_later(
+        &self,
+        py: Python<'_>,
+        layer: usize,
+        table: &LayerTable,
+        points: i32,
+        blob: PathBuf,
+        offset: u64,
+    ) -> PyResult<()> {
+        py.detach(|| {
+            self.check(layer)?;
+            let failed = |error| Error::io(format_args!("cannot read {}", blob.display()), &error);
+            let file = std::fs::File::open(&blob).map_err(failed)?;
+            let (folder, limits) = (self.folder.clone(), self.inner.limits().clone());
+            let later = self.inner.points(layer).later(duplicate(points)?, (file, offset), folder, limits)?;
+            self.inner.adopt_later(layer, &table.0, later)
+        })?;
+        Ok(())
+    }
+
+    #[pyo3(signature = (layer, /))]
+    fn noted(&self, layer: usize) -> PyResult<(bool, bool, bool)> {
+        self.check(layer)?;
+        let noted = self.inner.points(layer).noted();
+        Ok((noted.complete, noted.entries, noted.wrong))
     }
 
     fn progress(&self) -> Vec<(u64, u64, bool)> {

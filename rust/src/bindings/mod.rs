@@ -29,7 +29,7 @@ mod _core {
         KeptLayer, LayerTable, layer_digest, layers_in_use, write_layered_erofs, write_private_layers,
     };
     #[pymodule_export]
-    use super::decompress::decompress;
+    use super::decompress::{check_points, decompress};
     #[pymodule_export]
     use super::digest::{Hasher, check_digest, copy_file, digest, file_digest};
     #[pymodule_export]

@@ -6,6 +6,7 @@
 mod adopt;
 mod form;
 mod keep;
+mod later;
 mod overlay;
 mod reader;
 mod writer;
@@ -13,6 +14,7 @@ mod writer;
 pub use adopt::DecodedLayer;
 pub use form::{FORM, SEMANTICS};
 pub use keep::{Keep, Keeping, KeepingStore, KeptLayer};
+pub use later::{DATA_END, LaterLayer, place_of};
 pub use overlay::{ATTRIBUTE, OverlayView, REASONS, Reason, explain};
 pub use reader::{Table, TableEntries};
 pub use writer::{TableFacts, TableWriter};

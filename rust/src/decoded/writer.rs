@@ -98,6 +98,11 @@ impl TableWriter {
         if self.pending.len() >= BUFFER { self.flush() } else { Ok(()) }
     }
 
+    /// Bytes so far.
+    pub fn length(&self) -> u64 {
+        self.written + self.pending.len() as u64
+    }
+
     /// Writes what is pending.
     ///
     /// # Errors
