@@ -173,6 +173,7 @@ impl MemberParts {
             {
                 self.misses += 1;
             }
+            self.forget_points();
         }
         if stream.place(input.taken).is_some_and(|place| self.parts.front().is_some_and(|part| part.0 == place))
             && let Some((start, end, pending)) = self.parts.pop_front()
@@ -190,13 +191,19 @@ impl MemberParts {
                 }
                 _ => self.misses += 1,
             }
-            // What was guessed may be wrong; what was noted is not, unless it is of another stream.
-            if is_allowed && self.restart.take().is_some() {
-                self.ahead.tell_wrong();
+            if is_allowed {
+                self.forget_points();
             }
         }
         stream.stop_at(self.parts.front().map(|(start, ..)| *start));
         stream.read(input, out)
+    }
+
+    /// What was guessed may be wrong; what was noted is not, unless it is of another stream.
+    fn forget_points(&mut self) {
+        if self.restart.take().is_some() {
+            self.ahead.tell_wrong();
+        }
     }
 
     /// Copies what was inflated ahead.
