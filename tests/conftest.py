@@ -43,13 +43,15 @@ def own_mounts() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Mounts are the run's own, and SIGINT, which a runner in the background may ignore, reaches what tests start."""
+    """Mounts are the run's own, and signals that a runner in the background may ignore reach what tests start."""
     if os.geteuid() == 0:
         own_mounts()
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
