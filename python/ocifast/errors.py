@@ -89,6 +89,7 @@ __all__ = [
     "VerificationError",
     "WorkerError",
     "from_core",
+    "reason",
 ]
 
 
@@ -400,3 +401,8 @@ _CORE = {
 def from_core(code: str, message: str, context: dict[str, Any]) -> OcifastError:
     """The Python error for a failure of the Rust core; called by `ocifast._core` alone."""
     return _CORE[code](message, **context)
+
+
+def reason(error: Exception) -> str:
+    """What a parser says of a text, the same in every version of Python where its stack was too small for it."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

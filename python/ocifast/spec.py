@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ocifast import _core
-from ocifast.errors import DigestInvalidError, DocumentError, NotAnImageError
+from ocifast.errors import DigestInvalidError, DocumentError, NotAnImageError, reason
 from ocifast.lazy import Lazy
 from ocifast.records import dataclass
 
@@ -219,7 +219,7 @@ def parse_document(raw: bytes, media_type: str | None, *, name: str) -> Document
     try:
         probe = msgspec.json.decode(raw)
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{name} is not JSON: {error}", reference=name) from None
+        raise DocumentError(f"{name} is not JSON: {reason(error)}", reference=name) from None
     if not isinstance(probe, dict):
         raise DocumentError(f"{name} is not a JSON object")
     if probe.get("schemaVersion") == 1 or (media_type or "").startswith(
@@ -269,7 +269,7 @@ def decode_history(raw: bytes, *, name: str) -> tuple[HistoryRecord, ...]:
     try:
         return msgspec.json.decode(raw, type=_WithHistory).history or ()
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{name} has no valid history: {error}", reference=name) from None
+        raise DocumentError(f"{name} has no valid history: {reason(error)}", reference=name) from None
 
 
 def _decode(raw: bytes, model: type[Model], name: str) -> Model:
@@ -283,7 +283,7 @@ def _decode(raw: bytes, model: type[Model], name: str) -> Model:
             return msgspec.convert(found, type=model)
         return msgspec.json.decode(raw, type=model)
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{name} is not a valid {model.__name__}: {error}", reference=name) from None
+        raise DocumentError(f"{name} is not a valid {model.__name__}: {reason(error)}", reference=name) from None
     except (DigestInvalidError, DocumentError) as error:
         raise type(error)(f"{name}: {error.message}", reference=name, **error.context) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ocifast.cli.edits import make_edits
 from ocifast.compiler import CompileOptions, CompilePlan
-from ocifast.errors import FileError, UsageError
+from ocifast.errors import FileError, UsageError, reason
 from ocifast.packers import PackOptions
 
 __all__ = ["read_entries", "read_plans"]
@@ -139,7 +139,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is no JSON: {error}") from None
+        raise UsageError(f"{where} is no JSON: {reason(error)}") from None
 
 
 def _yaml(text: str, name: str) -> Any:
@@ -155,7 +155,7 @@ def _yaml(text: str, name: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is no YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UsageError(f"{name} is no YAML: {' '.join(reason(error).split())[:300]}") from None
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

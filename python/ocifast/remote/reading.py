@@ -18,7 +18,7 @@ import msgspec
 from ocifast import _core
 from ocifast.atomic import NewFile
 from ocifast.cache import Cache, CachedOutput
-from ocifast.errors import DocumentError, LimitError
+from ocifast.errors import DocumentError, LimitError, reason
 from ocifast.file_data import share_blocks
 from ocifast.records import dataclass
 from ocifast.remote.form import DIFF_ID, FACTS, FILE, LAYER, LayerFacts, OutputFacts
@@ -128,7 +128,7 @@ class Reader:
         try:
             facts = msgspec.json.decode(raw, type=kind)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise DocumentError(f"{name}: what is said of it is not understood: {error}") from None
+            raise DocumentError(f"{name}: what is said of it is not understood: {reason(error)}") from None
         self.kept.prepare()
         return facts, manifest.layers
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ocifast.errors import DocumentError
+from ocifast.errors import DocumentError, reason
 from ocifast.records import dataclass
 from ocifast.runnable.options import RunnableOptions
 from ocifast.sources.open import parse_location
@@ -148,7 +148,7 @@ def _base_config(base: Image | None) -> dict[str, Any]:
     try:
         found: dict[str, Any] = msgspec.json.decode(base.config_raw, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{base.name}: config is not valid: {error}", reference=base.name) from None
+        raise DocumentError(f"{base.name}: config is not valid: {reason(error)}", reference=base.name) from None
     return found
 
 

@@ -25,6 +25,7 @@ from ocifast.errors import (
     ImageNotFoundError,
     ImageReferenceError,
     OcifastError,
+    reason,
 )
 from ocifast.patterns import pattern
 from ocifast.platforms import listing
@@ -134,7 +135,9 @@ class DockerArchiveSource:
             lowered = [{field.lower(): value for field, value in image.items()} for image in found]
             return msgspec.convert(lowered, type=list[SavedImage])
         except (ValueError, RecursionError) as error:
-            raise DocumentError(f"{self.name}: manifest.json is not valid: {error}", reference=self.name) from None
+            raise DocumentError(
+                f"{self.name}: manifest.json is not valid: {reason(error)}", reference=self.name
+            ) from None
 
     def _pick(self, images: list[SavedImage], reference: Reference | None, position: int | None) -> SavedImage:
         if position is not None:

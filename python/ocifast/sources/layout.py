@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ocifast.errors import DocumentError, ImageNotFoundError, ImageReferenceError
+from ocifast.errors import DocumentError, ImageNotFoundError, ImageReferenceError, reason
 from ocifast.reference import Reference
 from ocifast.sources import FileSlice
 from ocifast.sources.blobs import FileBlob, open_beneath, open_linked, read_all
@@ -231,7 +231,7 @@ def check_layout_version(raw: bytes | None, *, name: str) -> None:
     try:
         version: Any = msgspec.json.decode(raw, type=dict[str, Any]).get("imageLayoutVersion")
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{name}: oci-layout is not JSON: {error}", reference=name) from None
+        raise DocumentError(f"{name}: oci-layout is not JSON: {reason(error)}", reference=name) from None
     if not isinstance(version, str) or not version.startswith("1."):
         raise DocumentError(f"{name}: the layout's version is {version!r}; only 1.x is known", reference=name)
 

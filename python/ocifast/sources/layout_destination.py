@@ -17,7 +17,15 @@ from typing import Any
 import msgspec
 
 from ocifast.atomic import NewFile, reported, sweep_folder
-from ocifast.errors import DocumentError, FileError, ImageReferenceError, OcifastError, UsageError, VerificationError
+from ocifast.errors import (
+    DocumentError,
+    FileError,
+    ImageReferenceError,
+    OcifastError,
+    UsageError,
+    VerificationError,
+    reason,
+)
 from ocifast.file_data import clone_file, copy_bytes, write_all
 from ocifast.leftovers import is_private
 from ocifast.logs import logger
@@ -280,7 +288,7 @@ class LayoutDestination:
         try:
             listing = msgspec.json.decode(raw, type=dict[str, Any])
         except (ValueError, RecursionError) as error:
-            raise DocumentError(f"{self.name}: index.json is not JSON: {error}", reference=self.name) from None
+            raise DocumentError(f"{self.name}: index.json is not JSON: {reason(error)}", reference=self.name) from None
         entries = listing.get("manifests")
         if entries is not None and not (
             isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import IO
 
-from ocifast.errors import DocumentError, FileError
+from ocifast.errors import DocumentError, FileError, reason
 from ocifast.records import dataclass
 from ocifast.sources import FileSlice
 from ocifast.sources.blobs import FileBlob
@@ -24,7 +24,7 @@ __all__ = ["Members"]
 MEMBER_LIMIT = 50_000
 """Most members of an archive that are looked at."""
 HEADER_LIMIT = 1 << 20
-"""Most bytes of one extended header."""
+"""Most bytes of the headers of one member."""
 LINK_HOPS = 8
 """Most links that lead from one to the next."""
 
@@ -87,8 +87,10 @@ class Members:
         end = file.seek(0, io.SEEK_END)
         file.seek(0)
         try:
-            with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+            headers = _Headers(file)
+            with tarfile.open(fileobj=headers, mode="r:") as archive:
                 for count, member in enumerate(archive):
+                    headers.taken = 0
                     if count >= MEMBER_LIMIT:
                         raise DocumentError(f"{self._name}: more than {MEMBER_LIMIT} members; this is no image archive")
                     if member.size < 0 or (member.isreg() and member.offset_data + member.size > end):
@@ -99,7 +101,9 @@ class Members:
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise DocumentError(f"{self._name}: the archive is damaged at byte {rest}")
         except (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError) as error:
-            raise DocumentError(f"{self._name}: this is not a tar archive: {error}", reference=self._name) from None
+            raise DocumentError(
+                f"{self._name}: this is not a tar archive: {reason(error)}", reference=self._name
+            ) from None
         return found
 
     def _enter(self, found: dict[str, FileSlice | _Link], member: tarfile.TarInfo) -> None:
@@ -116,14 +120,20 @@ class Members:
 
 
 class _Headers(io.RawIOBase):
-    """A file for tarfile, which believes what a header says of the length of the next: reads stay bounded here."""
+    """A file for tarfile, which believes what a header says of the length of the next: reads stay bounded here.
+
+    Attributes:
+        taken: bytes that were asked for, in one piece or in several, since the last member.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self.taken = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        if not 0 <= size <= HEADER_LIMIT:
-            raise tarfile.ReadError(f"an extended header of {size} bytes")
+        self.taken += size
+        if size < 0 or self.taken > HEADER_LIMIT:
+            raise tarfile.ReadError(f"an extended header of more than {HEADER_LIMIT >> 20} MiB")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ocifast import _core
-from ocifast.errors import BlobNotFoundError, DocumentError
+from ocifast.errors import BlobNotFoundError, DocumentError, reason
 from ocifast.sources.blobs import FileBlob
 from ocifast.sources.members import Members
 from ocifast.spec import CONFIG_LIMIT, decode_config
@@ -58,7 +58,7 @@ class Repositories:
         try:
             found = msgspec.json.decode(raw, type=dict[str, dict[str, str]])
         except (ValueError, RecursionError) as error:
-            raise DocumentError(f"{name}: repositories is not valid: {error}", reference=name) from None
+            raise DocumentError(f"{name}: repositories is not valid: {reason(error)}", reference=name) from None
         tops: dict[str, list[str]] = {}
         for repository, tags in found.items():
             for tag, top in tags.items():
@@ -98,7 +98,9 @@ class Repositories:
         try:
             return msgspec.json.decode(raw, type=dict[str, Any])
         except (ValueError, RecursionError) as error:
-            raise DocumentError(f"{self._name}: {identity}/json is not valid: {error}", reference=self._name) from None
+            raise DocumentError(
+                f"{self._name}: {identity}/json is not valid: {reason(error)}", reference=self._name
+            ) from None
 
     def _diff_id(self, identity: str) -> str:
         found = self._members.find(f"{identity}/layer.tar")

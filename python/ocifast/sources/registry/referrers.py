@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from ocifast import _core
-from ocifast.errors import DocumentError, RegistryError
+from ocifast.errors import DocumentError, RegistryError, reason
 from ocifast.sources.registry.download import Origin
 from ocifast.sources.registry.hops import next_page
 from ocifast.sources.registry.upload import Uploader
@@ -126,11 +126,11 @@ def _decode_index(origin: Origin, raw: bytes) -> ImageIndex:
     try:
         return msgspec.json.decode(raw, type=ImageIndex)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise DocumentError(f"{origin.name}: the list of referrers is not an index: {error}") from None
+        raise DocumentError(f"{origin.name}: the list of referrers is not an index: {reason(error)}") from None
 
 
 def _decode(document: Document) -> _Subject:
     try:
         return msgspec.json.decode(document.raw, type=_Subject)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise DocumentError(f"the manifest {document.digest} is not valid: {error}") from None
+        raise DocumentError(f"the manifest {document.digest} is not valid: {reason(error)}") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ocifast.errors import FileError
+from ocifast.errors import FileError, reason
 
 __all__ = ["read_toml"]
 
@@ -41,4 +41,4 @@ def read_toml(path: Path, needed: bytes, read: Callable[[dict[str, Any]], _Read]
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise FileError(f"{path} does not {what}: {error}", path=str(path)) from None
+        raise FileError(f"{path} does not {what}: {reason(error)}", path=str(path)) from None
