@@ -443,6 +443,8 @@ def test_holes_are_no_data(tmp_path: Path) -> None:
     assert data_bytes(path) == 131072
     path.write_bytes(b"")
     assert data_bytes(path) == 0
+    path.write_bytes(b"3" * 10000)
+    assert data_bytes(path) == 10000
 
 
 def test_the_last_line_tells_where_the_bytes_came_from(registry: Registry, tmp_path: Path) -> None:

@@ -59,8 +59,11 @@ def put_blob(
 
 def push_document(name: str, document: Document) -> None:
     destination = RegistryDestination(Reference.parse(name), QUICK)
-    destination.put_document(document, root=True)
-    destination.commit()
+    try:
+        destination.put_document(document, root=True)
+        destination.commit()
+    finally:
+        destination.abort()
 
 
 def test_a_blob_goes_in_two_requests(server: FaultyRegistry) -> None:
@@ -73,6 +76,20 @@ def test_a_blob_goes_in_two_requests(server: FaultyRegistry) -> None:
     assert put.headers["content-type"] == "application/octet-stream"
     assert server.blobs["a"] == {BLOB.digest: DATA}
     assert server.uploads == {}
+
+
+@pytest.mark.parametrize("refused", [None, error(404, "BLOB_UNKNOWN", "it is not here")], ids=["taken", "refused"])
+def test_one_connection_serves_all_requests(server: FaultyRegistry, refused: Answer | None) -> None:
+    """Answers that nobody reads have come when their head has, as a HEAD's; the next request goes the same way."""
+    server.script = lambda request: refused if request.method == "HEAD" else None
+    destination = RegistryDestination(Reference.parse(f"{server.host}/a:1"), QUICK)
+    for data in (DATA, DATA[:1000], b"third"):
+        blob = Descriptor("application/octet-stream", digest_of(data), len(data))
+        assert not destination.has_blob(blob)
+        destination.put_blob(blob, pieces(data))
+    destination.abort()
+    assert [line.split(" ")[0] for line in server.lines] == ["HEAD", "POST", "PUT"] * 3
+    assert server.connections == 1
 
 
 def test_an_empty_blob(server: FaultyRegistry) -> None:

@@ -132,7 +132,11 @@ class Workspace:
 def data_bytes(path: Path) -> int:
     """Bytes of data in a file, its holes left out, as far as its file system tells (lseek(2), SEEK_DATA)."""
     with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
+        status = os.fstat(file.fileno())
+        end = status.st_size
+        # A file that has all its blocks is not gone through: on a tmpfs that takes 60 ms a GB.
+        if status.st_blocks * 512 >= end:
+            return end
         found = at = 0
         try:
             while at < end:

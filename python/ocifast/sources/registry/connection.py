@@ -90,6 +90,11 @@ class Connection(httpcore.NetworkStream):
         """Whether exactly the head of the last answer was read: the next byte is the first one of its body."""
         return self._stands_at_body
 
+    @property
+    def held(self) -> int:
+        """How many bytes have come that nobody has asked for yet."""
+        return len(self._held)
+
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Bytes of the connection, more than `max_bytes` if there are; at most to the end of an answer's head."""
         data, self._held = self._held or self._receive(timeout), b""

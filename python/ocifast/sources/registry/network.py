@@ -10,6 +10,7 @@ behind httpx' public transport interface:
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import socket
 import threading
@@ -110,14 +111,14 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(
-        self, response: httpcore.Response, direct: tuple[Connection, int] | None, timeout: float | None
-    ) -> None:
+    def __init__(self, request: httpx.Request, response: httpcore.Response) -> None:
         self._response = response
-        self._direct = direct
-        self._timeout = timeout
+        self._direct = _direct(request, response)
+        self._has_come = _has_come(request, response)
+        self._timeout = request.extensions.get("timeout", {}).get("read")
 
     def __iter__(self) -> Iterator[bytes]:
+        self._has_come = False
         with _translated():
             if self._direct is None:
                 yield from self._response.iter_stream()
@@ -126,26 +127,43 @@ class _Body(httpx.SyncByteStream):
                 yield from connection.take_body(length, self._timeout)
 
     def close(self) -> None:
+        # The HTTP library closes the connection of an answer that nobody read to its end.
+        if self._has_come:
+            with contextlib.suppress(*_EXCEPTIONS):
+                collections.deque(self._response.iter_stream(), maxlen=0)
         self._response.close()
+
+
+def _length(response: httpcore.Response) -> int | None:
+    """Bytes of a body, where the answer says so and in no other way as well."""
+    fields = [(name.lower(), value) for name, value in response.headers]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    if len(lengths) != 1 or not lengths[0].isdigit() or any(name == b"transfer-encoding" for name, _ in fields):
+        return None
+    return int(lengths[0])
 
 
 def _direct(request: httpx.Request, response: httpcore.Response) -> tuple[Connection, int] | None:
     """The connection and the length of a body that can be read from it without the HTTP library."""
-    connection = response.extensions.get("network_stream")
-    fields = [(name.lower(), value) for name, value in response.headers]
-    lengths = [value for name, value in fields if name == b"content-length"]
+    connection, length = response.extensions.get("network_stream"), _length(response)
     if (
         request.method != "GET"
         or response.status not in (200, 206)
-        or len(lengths) != 1
-        or not lengths[0].isdigit()
-        or any(name == b"transfer-encoding" for name, _ in fields)
         or not isinstance(connection, Connection)
         or not connection.stands_at_body
+        or length is None
+        or length < DIRECT
     ):
         return None
-    length = int(lengths[0])
-    return (connection, length) if length >= DIRECT else None
+    return connection, length
+
+
+def _has_come(request: httpx.Request, response: httpcore.Response) -> bool:
+    """Whether nothing has to be waited for to read a body to its end."""
+    if request.method == "HEAD" or response.status == 204:
+        return True
+    connection, length = response.extensions.get("network_stream"), _length(response)
+    return isinstance(connection, Connection) and length is not None and length <= connection.held
 
 
 class Network(httpx.BaseTransport):
@@ -185,7 +203,7 @@ class Network(httpx.BaseTransport):
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Body(response, _direct(request, response), request.extensions.get("timeout", {}).get("read")),
+            stream=_Body(request, response),
             extensions={"http_version": b"HTTP/1.1", "pace": pace},
         )
 
