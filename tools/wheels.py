@@ -86,6 +86,8 @@ def attempt(package: Path) -> None:
         environment.setdefault("RUSTUP_HOME", str(Path.home() / ".rustup"))
         environment.setdefault("CARGO_HOME", str(Path.home() / ".cargo"))
         python, command = folder / "venv/bin/python", folder / "venv/bin/ocifast"
+        if package.name.endswith(".tar.gz"):
+            print(f"{package.name}: pip compiles it, which takes minutes and shows nothing", flush=True)
         run(python, "-m", "pip", "install", "--quiet", package.resolve(), environment=environment)
         source = f"oci:{layout(folder / 'layout')}:app"
         for output in ("root", "root.tar", "root.erofs", "root.squashfs", "root.ext4"):
