@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from benches.peers import GNU_TAR, GROUPS, INFLATE, UMOCI
+from benches.peers import GNU_TAR, GROUPS, INFLATE, UMOCI, WITHOUT_SHA
 from benches.results import Medians
 
 TOLERANCE = 0.15
@@ -43,12 +43,15 @@ def compiled(workload: str, form: str, than: str, most: float, *, source: str = 
 AIMS = (
     compiled("corpus", "erofs", INFLATE, 1.3),
     compiled("corpus", "erofs", "mkfs.erofs --oci=f", 1 / 3),
+    Aim("corpus/erofs", WITHOUT_SHA, "ocifast compile -f erofs", 1.3),
     compiled("corpus", "dir", INFLATE, 1.4),
     compiled("corpus", "dir", UMOCI, 1 / 4),
     compiled("corpus", "tar", INFLATE, 1.45),
+    compiled("corpus", "tar", "crane export", 1 / 3),
     compiled("corpus", "cpio", INFLATE, 1.45),
     compiled("corpus", "ext4", INFLATE, 1.45),
     compiled("corpus", "squashfs", INFLATE, 2.8),
+    compiled("corpus", "squashfs", f"{UMOCI} + mksquashfs -comp zstd", 1 / 3),
     Aim("corpus/pull", "ocifast pull", "skopeo copy", 1 / 1.3),
     compiled("big", "dir", "ocifast compile -f dir, of four equal layers", 1.1),
     compiled("big", "erofs", "ocifast compile -f erofs, of four equal layers", 1.1),
@@ -74,7 +77,10 @@ def verdicts(measured: Medians, entries: Mapping[str, int]) -> str:
             ours, than = group[aim.ours], group[aim.than]
             value = (ours - than) / names * 1e6 if aim.by_entry else ours / than
             shown, verdict = f"{value:.2f}{unit}", "met" if value <= aim.most else "**not met**"
-        cells = [workload, GROUPS[work], aim.than, f"{aim.most:.2f}{unit}", shown, verdict]
+        # What a contestant's name says of it behind the command.
+        circumstance = aim.ours.partition(", ")[2]
+        done = ", ".join(filter(None, [GROUPS[work], circumstance]))
+        cells = [workload, done, aim.than, f"{aim.most:.2f}{unit}", shown, verdict]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from tests.support.run import attempt
 INFLATE = "igzip -dc of all layers to /dev/null"
 UMOCI = "skopeo copy + umoci unpack"
 GNU_TAR = "tar -x of each layer"
+WITHOUT_SHA = "ocifast compile -f erofs, without SHA instructions"
 GROUPS = {
     "tar": "registry to tar",
     "dir": "registry to directory",
@@ -93,6 +94,17 @@ def ours(
     source = place.source(tag) if layout else place.reference(tag)
     words = [] if cached else ["--no-cache"]
     return [[OCIFAST, "compile", "--quiet", *words, "-f", form, source, at / "result"]]
+
+
+def without_sha(place: Place, at: Path) -> Sequence[Command]:
+    """Registry to erofs by us on a processor that is told to be without instructions for SHA (AWS-LC, cpucap)."""
+    return [["env", f"OPENSSL_ia32cap=:~{1 << 29:#x}", *words] for words in ours("erofs", place, at)]
+
+
+def no_sha() -> str:
+    """Why that cannot be told; empty when it can."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return "" if "sha_ni" in flags else "this processor has no SHA instructions of x86"
 
 
 def inflate(place: Place, _: Path, *, tag: str = "app", last: bool = False) -> Sequence[Command]:
@@ -304,6 +316,7 @@ def _compiling(form: str) -> Iterator[Peer]:
     if form == "tar":
         yield Peer(form, "crane export", ("crane",), partial(crane, "cat >$result"), "tar")
     if form == "erofs":
+        yield Peer(form, WITHOUT_SHA, (), without_sha, form, lacks=no_sha, workload="corpus")
         yield Peer(form, "mkfs.erofs --oci=f", ("mkfs.erofs",), mkfs_oci, form, lacks=partial(lacking, "--oci"))
         piped = partial(crane, "mkfs.erofs --quiet --tar=f $result")
         name, needs = "crane export \\| mkfs.erofs --tar=f", ("crane", "mkfs.erofs")
