@@ -15,7 +15,7 @@ import contextlib
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from ocifast.image import Image, open_image
 from ocifast.layer_folder import LayerFolder
 from ocifast.progress import Progress, silent
 from ocifast.records import dataclass
-from ocifast.refusals import flush, flush_folder, processors, take_lock
+from ocifast.refusals import flush, flush_folder, locked_folder, processors
 from ocifast.spec import Platform
 from ocifast.standalone import refuse_unfit, standalone_layers
 
@@ -231,7 +231,8 @@ class _Place:
             os.fchmod(file.fd, 0o444)
             if self._sync:
                 flush(file.fd)
-            with self._locked():
+            # So that an image and its sidecar are of one run.
+            with locked_folder(self._folder):
                 if image.exists():
                     self.has(diff_id)
                     return self._found(diff_id)
@@ -269,16 +270,6 @@ class _Place:
         algorithm, _, encoded = diff_id.partition(":")
         image = self._folder / algorithm / encoded[:2] / f"{encoded}.erofs"
         return image, image.with_name(f"{image.name}.dmverity")
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Runs that fill the folder give names one after the other, so that an image and its sidecar are of one run."""
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            take_lock(fd, wait=True)
-            yield
-        finally:
-            os.close(fd)
 
     def _check(self, folder: Path) -> None:
         with reported(folder):

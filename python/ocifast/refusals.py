@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
 from ocifast.logs import logger
 
-__all__ = ["Lock", "flush", "flush_folder", "flush_renames", "processors", "take_lock"]
+__all__ = ["Lock", "flush", "flush_folder", "flush_renames", "locked_folder", "processors", "take_lock"]
 
 _log = logger(__name__)
 
@@ -52,6 +54,24 @@ def take_lock(fd: int, *, wait: bool) -> Lock:
             return Lock.MISSING
         raise
     return Lock.HELD
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Has processes that write to a folder come one after the other.
+
+    The lock is on the folder itself, so that no file of ours stays in somebody's folder. Where there are no locks, of
+    two that come at one moment the last one wins.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        take_lock(fd, wait=True)
+        yield
+    finally:
+        os.close(fd)
 
 
 def flush(fd: int) -> None:

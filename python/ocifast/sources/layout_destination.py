@@ -30,7 +30,7 @@ from ocifast.file_data import clone_file, copy_bytes, write_all
 from ocifast.leftovers import is_private
 from ocifast.logs import logger
 from ocifast.patterns import pattern
-from ocifast.refusals import flush_folder, take_lock
+from ocifast.refusals import flush_folder, locked_folder
 from ocifast.sources import FileSlice, Source
 from ocifast.sources.blobs import open_beneath, read_all
 from ocifast.sources.layout import INDEX_LIMIT, REF_NAME, blob_parts, check_layout_version
@@ -159,7 +159,7 @@ class LayoutDestination:
         if self._root is None:
             raise UsageError(f"{self.name}: no manifest was written")
         self._prepare()
-        with reported(self._folder), self._locked():
+        with reported(self._folder), locked_folder(self._folder):
             for descriptor in list(self._relied_on.values()):
                 if not self._is_there(descriptor):
                     raise FileError(f"{self.name}: blob {descriptor.digest} was removed meanwhile; run this again")
@@ -178,7 +178,7 @@ class LayoutDestination:
         """Removes the blobs and folders that this object has made, but not what another image has relied on since."""
         if not self._folder.is_dir():
             return
-        with contextlib.suppress(OSError), self._locked():
+        with contextlib.suppress(OSError), locked_folder(self._folder):
             # A signal may have come after the image was entered, and before `commit` took note of that.
             for digest in set() if self._is_entered() else self._written - self._named():
                 self._folder.joinpath(*blob_parts(digest)).unlink(missing_ok=True)
@@ -303,17 +303,6 @@ class LayoutDestination:
         with self._new_file() as file:
             write_all(file.fd, data)
             file.publish(self._folder / part)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        # The lock is on the folder itself, so that no file of ours stays in somebody's layout.
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Where there are no locks, of two who enter an image at one moment the last one wins.
-            take_lock(fd, wait=True)
-            yield
-        finally:
-            os.close(fd)
 
 
 class _LayoutSlot:
