@@ -13,21 +13,12 @@ from ocifast.cli import options
 from ocifast.cli.display import format_size, printable, report, standard_output
 from ocifast.cli.help import Command
 from ocifast.cli.looking import Looking, looking_options
+from ocifast.file_types import FILE_TYPES
 from ocifast.layer_entries import LayerEntry
 from ocifast.peek import Peek
 from ocifast.rootfs import RootfsEntry
 
 __all__ = ["command", "entry_json"]
-
-_TYPES = {
-    "file": stat.S_IFREG,
-    "directory": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "char": stat.S_IFCHR,
-    "block": stat.S_IFBLK,
-    "fifo": stat.S_IFIFO,
-}
-
 
 _MARKS = {"hardlink": "h", "whiteout": "w", "opaque": "o", "bookkeeping": "?"}
 """The letter of the type, for entries that only layers have."""
@@ -100,7 +91,7 @@ def _below(path: str, entries: Iterable[LayerEntry]) -> list[LayerEntry]:
 
 def _line(entry: RootfsEntry | LayerEntry, *, human: bool) -> str:
     kind = _MARKS.get(entry.type)
-    mode = stat.filemode(_TYPES.get(entry.type, 0) | entry.mode)
+    mode = stat.filemode(FILE_TYPES.get(entry.type, 0) | entry.mode)
     mode = mode if kind is None else kind[0] + mode[1:]
     size = format_size(entry.size) if human else str(entry.size)
     more = {"symlink": f" -> {entry.target}", "hardlink": f" link to /{entry.target.lstrip('/')}"}.get(entry.type, "")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ocifast import _core
 from ocifast.errors import FileError, SizeMismatchError, UsageError
+from ocifast.file_types import FILE_TYPES
 from ocifast.logs import logger
 from ocifast.sources.single import SingleLayerSource
 from ocifast.spec import OCI_LAYER, Descriptor
@@ -22,14 +23,7 @@ _log = logger(__name__)
 
 _Row = tuple[bytes, int, str, bytes, int, int, int, int, int, list[tuple[bytes, bytes]], tuple[int, int]]
 """As `_core.write_folder` takes it."""
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-    stat.S_IFIFO: "fifo",
-}
+_KINDS = {bits: name for name, bits in FILE_TYPES.items()}
 _NO_ATTRIBUTES = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODATA})
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocifast.errors import PackerError
+from ocifast.file_types import FILE_TYPES
 from ocifast.packers.rows import Row, rows, totals
 from ocifast.packers.squashfs.settings import TIME_MAX
 from ocifast.patterns import pattern
@@ -30,14 +31,6 @@ __all__ = ["Seconds", "fit", "read_back"]
 _SUPERBLOCK = struct.Struct("<5I6H8Q")
 """Linux, fs/squashfs/squashfs_fs.h, struct squashfs_super_block."""
 _MAGIC = 0x73717368
-_TYPES = {
-    "file": stat.S_IFREG,
-    "directory": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "char": stat.S_IFCHR,
-    "block": stat.S_IFBLK,
-    "fifo": stat.S_IFIFO,
-}
 Seconds = Callable[[int], int]
 """From a time in the tree (whole seconds) to the time that the image must have."""
 
@@ -108,7 +101,7 @@ def unsquashfs_line(row: Row, seconds: Seconds) -> bytes:
         mode = 0o777
     when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds(mtime)))
     shown = str(size) if kind in ("file", "symlink") else "-"
-    head = f"{stat.filemode(_TYPES[kind] | mode)} {uid}/{gid} {shown} {when} squashfs-root"
+    head = f"{stat.filemode(FILE_TYPES[kind] | mode)} {uid}/{gid} {shown} {when} squashfs-root"
     return head.encode() + (b"/" + path if path else b"") + (b" -> " + target if kind == "symlink" else b"")
 
 
