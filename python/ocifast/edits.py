@@ -21,6 +21,7 @@ from ocifast.layers.members import Describe, Member, destination, file_member, l
 from ocifast.marks import changes_bytes
 from ocifast.records import dataclass
 from ocifast.sources import FileSlice
+from ocifast.sources.made import digest_of
 from ocifast.spec import OCI_LAYER, Descriptor
 
 __all__ = ["Addition", "Edits", "MadeLayer", "PreparedEdits", "prepare"]
@@ -232,17 +233,14 @@ def _tar(name: str, folder: Path, number: int) -> MadeLayer:
                 import shutil
 
                 shutil.copyfileobj(file, spooled, 1 << 20)
-    hasher, size = _core.Hasher(), 0
     with _reported(title), path.open("rb") as file, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        while chunk := file.read(1 << 20):
-            hasher.update(chunk)
-            size += len(chunk)
+        digest, size = digest_of(file)
         file.seek(0)
         try:
             diff_id, _ = _core.decompress(file.fileno(), nowhere.fileno())
         except OcifastError as error:
             raise error.about(title) from None
-    descriptor = Descriptor(OCI_LAYER, hasher.digest(), size)
+    descriptor = Descriptor(OCI_LAYER, digest, size)
     return MadeLayer(title, FileSlice(path, 0, size), descriptor, diff_id, added=False)
 
 
