@@ -200,6 +200,33 @@ def test_a_damaged_blob_of_the_cache_is_fetched_anew(
     assert path.read_bytes() == large.blob
 
 
+@pytest.mark.parametrize("form", ["oci", "docker-archive", "tar"])
+@pytest.mark.parametrize("alive", [True, False])
+def test_what_another_run_wrote_of_a_blob_may_be_damaged(
+    form: str, alive: bool, server: FaultyRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    """Whoever follows it or goes on from it fetches the blob anew, once, though the other run still writes."""
+    name = server.put(image, "app:1")
+    large = max(image.layers, key=lambda layer: len(layer.blob))
+    descriptor = ocifast.Descriptor(large.media_type, large.digest, len(large.blob))
+    with Cache().blobs.writer(descriptor) as other:
+        other.write(large.blob[: None if alive else -1000])
+        with other.path.open("r+b") as file:
+            file.seek(len(large.blob) // 2)
+            file.write(b"damage")
+        if not alive:
+            other.close()
+        if form == "tar":
+            ocifast.compile(name, tmp_path / "out", format="tar", platform="linux/amd64")
+        else:
+            ocifast.copy(name, f"{form}:{tmp_path}/out:app", cache=Cache(), platform="linux/amd64")
+    assert fetched(server).count(large.digest) <= 2
+    if form == "oci":
+        assert whole(tmp_path / "out", image)
+    else:
+        assert (tmp_path / "out").stat().st_size > 3_000_000
+
+
 def test_a_cache_that_is_full_is_done_without(
     server: FaultyRegistry,
     image: BuiltImage,

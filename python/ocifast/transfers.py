@@ -12,14 +12,14 @@ from ocifast import platforms
 from ocifast.cache import Cache
 from ocifast.copying import CopyResult
 from ocifast.copying import copy as copy_image
-from ocifast.errors import ImageReferenceError, UsageError
+from ocifast.errors import ImageReferenceError, UsageError, VerificationError
 from ocifast.image import Image, resolve
 from ocifast.opening import Asking, asking, open_cached
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
 from ocifast.signatures import Verification, check
 from ocifast.sources import Source
-from ocifast.sources.open import is_location, open_destination, parse_location, syntax
+from ocifast.sources.open import is_location, open_destination, parse_location, syntax, writes_stdout
 from ocifast.spec import Platform
 
 if TYPE_CHECKING:
@@ -99,28 +99,37 @@ def copy(
     wanted = platforms.parse(platform) if isinstance(platform, str) else platform
     _check_layers(layers, target, draft=draft, whole=bool(all_platforms), referrers=referrers)
     whole = layers is None and platform is None and all_platforms is not False
-    reading = open_cached(
-        origin, cache, how=how, platform="all" if whole else wanted, options=options, follow_links=follow_links
-    )
-    with closing(reading) as opened, ExitStack() as stack:
-        moved = opened
-        if layers is not None:
-            image = resolve(opened, wanted)
-            image.check(verify, origin)
-            moved = _rewritten(image, stack, cache, target, progress, cancelled)
-            wanted = None
-        done = copy_image(
-            moved,
-            open_destination(target, options=options, sync=sync),
-            platform=wanted,
-            all_platforms=all_platforms,
-            referrers=referrers,
-            parallel=parallel or 4,
-            progress=progress,
-            cancelled=cancelled,
-            # The original is what somebody has signed.
-            accept=lambda digests: None if layers else check(verify, origin, opened, digests),
+
+    def attempt() -> CopyResult:
+        reading = open_cached(
+            origin, cache, how=how, platform="all" if whole else wanted, options=options, follow_links=follow_links
         )
+        with closing(reading) as opened, ExitStack() as stack:
+            moved = opened
+            if layers is not None:
+                image = resolve(opened, wanted)
+                image.check(verify, origin)
+                moved = _rewritten(image, stack, cache, target, progress, cancelled)
+            return copy_image(
+                moved,
+                open_destination(target, options=options, sync=sync),
+                platform=wanted if layers is None else None,
+                all_platforms=all_platforms,
+                referrers=referrers,
+                parallel=parallel or 4,
+                progress=progress,
+                cancelled=cancelled,
+                # The original is what somebody has signed.
+                accept=lambda digests: None if layers else check(verify, origin, opened, digests),
+            )
+
+    try:
+        done = attempt()
+    except VerificationError:
+        # What the cache had of a blob may have been damaged; it is removed by now. What went to a stream has gone.
+        if writes_stdout(target) or cache is None or not cache.blobs.mend():
+            raise
+        done = attempt()
     if cache is not None:
         cache.keep_to_bound()
     return done

@@ -40,6 +40,8 @@ class BlobStore:
         self._folder = folder
         self._hashes = hashes
         self._lent: dict[str, Descriptor] = {}
+        # What was damaged once is neither gone on from nor followed again: whoever writes it may write on.
+        self._anew: set[str] = set()
         self._points = PointStore(folder)
         self.patience = 30.0
 
@@ -81,8 +83,9 @@ class BlobStore:
         """
         lent, self._lent = self._lent, {}
         there = [each for each in others if each.digest not in lent and self.get(each) is not None]
-        whole = [self.verify(descriptor) for descriptor in (*lent.values(), *there)]
-        return not all(whole)
+        damaged = {each.digest for each in (*lent.values(), *there) if not self.verify(each)}
+        self._anew |= damaged
+        return bool(damaged)
 
     def is_empty(self) -> bool:
         """Whether there is no blob that may be used."""
@@ -160,7 +163,7 @@ class BlobStore:
             self._folder,
             place,
             descriptor,
-            resume=resume,
+            resume=resume and descriptor.digest not in self._anew,
             hashes=self._hashes,
             patience=self.patience,
             stopped=stopped,
