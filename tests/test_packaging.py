@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.run import run
-from tools import wheels
+from tools import links, wheels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -122,6 +122,22 @@ def test_the_pythons_that_are_declared_are_tested() -> None:
     tested = set(re.findall(r'"(3\.\d+)"', matrix))
     assert declared == tested
     assert project["requires-python"] == f">={min(declared, key=lambda version: int(version.partition('.')[2]))}"
+
+
+def test_what_the_index_shows_leads_to_the_repository() -> None:
+    home = "https://git.example/org/ocifast"
+    readme, shown = (ROOT / "README.md").read_text(), links.absolute((ROOT / "README.md").read_text(), home, "abc")
+    led = re.findall(rf"\({home}/(?:blob|raw)/abc/([^)#]+)", shown)
+    assert len(led) > 30
+    assert [path for path in led if not (ROOT / path).is_file()] == []
+    # Nothing is left that leads nowhere, and nothing else has changed.
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", shown) == []
+    assert shown.replace(f"{home}/blob/abc/", "").replace(f"{home}/raw/abc/", "") == readme
+    assert f"]({home}/raw/abc/docs/chart.svg)" in shown
+    assert f"]({home}/blob/abc/docs/cli.md#ocifast-report)" in shown
+    project = tomllib.loads(links.with_urls((ROOT / "pyproject.toml").read_text(), home))
+    assert project["project"]["urls"]["Repository"] == home
+    assert {**toml("pyproject.toml")["project"]["urls"]}.items() <= project["project"]["urls"].items()
 
 
 @pytest.mark.parametrize(
