@@ -22,6 +22,7 @@ def test_the_document_shows_what_is_kept_and_nothing_else(tmp_path: Path) -> Non
         assert not growth.PLOT.exists()
 
 
+@pytest.mark.slow
 def test_a_small_run_has_a_row_for_each_size_and_form(tmp_path: Path) -> None:
     kept = tmp_path / "growth.json"
     words = ["--most", "0.001", "--runs", "1", "--folder", str(tmp_path), "--results", str(kept), "--forms", "erofs"]

@@ -126,8 +126,9 @@ def copy(
     try:
         done = attempt()
     except VerificationError:
-        # What the cache had of a blob may have been damaged; it is removed by now. What went to a stream has gone.
-        if writes_stdout(target) or cache is None or not cache.blobs.mend():
+        # What the cache had of a blob may have been damaged; it is removed by now. Only what comes from a registry goes
+        # through it, and what went to a stream has gone.
+        if not origin.is_remote or writes_stdout(target) or cache is None or not cache.blobs.mend():
             raise
         done = attempt()
     if cache is not None:
