@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
+from ocifast.sources.registry import limiter
 
 from tests.support import run as support
 from tests.support.machine import Kernel, debian_kernel
@@ -75,6 +76,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `root` fail, rather than skip, for who is not root: a green run means that all was tested."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.fail("this test mounts images, makes devices or gives files away; run it as root")
+
+
+@pytest.fixture(autouse=True)
+def _own_limiters() -> None:
+    """No test waits for what a registry asked of an earlier one: ports of servers that ended are given out again."""
+    limiter._limiters.clear()
 
 
 @pytest.fixture(autouse=True)
