@@ -112,6 +112,9 @@ impl Work<'_> {
         };
         let found = (data < self.size).then_some(data);
         *next = found.map(|data| data + CHUNK as u64);
+        if let Some(after) = *next {
+            read_ahead(self.file, after);
+        }
         found
     }
 
@@ -130,6 +133,17 @@ impl Work<'_> {
         Ok(())
     }
 }
+
+/// Asks the kernel to read what follows meanwhile: its own guess does not work for threads that take turns in one file, and
+/// what shares its blocks with another file is in no memory yet. Without it the reading is slower, and that is all.
+#[cfg(target_os = "linux")]
+fn read_ahead(file: &File, at: u64) {
+    let length = std::num::NonZeroU64::new(4 * CHUNK as u64);
+    _ = rustix::fs::fadvise(file, at, length, rustix::fs::Advice::WillNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_ahead(_: &File, _: u64) {}
 
 /// Writes the runs of blocks that are not all zeros.
 fn write(file: &File, at: u64, chunk: &[u8]) -> std::io::Result<()> {

@@ -89,7 +89,8 @@ def copy_with_digest(source: int, destination: int, *, shared_only: bool = False
         OSError, FileError: it cannot be read or written.
     """
     if share_blocks(source, destination):
-        return file_digest(destination)
+        # The same bytes, and those that were just written are in memory; shared blocks are read from the disk again.
+        return file_digest(source)
     return None if shared_only else _core.copy_file(source, destination, threads=processors())
 
 
