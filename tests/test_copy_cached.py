@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import tarfile
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -232,6 +234,33 @@ def test_what_another_run_wrote_of_a_blob_may_be_damaged(
         files = [archive.extractfile(member) for member in archive if member.isfile()]
         held = {digest_of(file.read()) for file in files if file is not None}
     assert (digest_of(NOISE) if form == "tar" else large.diff_id) in held
+
+
+def reachable(root: object) -> list[object]:
+    """All that an object holds, however deep; not what all objects of its class share."""
+    found, new = {id(root): root}, [root]
+    while new:
+        for each in gc.get_referents(new.pop()):
+            if id(each) not in found and not isinstance(each, type | types.ModuleType | types.FunctionType):
+                found[id(each)] = each
+                new.append(each)
+    return list(found.values())
+
+
+def test_a_run_that_has_ended_is_forgotten(server: FaultyRegistry, tmp_path: Path) -> None:
+    cache = Cache()
+    for number in range(3):
+        image = build_image([TarBuilder().file("a", bytes([number])), TarBuilder().file("b", b"b")])
+        name = server.put(image, f"app:{number}")
+        for _ in range(2):
+            ocifast.pull(name, f"oci:{tmp_path}/{number}:app", cache=cache)
+            ocifast.copy(name, f"docker-archive:{tmp_path}/{number}.tar", cache=cache, platform="linux/amd64")
+            with ocifast.open(name, cache=cache) as opened, opened.flatten() as rootfs:
+                assert len(rootfs) == 3
+        copied = f"oci:{tmp_path}/{number}-erofs:app"
+        ocifast.copy(name, copied, cache=cache, layers="erofs", draft=True, platform="linux/amd64")
+        digests = {*all_blobs(image), image.digest, *(layer.diff_id for layer in image.layers)}
+        assert [each for each in reachable(cache) if isinstance(each, str) and each in digests] == []
 
 
 def test_a_cache_that_is_full_is_done_without(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from ocifast.boot import BootConfig, boot_config
-from ocifast.cache import BlobStore, Cache
+from ocifast.cache import Cache, LentBlobs
 from ocifast.cache.flight import Teller
 from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, has_all, refuse_losses
@@ -174,10 +174,10 @@ class Compilation:
         self.clamp = source_date_epoch() if self.options.clamp_mtime is None else self.options.clamp_mtime
         self.threads = self.options.threads or processors()
         self.how = refuse_uncached(self.options.cache, self.options.offline, self.options.refresh)
-        self.cache: Cache | None = None
-        if self.options.cache:
-            self.cache = Cache.usable(self.options.cache_folder, always_hash=self.options.verify_cache)
-        self.layers: BlobStore | None = None
+        folder, always_hash = self.options.cache_folder, self.options.verify_cache
+        self.cache = Cache.usable(folder, always_hash=always_hash) if self.options.cache else None
+        self.diff_ids: Sequence[str] = ()
+        self.layers: LentBlobs | None = None
         self.remote = shared_cache(self.options, self.cache, self.meter)
         self.edits: PreparedEdits | None = None
         self.keyed: dict[PlannedOutput, str] = {}
@@ -190,7 +190,8 @@ class Compilation:
             done = self._attempt()
         except FileError:
             # A kept layer may have been damaged while an output was made of it; what went to a stream has gone.
-            if any(output.streams for output in self.outputs) or not (self.cache and self.cache.decoded.mend()):
+            streams = any(output.streams for output in self.outputs)
+            if streams or self.cache is None or not self.cache.decoded.mend(self.diff_ids):
                 raise
             done = self._attempt()
         if self.cache is not None:
@@ -207,7 +208,7 @@ class Compilation:
             for output in self.outputs:
                 output.open(stack, sync=self.options.sync)
             image = stack.enter_context(self.resolve())
-            self.keyed = self.keys(image, stack)
+            self.keyed, self.diff_ids = self.keys(image, stack), image.diff_ids
             keys = {output: key for output, key in self.keyed.items() if self.cache is not None and output.is_file}
             if self.cache is not None:
                 stack.enter_context(self.cache.leases.take(image.diff_ids))
@@ -270,7 +271,7 @@ class Compilation:
         try:
             # Layouts and archives are on disk already: keeping their blobs again would only cost room.
             if self.cache is not None and location.is_remote:
-                self.layers = self.cache.layers
+                self.layers = self.layers or self.cache.layers.lend()
             image = resolve(source, wanted)
             # In each run: what the cache has of an image says nothing about who may use it.
             image.check(self.options.verify, location)

@@ -25,7 +25,7 @@ from ocifast.spec import EROFS_LAYER, Descriptor
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from ocifast.cache.blobs import BlobStore, BlobWriter
+    from ocifast.cache.blobs import BlobStore, BlobWriter, LentBlobs
 
 __all__ = ["FlattenOptions", "Intake", "decoded_layers", "erofs_layers"]
 
@@ -53,7 +53,7 @@ class FlattenOptions:
     downloads: int = keeps_bytes(default=4)
     decoders: int | None = keeps_bytes(default=None)
     limits: _core.Limits | None = keeps_bytes(default=None)
-    blobs: BlobStore | None = keeps_bytes(default=None)
+    blobs: BlobStore | LentBlobs | None = keeps_bytes(default=None)
     layers: Layers | None = keeps_bytes(default=None)
     keep_layers: bool | None = keeps_bytes(default=None)
     every_layer: bool = keeps_bytes(default=False)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ocifast.cache import Cache
+    from ocifast.cache.blobs import LentBlobs
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["Asking", "asking", "open_cached", "refuse_uncached"]
@@ -74,6 +75,7 @@ def open_cached(
     seeds: Sequence[str | PathLike[str]] = (),
     follow_links: bool = False,
     layers: bool = True,
+    lent: LentBlobs | None = None,
 ) -> Source:
     """Opens a place to read an image from, as `open_source` does; what comes of a registry is kept in the cache.
 
@@ -88,6 +90,7 @@ def open_cached(
         seeds: folders with image layouts, looked at before a registry.
         follow_links: whether symbolic links that lead out of an image layout are followed.
         layers: see `CachedSource`.
+        lent: see `CachedSource`.
 
     Raises:
         FileError: no registry is to be asked, and there is no cache; and as `open_source`.
@@ -122,4 +125,5 @@ def open_cached(
         platform=name,
         refresh=how is Asking.REFRESH,
         lease=cache.leases.take(),
+        lent=lent,
     )

@@ -99,10 +99,17 @@ def copy(
     wanted = platforms.parse(platform) if isinstance(platform, str) else platform
     _check_layers(layers, target, draft=draft, whole=bool(all_platforms), referrers=referrers)
     whole = layers is None and platform is None and all_platforms is not False
+    lent = cache.blobs.lend() if cache is not None and origin.is_remote else None
 
     def attempt() -> CopyResult:
         reading = open_cached(
-            origin, cache, how=how, platform="all" if whole else wanted, options=options, follow_links=follow_links
+            origin,
+            cache,
+            how=how,
+            platform="all" if whole else wanted,
+            options=options,
+            follow_links=follow_links,
+            lent=lent,
         )
         with closing(reading) as opened, ExitStack() as stack:
             moved = opened
@@ -128,7 +135,7 @@ def copy(
     except VerificationError:
         # What the cache had of a blob may have been damaged; it is removed by now. Only what comes from a registry goes
         # through it, and what went to a stream has gone.
-        if not origin.is_remote or writes_stdout(target) or cache is None or not cache.blobs.mend():
+        if lent is None or writes_stdout(target) or not lent.mend():
             raise
         done = attempt()
     if cache is not None:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.cache.blobs import BlobStore, BlobWriter, LentBlobs
 from ocifast.cache.bound import Use, default_bound
 from ocifast.cache.contents import CacheEntry, Contents
 from ocifast.cache.folder import CacheFolder
@@ -48,6 +48,7 @@ __all__ = [
     "CacheInfo",
     "CachedOutput",
     "CachedSource",
+    "LentBlobs",
     "OutputStore",
     "output_key",
 ]

@@ -19,7 +19,7 @@ from ocifast.removal import remove_entry
 from ocifast.sources import CHUNK, FileSlice
 from ocifast.spec import Descriptor
 
-__all__ = ["BlobStore", "BlobWriter"]
+__all__ = ["BlobStore", "BlobWriter", "LentBlobs"]
 
 _log = logger(__name__)
 
@@ -39,9 +39,6 @@ class BlobStore:
     def __init__(self, folder: CacheFolder, *, hashes: bool = True) -> None:
         self._folder = folder
         self._hashes = hashes
-        self._lent: dict[str, Descriptor] = {}
-        # What was damaged once is neither gone on from nor followed again: whoever writes it may write on.
-        self._anew: set[str] = set()
         self._points = PointStore(folder)
         self.patience = 30.0
 
@@ -69,23 +66,15 @@ class BlobStore:
                 os.utime(fd)
         finally:
             os.close(fd)
-        self._lent[descriptor.digest] = descriptor
         return FileSlice(path, 0, descriptor.size, self.points(descriptor))
 
     def points(self, descriptor: Descriptor) -> BlobPoints:
         """The restart points of a blob, if there are some."""
         return self._points.of(descriptor.digest)
 
-    def mend(self, others: Iterable[Descriptor] = ()) -> bool:
-        """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew.
-
-        `others` are looked at as well, so that they are not found to be damaged one after the other.
-        """
-        lent, self._lent = self._lent, {}
-        there = [each for each in others if each.digest not in lent and self.get(each) is not None]
-        damaged = {each.digest for each in (*lent.values(), *there) if not self.verify(each)}
-        self._anew |= damaged
-        return bool(damaged)
+    def lend(self) -> LentBlobs:
+        """The blobs as one run uses them, which remembers what it was lent."""
+        return LentBlobs(self)
 
     def is_empty(self) -> bool:
         """Whether there is no blob that may be used."""
@@ -159,18 +148,15 @@ class BlobStore:
             FileError: it cannot be written; not from a store that does not hash (see `BlobWriter`).
         """
         place = self._path(descriptor.digest)
-        writer = BlobWriter(
+        return BlobWriter(
             self._folder,
             place,
             descriptor,
-            resume=resume and descriptor.digest not in self._anew,
+            resume=resume,
             hashes=self._hashes,
             patience=self.patience,
             stopped=stopped,
         )
-        if writer.resume_offset or writer.follows:
-            self._lent[descriptor.digest] = descriptor
-        return writer
 
     def remove_partial(self, path: Path) -> bool:
         """Removes the beginning of a blob, unless somebody writes to it right now."""
@@ -194,3 +180,48 @@ class BlobStore:
     def _path(self, digest: str) -> Path:
         algorithm, _, encoded = digest.partition(":")
         return self._folder.path / "blobs" / algorithm / encoded
+
+
+class LentBlobs:
+    """What one run uses of the blobs of a cache, remembered until the run ends: all of it may be damaged.
+
+    Safe to use from several threads.
+
+    Args:
+        store: lends the blobs.
+    """
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._lent: dict[str, Descriptor] = {}
+        # What was damaged once is neither gone on from nor followed again: whoever writes it may write on.
+        self._anew: set[str] = set()
+
+    def get(self, descriptor: Descriptor) -> FileSlice | None:
+        """See `BlobStore.get`."""
+        found = self._store.get(descriptor)
+        if found is not None:
+            self._lent[descriptor.digest] = descriptor
+        return found
+
+    def points(self, descriptor: Descriptor) -> BlobPoints:
+        """See `BlobStore.points`."""
+        return self._store.points(descriptor)
+
+    def writer(self, descriptor: Descriptor, *, stopped: Callable[[], bool] = never) -> BlobWriter:
+        """See `BlobStore.writer`; a blob that was damaged is begun anew."""
+        writer = self._store.writer(descriptor, resume=descriptor.digest not in self._anew, stopped=stopped)
+        if writer.resume_offset or writer.follows:
+            self._lent[descriptor.digest] = descriptor
+        return writer
+
+    def mend(self, others: Iterable[Descriptor] = ()) -> bool:
+        """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew.
+
+        `others` are looked at as well, so that they are not found to be damaged one after the other.
+        """
+        lent, self._lent = self._lent, {}
+        there = [each for each in others if each.digest not in lent and self._store.get(each) is not None]
+        damaged = {each.digest for each in (*lent.values(), *there) if not self._store.verify(each)}
+        self._anew |= damaged
+        return bool(damaged)

@@ -79,7 +79,6 @@ class LayerStore:
         self._folder = folder
         self._locks = KeyLocks(folder)
         self._always_hash = always_hash
-        self._lent: set[str] = set()
 
     def get(self, diff_id: str, *, always: bool = False) -> DecodedLayer | None:
         """The decoded layer, or None; one that is damaged counts as missing, with a line in the log.
@@ -111,7 +110,6 @@ class LayerStore:
             except (OcifastError, OSError, ValueError) as error:
                 _log.warning("kept layer %s is damaged, and decoded again: %s", entries, error)
                 return None
-            self._lent.add(diff_id)
             return DecodedLayer(table, data, table_fd, held.pop_all())
 
     def has_all(self, diff_ids: Iterable[str]) -> bool:
@@ -121,11 +119,12 @@ class LayerStore:
         except OSError:
             return False
 
-    def mend(self) -> bool:
-        """Whether a layer that was read here is damaged by now, or has gone; one that is damaged is removed."""
-        lent, self._lent = self._lent, set()
+    def mend(self, diff_ids: Iterable[str]) -> bool:
+        """Whether one of these layers is kept and damaged; it is removed."""
         damaged = False
-        for diff_id in lent:
+        for diff_id in diff_ids:
+            if not self.has_all([diff_id]):
+                continue
             layer = self.get(diff_id, always=True)
             if layer is not None:
                 layer.close()
@@ -133,7 +132,6 @@ class LayerStore:
             damaged = True
             with contextlib.suppress(OSError):
                 self.remove(self._places(diff_id)[0])
-        self._lent.clear()
         return damaged
 
     @contextlib.contextmanager

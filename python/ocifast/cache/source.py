@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from ocifast.atomic import reported
-from ocifast.cache.blobs import BlobStore, BlobWriter
+from ocifast.cache.blobs import BlobStore, BlobWriter, LentBlobs
 from ocifast.cache.kept import open_regular
 from ocifast.cache.leases import Lease
 from ocifast.cache.references import ReferenceStore
@@ -51,6 +51,7 @@ class CachedSource:
         platform: for which it is noted (see `ReferenceStore`).
         refresh: asks `source` for the root whatever the cache has.
         lease: gets what the image is made of, so that it is not pruned; closed by `close`.
+        lent: the same blobs as the run uses them of which this is a part; None when it is all of one.
 
     Attributes:
         name: of the other source.
@@ -67,6 +68,7 @@ class CachedSource:
         platform: str = "",
         refresh: bool = False,
         lease: Lease | None = None,
+        lent: LentBlobs | None = None,
     ) -> None:
         self.name = source.name
         self._closed = threading.Event()
@@ -75,6 +77,7 @@ class CachedSource:
         self._platform = platform
         self._refresh = refresh
         self._blobs = blobs
+        self._lent = lent or blobs.lend()
         self._digest = digest
         self._layers = layers
         self._lease = lease
@@ -117,7 +120,7 @@ class CachedSource:
             if raw is not None and len(raw) == descriptor.size:
                 return BytesBlob(raw[offset:])
         # A reader of layers cannot ask for one again; so a kept layer is verified before it is handed out.
-        found = self._blobs.get(descriptor) if not self._layers or self._blobs.verify(descriptor) else None
+        found = self._lent.get(descriptor) if not self._layers or self._blobs.verify(descriptor) else None
         if found is not None:
             try:
                 return _OpenBlob(found, offset, name=self.name)
@@ -126,11 +129,11 @@ class CachedSource:
                 pass
         if offset or not (self._layers or descriptor.media_type in CONFIGS):
             return self._source.blob(descriptor, offset=offset)
-        return _KeptBlob(self._source, descriptor, self._blobs, self._closed.is_set)
+        return _KeptBlob(self._source, descriptor, self._lent, self._closed.is_set)
 
     def keep(self, descriptor: Descriptor, passed: Callable[[int], None]) -> FileSlice | None:
         """See `KeepingSource.keep`."""
-        found = self._blobs.get(descriptor)
+        found = self._lent.get(descriptor)
         if found is not None:
             return found
         with self._source.blob(descriptor) as blob:
@@ -143,17 +146,17 @@ class CachedSource:
                 self._fetch(descriptor, passed)
             except VerificationError:
                 # What an earlier run had left, or another one gave up, may be to blame; it is gone by now.
-                if not self._blobs.mend():
+                if not self._lent.mend():
                     raise
                 self._fetch(descriptor, passed)
         except FileError as error:
             self._blobs.failed(descriptor, error)
             return None
-        return self._blobs.get(descriptor)
+        return self._lent.get(descriptor)
 
     def _fetch(self, descriptor: Descriptor, passed: Callable[[int], None]) -> None:
         done = 0
-        with self._blobs.writer(descriptor, stopped=self._closed.is_set) as writer:
+        with self._lent.writer(descriptor, stopped=self._closed.is_set) as writer:
             for chunk in writer.beginning():
                 done += len(chunk)
                 passed(done)
@@ -168,7 +171,7 @@ class CachedSource:
 
     def mend(self) -> bool:
         """See `KeepingSource.mend`."""
-        return self._blobs.mend()
+        return self._lent.mend()
 
     def tagged(self, tag: str) -> Document | None:
         """See `AttachedSource.tagged`; asked for each time, as what a tag names may change."""
@@ -254,16 +257,16 @@ class _KeptBlob:
 
     local: FileSlice | None = None
 
-    def __init__(self, source: Source, descriptor: Descriptor, blobs: BlobStore, stopped: Callable[[], bool]) -> None:
+    def __init__(self, source: Source, descriptor: Descriptor, lent: LentBlobs, stopped: Callable[[], bool]) -> None:
         self._source = source
-        self.points = blobs.points(descriptor)
+        self.points = lent.points(descriptor)
         self._stopped = stopped
         self._descriptor = descriptor
-        self._blobs = blobs
+        self._lent = lent
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            writer = self._blobs.writer(self._descriptor, stopped=self._stopped)
+            writer = self._lent.writer(self._descriptor, stopped=self._stopped)
         except FileError as error:
             _log.warning("%s is not cached: %s", self._descriptor.digest, error)
             with self._source.blob(self._descriptor) as blob:
