@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ocifast
 import pytest
@@ -234,6 +235,42 @@ def test_what_another_run_wrote_of_a_blob_may_be_damaged(
         files = [archive.extractfile(member) for member in archive if member.isfile()]
         held = {digest_of(file.read()) for file in files if file is not None}
     assert (digest_of(NOISE) if form == "tar" else large.diff_id) in held
+
+
+@pytest.mark.parametrize(
+    "target", ["oci:{}/out:app", "oci-archive:-", "docker-archive:-", "registry", "erofs", "out.tar"]
+)
+def test_what_is_damaged_of_many_blobs_is_fetched_anew(
+    target: str, server: FaultyRegistry, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Each by itself, however many they are; what a killed run left of a blob, and whole ones."""
+    noise = random.Random(5)
+    image = build_image([TarBuilder().file(f"{number}", noise.randbytes(50_000)) for number in range(8)])
+    name, cache = server.put(image, "app:1"), Cache()
+    ocifast.pull(name, f"oci:{tmp_path}/one:app", cache=cache)
+    for number, layer in enumerate(image.layers):
+        path = cache.folder / "blobs" / layer.digest.replace(":", "/")
+        if number % 2:
+            path.write_bytes(layer.blob[:1000] + b"damage" + layer.blob[1006:])
+        else:
+            path.unlink()
+            path.with_name(f"{path.name}.part").write_bytes(layer.blob[:1000] + b"damage")
+    fetched(server)
+    rewritten: dict[str, Any] = {"layers": "erofs", "draft": True} if target == "erofs" else {}
+    with serve_faulty() as other:
+        place = {"registry": f"{other.host}/app:1", "erofs": f"oci:{tmp_path}/erofs:app"}.get(target, target)
+        if target == "out.tar":
+            ocifast.compile(name, tmp_path / target, platform="linux/amd64")
+        else:
+            ocifast.copy(name, place.format(tmp_path), cache=cache, platform="linux/amd64", **rewritten)
+    asked = [blob for blob in fetched(server) if "bytes=" not in blob]
+    assert set(asked) == {layer.digest for layer in image.layers}
+    # Those that are decoded come together, and are broken off together.
+    assert target in ("erofs", "out.tar") or len(asked) == len(image.layers)
+    assert all(whole for _, whole in cache.verify())
+    if target.endswith(":-"):
+        (tmp_path / "out.tar").write_bytes(capfdbinary.readouterr().out)
+        ocifast.copy(f"{target.removesuffix('-')}{tmp_path}/out.tar", f"oci:{tmp_path}/out:app")
 
 
 def reachable(root: object) -> list[object]:

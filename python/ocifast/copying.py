@@ -323,9 +323,12 @@ class _Copy:
             self._tell(descriptor, LayerState.EXISTS, descriptor.size)
             return LayerState.EXISTS
         try:
-            if not self._move_file(descriptor):
-                with self._source.blob(descriptor) as blob:
-                    self._destination.put_blob(descriptor, Watched(blob, lambda: self._passing(descriptor)))
+            self._move_bytes(descriptor)
+        except (FileError, VerificationError):
+            # What was kept of it may be damaged, or was removed meanwhile, and is fetched anew.
+            if not (isinstance(self._source, KeepingSource) and self._source.mend(descriptor)):
+                raise
+            self._move_bytes(descriptor)
         except BlobNotFoundError:
             if descriptor.digest not in self._foreign:
                 raise
@@ -335,30 +338,25 @@ class _Copy:
         self._tell(descriptor, self._moved, descriptor.size)
         return self._moved
 
+    def _move_bytes(self, descriptor: Descriptor) -> None:
+        if not self._move_file(descriptor):
+            with self._source.blob(descriptor) as blob:
+                self._destination.put_blob(descriptor, Watched(blob, lambda: self._passing(descriptor)))
+
     def _move_file(self, descriptor: Descriptor) -> bool:
         """Moves a blob between two files of this machine; False when it is not to be had or put as one."""
         source, destination = self._source, self._destination
         if not isinstance(destination, FileDestination):
             return False
-        if not isinstance(source, KeepingSource):
-            with source.blob(descriptor) as blob:
-                if blob.local is not None:
-                    destination.put_file(descriptor, blob.local)
-                return blob.local is not None
-        passed = self._passing(descriptor)
-        for again in (True, False):
-            found = source.keep(descriptor, passed)
-            if found is None:
-                break
-            try:
+        if isinstance(source, KeepingSource):
+            found = source.keep(descriptor, self._passing(descriptor))
+            if found is not None:
                 destination.put_file(descriptor, found)
-            except (FileError, VerificationError):
-                # What was kept is damaged, or was removed meanwhile, and is fetched anew.
-                if not (source.mend() and again):
-                    raise
-            else:
-                return True
-        return False
+            return found is not None
+        with source.blob(descriptor) as blob:
+            if blob.local is not None:
+                destination.put_file(descriptor, blob.local)
+            return blob.local is not None
 
     def _tell(self, descriptor: Descriptor, state: LayerState, done: int) -> None:
         self._progress(Event(Phase.LAYER_ACQUIRE, descriptor.digest, state, done, descriptor.size))

@@ -19,8 +19,8 @@ from ocifast.progress import Progress, silent
 from ocifast.reference import Location, Reference
 from ocifast.signatures import Verification, check
 from ocifast.sources import Source
-from ocifast.sources.open import is_location, open_destination, parse_location, syntax, writes_stdout
-from ocifast.spec import Platform
+from ocifast.sources.open import is_location, open_destination, parse_location, syntax
+from ocifast.spec import Descriptor, Platform
 
 if TYPE_CHECKING:
     from ocifast.decoded import Layers
@@ -99,6 +99,7 @@ def copy(
     wanted = platforms.parse(platform) if isinstance(platform, str) else platform
     _check_layers(layers, target, draft=draft, whole=bool(all_platforms), referrers=referrers)
     whole = layers is None and platform is None and all_platforms is not False
+    read: list[Descriptor] = []
     lent = cache.blobs.lend() if cache is not None and origin.is_remote else None
 
     def attempt() -> CopyResult:
@@ -116,6 +117,7 @@ def copy(
             if layers is not None:
                 image = resolve(opened, wanted)
                 image.check(verify, origin)
+                read.extend(image.layers)
                 moved = _rewritten(image, stack, cache, target, progress, cancelled)
             return copy_image(
                 moved,
@@ -133,9 +135,8 @@ def copy(
     try:
         done = attempt()
     except VerificationError:
-        # What the cache had of a blob may have been damaged; it is removed by now. Only what comes from a registry goes
-        # through it, and what went to a stream has gone.
-        if lent is None or writes_stdout(target) or not lent.mend():
+        # A blob that is moved is fetched anew by itself. Layers that are rewritten are read together.
+        if lent is None or not lent.mend(read):
             raise
         done = attempt()
     if cache is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ocifast import _core
@@ -193,15 +193,15 @@ class LentBlobs:
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._lent: dict[str, Descriptor] = {}
-        # What was damaged once is neither gone on from nor followed again: whoever writes it may write on.
+        self._lent: set[str] = set()
+        # These are neither gone on from nor followed again: whoever writes what is damaged may write on.
         self._anew: set[str] = set()
 
     def get(self, descriptor: Descriptor) -> FileSlice | None:
         """See `BlobStore.get`."""
         found = self._store.get(descriptor)
         if found is not None:
-            self._lent[descriptor.digest] = descriptor
+            self._lent.add(descriptor.digest)
         return found
 
     def points(self, descriptor: Descriptor) -> BlobPoints:
@@ -212,16 +212,20 @@ class LentBlobs:
         """See `BlobStore.writer`; a blob that was damaged is begun anew."""
         writer = self._store.writer(descriptor, resume=descriptor.digest not in self._anew, stopped=stopped)
         if writer.resume_offset or writer.follows:
-            self._lent[descriptor.digest] = descriptor
+            self._lent.add(descriptor.digest)
         return writer
 
-    def mend(self, others: Iterable[Descriptor] = ()) -> bool:
-        """Whether something that was lent was damaged, or has gone since; it is removed, and may be asked for anew.
+    def mend(self, descriptors: Collection[Descriptor]) -> bool:
+        """Whether one of these was damaged, or has gone since it was lent; it is removed, and may be asked for anew.
 
-        `others` are looked at as well, so that they are not found to be damaged one after the other.
+        Then all of them are begun anew where they are not whole: they are not found to be damaged one after the other.
         """
-        lent, self._lent = self._lent, {}
-        there = [each for each in others if each.digest not in lent and self._store.get(each) is not None]
-        damaged = {each.digest for each in (*lent.values(), *there) if not self._store.verify(each)}
-        self._anew |= damaged
-        return bool(damaged)
+        damaged = False
+        for each in descriptors:
+            used = each.digest in self._lent or self._store.get(each) is not None
+            if used and not self._store.verify(each):
+                self._lent.discard(each.digest)
+                damaged = True
+        if damaged:
+            self._anew.update(each.digest for each in descriptors)
+        return damaged

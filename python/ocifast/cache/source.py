@@ -142,13 +142,7 @@ class CachedSource:
         if not self._blobs.is_writable():
             return None
         try:
-            try:
-                self._fetch(descriptor, passed)
-            except VerificationError:
-                # What an earlier run had left, or another one gave up, may be to blame; it is gone by now.
-                if not self._lent.mend():
-                    raise
-                self._fetch(descriptor, passed)
+            self._fetch(descriptor, passed)
         except FileError as error:
             self._blobs.failed(descriptor, error)
             return None
@@ -169,9 +163,9 @@ class CachedSource:
             writer.commit()
             writer.settle()
 
-    def mend(self) -> bool:
+    def mend(self, descriptor: Descriptor) -> bool:
         """See `KeepingSource.mend`."""
-        return self._lent.mend()
+        return self._lent.mend([descriptor])
 
     def tagged(self, tag: str) -> Document | None:
         """See `AttachedSource.tagged`; asked for each time, as what a tag names may change."""

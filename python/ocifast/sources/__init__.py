@@ -222,8 +222,8 @@ class KeepingSource(Source, Protocol):
         """
         ...
 
-    def mend(self) -> bool:
-        """Whether something that `keep` gave was damaged; it is removed, and may be asked for anew."""
+    def mend(self, descriptor: Descriptor) -> bool:
+        """Whether what was kept of a blob was damaged, or has gone; it is removed, and may be asked for anew."""
         ...
 
 
