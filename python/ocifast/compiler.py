@@ -409,10 +409,10 @@ class Compilation:
         if self.remote is not None and self.meter.took_others:
             self.remote.put_output(key, output.made, **documents, facts=facts)
             return
-        # What is as quickly made again of kept layers is not worth its room; what is to be pushed must be kept.
+        # What is copied from kept layers is made again before it would be hashed; what is to be pushed must be kept.
         remade = self.remote is None and output.backend.copies(output.options)
-        shared_only = remade and self.cache.decoded.has_all(image.diff_ids)
-        self.cache.outputs.put(key, output.made, **documents, facts=facts, shared_only=shared_only)
+        if not (remade and self.cache.decoded.has_all(image.diff_ids)):
+            self.cache.outputs.put(key, output.made, **documents, facts=facts)
 
     def _flatten(self, image: Image, store: Store, folder: Path) -> Rootfs:
         # A layer on its way keeps two cores busy (one inflates, one hashes and reads), until it ends or waits.

@@ -80,10 +80,8 @@ def file_digest(fd: int) -> str:
     return _core.file_digest(fd, threads=processors())
 
 
-def copy_with_digest(source: int, destination: int, *, shared_only: bool = False) -> str | None:
+def copy_with_digest(source: int, destination: int) -> str:
     """Makes an open, empty file the copy of another, with shared blocks where that can be; returns its `file_digest`.
-
-    With `shared_only` nothing is copied where blocks cannot be shared, and None is returned.
 
     Raises:
         OSError, FileError: it cannot be read or written.
@@ -91,7 +89,7 @@ def copy_with_digest(source: int, destination: int, *, shared_only: bool = False
     if share_blocks(source, destination):
         # The same bytes, and those that were just written are in memory; shared blocks are read from the disk again.
         return file_digest(source)
-    return None if shared_only else _core.copy_file(source, destination, threads=processors())
+    return _core.copy_file(source, destination, threads=processors())
 
 
 def seal(fd: int) -> str:

@@ -241,7 +241,6 @@ class OutputStore:
         manifest: bytes,
         config: bytes,
         facts: Mapping[str, Any] | None = None,
-        shared_only: bool = False,
     ) -> None:
         """Keeps a copy of an output; blocks are shared with it where the file system can do that.
 
@@ -253,12 +252,11 @@ class OutputStore:
             manifest: bytes of the image's manifest.
             config: bytes of the image's config.
             facts: what `get` shall give back, as JSON can hold it.
-            shared_only: not where its blocks would have to be copied.
         """
         if not self._folder.is_writable():
             return
         try:
-            self._put(key, output, manifest, config, facts, shared_only=shared_only)
+            self._put(key, output, manifest, config, facts)
         except (OSError, FileError) as error:
             self._folder.failed(f"output {output.name}" if output.name != "output" else "the output", error)
 
@@ -304,7 +302,6 @@ class OutputStore:
         facts: Mapping[str, Any] | None,
         *,
         taken: tuple[int, str] | None = None,
-        shared_only: bool = False,
     ) -> None:
         place = self._place(key)
         place.parent.mkdir(mode=0o700, exist_ok=True)
@@ -315,9 +312,7 @@ class OutputStore:
                 kept, size = _sealed(*taken)
             else:
                 with output.open("rb", buffering=0) as source, (beside / "output").open("x+b") as copy:
-                    digest = copy_with_digest(source.fileno(), copy.fileno(), shared_only=shared_only)
-                    if digest is None:
-                        return
+                    digest = copy_with_digest(source.fileno(), copy.fileno())
                     kept, size = _sealed(copy.fileno(), digest)
             entry = _Entry(kept, _core.digest(manifest), _core.digest(config), dict(facts or {}))
             for name, data in (
