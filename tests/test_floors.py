@@ -28,7 +28,7 @@ PYTHON: Mapping[int, Steps] = {
         ("reference", "platforms", "elf"),
     ),
     1: (
-        ("removal", "file_data"),
+        ("digests", "removal", "file_data"),
         ("leftovers",),
         ("atomic",),
         ("process", "streams", "workspace", "interrupt"),

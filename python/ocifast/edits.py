@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ocifast import _core
+from ocifast.digests import digest_and_size
 from ocifast.errors import FileError, OcifastError, UsageError
 from ocifast.layers.members import Describe, Member, destination, file_member, link_member, tree_members
 from ocifast.marks import changes_bytes
 from ocifast.records import dataclass
 from ocifast.sources import FileSlice
-from ocifast.sources.made import digest_of
 from ocifast.spec import OCI_LAYER, Descriptor
 
 __all__ = ["Addition", "Edits", "MadeLayer", "PreparedEdits", "prepare"]
@@ -234,7 +234,7 @@ def _tar(name: str, folder: Path, number: int) -> MadeLayer:
 
                 shutil.copyfileobj(file, spooled, 1 << 20)
     with _reported(title), path.open("rb") as file, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        digest, size = digest_of(file)
+        digest, size = digest_and_size(file)
         file.seek(0)
         try:
             diff_id, _ = _core.decompress(file.fileno(), nowhere.fileno())

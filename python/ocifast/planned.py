@@ -14,6 +14,7 @@ from ocifast import _core
 from ocifast.atomic import NewFile, reported
 from ocifast.cache import output_key
 from ocifast.compiled import CompiledImage
+from ocifast.digests import digest_and_size
 from ocifast.errors import FileError, OutputMismatchError, UsageError
 from ocifast.file_data import clone_file, write_all
 from ocifast.interrupt import interruptible, nothing
@@ -32,7 +33,6 @@ from ocifast.packers import (
     options_of,
 )
 from ocifast.seals import Seal, SealRequest, Sidecar, apply_seals, check_seal
-from ocifast.sources.made import digest_of
 from ocifast.workspace import Workspace
 
 __all__ = ["READABLE", "STDOUT", "Outputs", "PlannedOutput", "plan_outputs", "store_for"]
@@ -218,7 +218,7 @@ class PlannedOutput:
         Raises:
             FileError: a file that the options name cannot be read.
         """
-        self.file_digests = {name: _digest_of(path) for name, path in self.options.files().items()}
+        self.file_digests = {name: _file_digest(path) for name, path in self.options.files().items()}
         return output_key(
             manifest=manifest,
             format=self.format.name,
@@ -309,12 +309,12 @@ def _plan_all(
     return [PlannedOutput(*each, seals, sidecars) for each in zip(outputs, formats, shared, strict=True)]
 
 
-def _digest_of(path: str) -> str:
+def _file_digest(path: str) -> str:
     try:
         if not Path(path).is_file() and os.path.lexists(path):
             raise FileError(f"{path} is no regular file", path=path)
         with Path(path).open("rb") as file:
-            return digest_of(file)[0]
+            return digest_and_size(file)[0]
     except FileError:
         raise
     except OSError as error:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from ocifast.digests import digest_and_size
 from ocifast.errors import DocumentError
 from ocifast.image import Image
 from ocifast.sources import FileSlice
-from ocifast.sources.made import MadeSource, digest_of
+from ocifast.sources.made import MadeSource
 from ocifast.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor, Document
 
 __all__ = ["ErofsSource"]
@@ -54,7 +55,7 @@ class ErofsSource(MadeSource):
             if diff_id not in made:
                 path = process / str(layers[diff_id])
                 with path.open("rb", buffering=0) as file:
-                    digest, size = digest_of(file)
+                    digest, size = digest_and_size(file)
                 made[diff_id] = Descriptor(_LAYER, digest, size)
                 files[digest] = FileSlice(path, 0, size)
         descriptors = [made[diff_id] for diff_id in image.diff_ids]

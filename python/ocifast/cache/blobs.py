@@ -7,16 +7,16 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from ocifast import _core
 from ocifast.cache.blob_writer import BlobWriter
 from ocifast.cache.folder import CacheFolder
 from ocifast.cache.following import never
 from ocifast.cache.kept import open_regular
 from ocifast.cache.points import BlobPoints, PointStore
+from ocifast.digests import OpenFile, digest_of
 from ocifast.logs import logger
 from ocifast.refusals import Lock, take_lock
 from ocifast.removal import remove_entry
-from ocifast.sources import CHUNK, FileSlice
+from ocifast.sources import FileSlice
 from ocifast.spec import Descriptor
 
 __all__ = ["BlobStore", "BlobWriter", "LentBlobs"]
@@ -103,10 +103,9 @@ class BlobStore:
             return None
         if len(data) > limit:
             return None
-        hasher = _core.Hasher(digest.partition(":")[0])
-        hasher.update(data)
-        if hasher.digest() != digest:
-            self._drop(path, f"its digest is {hasher.digest()}")
+        seen = digest_of([data], digest.partition(":")[0])
+        if seen != digest:
+            self._drop(path, f"its digest is {seen}")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -117,17 +116,15 @@ class BlobStore:
         found = self.get(descriptor)
         if found is None:
             return False
-        hasher = _core.Hasher(descriptor.digest.partition(":")[0])
         try:
             with os.fdopen(open_regular(found.path), "rb", buffering=0) as file:
-                while chunk := file.read(CHUNK):
-                    hasher.update(chunk)
+                seen = digest_of(OpenFile(file.fileno()), descriptor.digest.partition(":")[0])
         except (OSError, ValueError) as error:
             self._drop(found.path, error)
             return False
-        if hasher.digest() == descriptor.digest:
+        if seen == descriptor.digest:
             return True
-        self._drop(found.path, f"its digest is {hasher.digest()}")
+        self._drop(found.path, f"its digest is {seen}")
         return False
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:

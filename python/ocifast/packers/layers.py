@@ -15,6 +15,7 @@ import msgspec
 
 from ocifast import _core
 from ocifast.atomic import reported
+from ocifast.digests import OpenFile, digest_of
 from ocifast.errors import UsageError
 from ocifast.layer_folder import layer_path
 from ocifast.packers.backend import Backend, Format
@@ -27,7 +28,6 @@ __all__ = ["FORMAT"]
 
 _BLOCK = 4096
 _SECTOR = 512
-_CHUNK = 1 << 20
 
 
 class _Device(msgspec.Struct, frozen=True):
@@ -128,11 +128,7 @@ def _private(tree: _core.Tree, layers: list[int], folder: Path) -> dict[int, tup
         _core.write_private_layers(tree, [(layer, file.fileno()) for layer, file in files])
         named = {}
         for layer, file in files:
-            hasher = _core.Hasher("sha256")
-            file.seek(0)
-            while chunk := file.read(_CHUNK):
-                hasher.update(chunk)
-            digest = hasher.digest()
+            digest = digest_of(OpenFile(file.fileno()))
             named[layer] = (f"layers/private/{digest.partition(':')[2]}.data", digest)
             (place / f"layer-{layer}").rename(folder / named[layer][0])
     return named

@@ -15,6 +15,7 @@ from ocifast import _core
 from ocifast.cache import CachedOutput
 from ocifast.cache.kept import KeptFile
 from ocifast.cache.layers import DecodedLayer
+from ocifast.digests import OpenFile
 from ocifast.refusals import processors
 from ocifast.remote.form import DIFF_ID, FACTS, FILE, KEY, LAYER, OUTPUT, LayerFacts, OutputFacts, layer_tag
 from ocifast.spec import OCI_MANIFEST, Descriptor, Document
@@ -23,7 +24,6 @@ __all__ = ["Artifact", "layer_artifact", "output_artifact"]
 
 _LEVEL = 3
 """Of zstd: the network is slower than this, and a higher one hardly smaller."""
-_CHUNK = 1 << 20
 
 
 class Artifact:
@@ -77,7 +77,7 @@ class Artifact:
         """What the manifest names."""
         yield self._config, (self._facts,)
         for descriptor, fd in self._layers:
-            yield descriptor, _Chunks(fd, descriptor.size)
+            yield descriptor, OpenFile(fd)
 
     def _compressed(self, file: int) -> tuple[Descriptor, int]:
         """A file as frames, in an open file of its own."""
@@ -92,18 +92,6 @@ class Artifact:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         self._stack.close()
-
-
-class _Chunks:
-    """The bytes of an open file, from the beginning each time."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self._size = size
-
-    def __iter__(self) -> Iterator[bytes]:
-        for at in range(0, self._size, _CHUNK):
-            yield os.pread(self._fd, min(_CHUNK, self._size - at), at)
 
 
 def output_artifact(output: CachedOutput, key: str, image: Document) -> Artifact:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ocifast import _core
+from ocifast.digests import digest_of
 from ocifast.errors import (
     BlobNotFoundError,
     DigestMismatchError,
@@ -225,10 +226,7 @@ class DockerArchiveSource:
         digest = diff_id
         if kind != DOCKER_LAYER:
             # Compressed against the custom: its digest stands nowhere, so it is taken from the bytes.
-            hasher = _core.Hasher()
-            for chunk in FileBlob(found.path, found.offset, found.length, name=self.name):
-                hasher.update(chunk)
-            digest = hasher.digest()
+            digest = digest_of(FileBlob(found.path, found.offset, found.length, name=self.name))
         self._blobs[digest] = found
         return Descriptor(kind, digest, found.length)
 

@@ -7,7 +7,6 @@ that readers see the layout of before or of after and two writers lose nothing o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ocifast.atomic import NewFile, reported, sweep_folder
+from ocifast.digests import OpenFile
 from ocifast.errors import (
     DocumentError,
     FileError,
@@ -41,7 +41,6 @@ __all__ = ["LAYOUT_FILE", "LayoutDestination", "check_ref_name", "new_entry", "n
 
 _log = logger(__name__)
 
-_CHUNK = 1 << 20
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -329,9 +328,7 @@ class _LayoutSlot:
 
 def _check(fd: int, descriptor: Descriptor, name: str) -> None:
     """Hashes an open file. Raises SizeMismatchError or DigestMismatchError."""
-    starts = itertools.count(0, _CHUNK)
-    chunks = iter(lambda: os.pread(fd, _CHUNK, next(starts)), b"")
-    for _ in verified(descriptor, chunks, name=name):
+    for _ in verified(descriptor, OpenFile(fd), name=name):
         pass
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import IO, Protocol
+from typing import Protocol
 
-from ocifast import _core
 from ocifast.errors import BlobNotFoundError
-from ocifast.sources import CHUNK, FileSlice
+from ocifast.sources import FileSlice
 from ocifast.sources.blobs import BytesBlob, FileBlob
 from ocifast.spec import Descriptor, Document
 
-__all__ = ["Closing", "MadeSource", "digest_of"]
+__all__ = ["Closing", "MadeSource"]
 
 
 class Closing(Protocol):
@@ -63,12 +62,3 @@ class MadeSource:
     def close(self) -> None:
         """Lets go of the layers, and removes what was made for them."""
         self._held.close()
-
-
-def digest_of(file: IO[bytes]) -> tuple[str, int]:
-    """Digest and size of all that is left to read. Raises OSError."""
-    hasher, size = _core.Hasher(), 0
-    while chunk := file.read(CHUNK):
-        hasher.update(chunk)
-        size += len(chunk)
-    return hasher.digest(), size

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ocifast import _core
+from ocifast.digests import digest_of
 from ocifast.errors import BlobNotFoundError, DocumentError, reason
 from ocifast.sources.blobs import FileBlob
 from ocifast.sources.members import Members
@@ -113,7 +113,4 @@ class Repositories:
                 "again with a current Docker",
                 reference=self._name,
             )
-        hasher = _core.Hasher()
-        for chunk in FileBlob(found.path, found.offset, found.length, name=self._name):
-            hasher.update(chunk)
-        return hasher.digest()
+        return digest_of(FileBlob(found.path, found.offset, found.length, name=self._name))

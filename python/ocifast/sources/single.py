@@ -15,9 +15,10 @@ from typing import IO
 import msgspec
 
 from ocifast import _core
+from ocifast.digests import digest_and_size
 from ocifast.errors import CompressionError, FileError, LimitError
 from ocifast.sources import FileSlice
-from ocifast.sources.made import Closing, MadeSource, digest_of
+from ocifast.sources.made import Closing, MadeSource
 from ocifast.sources.stdin import STDIN
 from ocifast.sources.unpacked import Unpacked
 from ocifast.spec import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Document
@@ -74,7 +75,7 @@ def open_tar(path: Path, *, name: str) -> SingleLayerSource:
             magic = file.read(4)
             kind = next((kind for known, kind in _TYPES if magic.startswith(known)), OCI_LAYER)
             file.seek(0)
-            digest, size = digest_of(file)
+            digest, size = digest_and_size(file)
             diff_id = digest if kind == OCI_LAYER else _diff_id(file, name)
         return SingleLayerSource(tar.path, Descriptor(kind, digest, size), diff_id, name=name, held=tar)
     except BaseException:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import httpx
 
 from ocifast import _core
+from ocifast.digests import digest_of
 from ocifast.errors import (
     BlobNotFoundError,
     DigestMismatchError,
@@ -33,7 +34,7 @@ from ocifast.sources.registry.options import RegistryOptions
 from ocifast.sources.registry.referrers import list_referrers
 from ocifast.spec import INDEXES, MANIFEST_LIMIT, MANIFESTS, Descriptor, Document, parse_document
 
-__all__ = ["ACCEPT", "RegistryBlob", "RegistrySource", "content_digest", "digest_of"]
+__all__ = ["ACCEPT", "RegistryBlob", "RegistrySource", "content_digest"]
 
 T = TypeVar("T")
 
@@ -299,16 +300,8 @@ def content_digest(response: httpx.Response) -> str | None:
     return digest
 
 
-def digest_of(algorithm: str, pieces: Iterable[bytes]) -> str:
-    """The digest of bytes by any registered algorithm."""
-    hasher = _core.Hasher(algorithm)
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.digest()
-
-
 def _check_digest(expected: str, raw: bytes, name: str) -> None:
-    seen = digest_of(expected.partition(":")[0], [raw])
+    seen = digest_of([raw], expected.partition(":")[0])
     if seen != expected:
         raise DigestMismatchError(
             f"{name}: the digest of its manifest should be {expected}, but is {seen}",
