@@ -135,9 +135,14 @@ def test_what_the_index_shows_leads_to_the_repository() -> None:
     assert shown.replace(f"{home}/blob/abc/", "").replace(f"{home}/raw/abc/", "") == readme
     assert f"]({home}/raw/abc/docs/chart.svg)" in shown
     assert f"]({home}/blob/abc/docs/cli.md#ocifast-report)" in shown
-    project = tomllib.loads(links.with_urls((ROOT / "pyproject.toml").read_text(), home))
+    text = links.with_urls((ROOT / "pyproject.toml").read_text(), home)
+    project = tomllib.loads(text)
     assert project["project"]["urls"]["Repository"] == home
     assert {**toml("pyproject.toml")["project"]["urls"]}.items() <= project["project"]["urls"].items()
+    # A second run changes nothing, and another repository takes the place of the first.
+    assert links.absolute(shown, home, "abc") == shown
+    assert links.with_urls(text, home) == text
+    assert links.with_urls(text, "https://git.example/fork") == text.replace(home, "https://git.example/fork")
 
 
 @pytest.mark.parametrize(

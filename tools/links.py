@@ -1,7 +1,7 @@
 """Makes README.md and pyproject.toml lead to the repository: `python -m tools.links URL REVISION`.
 
 The index shows README.md without the files beside it, and only the machine that builds a release knows where the
-repository is. It changes both files in place.
+repository is. It changes both files in place; a second run changes nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ def absolute(text: str, url: str, revision: str) -> str:
 
 
 def with_urls(text: str, url: str) -> str:
-    """pyproject.toml with the repository among `project.urls`."""
+    """pyproject.toml with the repository among `project.urls`, once."""
     head = "[project.urls]\n"
     urls = {"Repository": url, "Issues": f"{url}/issues", "Changelog": f"{url}/blob/main/CHANGELOG.md"}
     before, found, after = text.partition(head)
     if not found:
         raise ValueError("pyproject.toml has no [project.urls]")
-    return before + head + "".join(f'{name} = "{each}"\n' for name, each in urls.items()) + after
+    own = "".join(f'{name} = "{each}"\n' for name, each in urls.items())
+    return before + head + own + re.sub(rf"\A(?:(?:{'|'.join(urls)}) = .*\n)*", "", after)
 
 
 def main(words: Sequence[str]) -> int:
