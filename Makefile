@@ -156,6 +156,9 @@ growth: $(VENV)/.installed
 docs: develop $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
 
+# What is handed on says nothing of the machine that built it: without this the core holds paths of the registry's crates.
+wheel wheels deb: export RUSTFLAGS := $(RUSTFLAGS) --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
+
 wheel: $(VENV)/.installed
 	$(BIN)/maturin build --release --out dist
 

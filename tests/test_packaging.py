@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,16 @@ def test_a_wheel_that_must_not_be_released_is_refused(
         file.truncate(size)
     assert wheels.main(["check", str(tmp_path / name)]) == 1
     assert says in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("home", ["/root", "/home/some.body", "/Users/somebody"])
+def test_a_wheel_names_no_home_of_who_built_it(home: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    wheel = tmp_path / "ocifast-0.1.0-cp310-abi3-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("ocifast/home.py", f"{home}/.config")
+        made.writestr("ocifast/_core.abi3.so", f"\0/usr/lib\0cargo/registry/a.rs{home}/.cargo/registry/src/a/lib.rs\0")
+    assert wheels.main(["check", str(wheel)]) == 1
+    assert f"_core.abi3.so names a file of who built it: {home}/.cargo/registry/src/a/lib.rs" in capfd.readouterr().err
 
 
 def test_wheels_wants_a_job_and_a_file(capfd: pytest.CaptureFixture[str]) -> None:

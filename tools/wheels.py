@@ -1,6 +1,7 @@
 """Looks at what a release would upload, and tries it as a new user would. `make wheels` runs it.
 
-    python -m tools.wheels check FILE.whl...    what the name promises is what is inside: abi3, old systems, small
+    python -m tools.wheels check FILE.whl...    what the name promises is what is inside: abi3, old systems, small;
+                                                and nothing of who built it
     python -m tools.wheels try FILE...          installed alone into an empty environment, it does the main job
 
 `try` needs nothing but Python, so that it runs on a machine that has only that.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,9 @@ NEWEST = {"manylinux": (2, 28), "musllinux": (1, 2)}
 """The newest C library that a wheel may want of a system."""
 
 NAME = re.compile(r"ocifast-[\w.]+-cp310-abi3-(manylinux|musllinux)_(\d+)_(\d+)_(?:x86_64|aarch64)[\w.]*\.whl")
+
+HOME = re.compile(rb"/(?:root|(?:home|Users)/[\w.-]+)/[\w./+-]+")
+"""A path below somebody's home, as compilers leave it in what they make."""
 
 
 class RefusedError(Exception):
@@ -42,7 +47,7 @@ def run(*words: str | Path, environment: dict[str, str] | None = None, folder: P
 
 
 def check(wheel: Path) -> None:
-    """Refuses a wheel that is too large, wants too new a system, or uses more of Python than its name says."""
+    """Refuses a wheel that is too large, wants too new a system, wants more of Python than it says, or tells homes."""
     named = NAME.fullmatch(wheel.name)
     if named is None:
         raise RefusedError(f"{wheel.name}: not the name of an abi3 wheel for Python 3.10 and Linux")
@@ -51,6 +56,11 @@ def check(wheel: Path) -> None:
     libc, wanted = named[1], (int(named[2]), int(named[3]))
     if wanted > NEWEST[libc]:
         raise RefusedError(f"{wheel.name}: wants {libc} {wanted}; {NEWEST[libc]} is the newest that is allowed")
+    with zipfile.ZipFile(wheel) as members:
+        for name in members.namelist():
+            home = HOME.search(members.read(name)) if name.endswith(".so") else None
+            if home is not None:
+                raise RefusedError(f"{wheel.name}: {name} names a file of who built it: {home[0].decode()}")
     said = run(sys.executable, "-m", "auditwheel", "show", wheel)
     found = re.search(rf'platform tag:\s*"{libc}_(\d+)_(\d+)_', " ".join(said.split()))
     if found is None or (int(found[1]), int(found[2])) > wanted:
