@@ -294,18 +294,53 @@ def test_a_file_is_read_whatever_became_of_the_points(
     assert entries(cache).exists()
 
 
-def test_windows_that_lie_give_no_wrong_file(cache: Cache, registry: Registry) -> None:
+def test_windows_that_lie_give_no_wrong_file(
+    cache: Cache, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
     name = registry.put(image_of(), "points/catwindows:1")
     paths = [f"usr/{index}" for index in range(16)]
     expected = contents(name, cache, *paths)
-    kept = entries(cache).with_suffix("")
+    table = entries(cache)
+    kept = table.with_suffix("")
     good = kept.read_bytes()
     end = good.rindex(b"sha256:")
-    for at in range(0, end, end // 25):
+    # Some bytes of the windows, and of the row of the last point that has one.
+    for at in [*range(0, end, end // 25), *range(end - 80, end - 40, 3)]:
         lie = bytearray(good[:-32])
         lie[at] ^= 4
         kept.write_bytes(lie + hashlib.sha256(lie).digest())
+        caplog.clear()
         assert contents(name, cache, *paths) == expected
+        # What is found wrong before the blob is read is noted again at once.
+        assert not (kept.exists() or table.exists()) or kept.read_bytes() == good, at
+        assert [line for line in logged(caplog) if str(kept) in line], at
+        assert contents(name, cache, *paths) == expected
+        assert (kept.read_bytes(), table.exists()) == (good, True), at
+
+
+def test_entries_that_lie_are_found_out_once(
+    cache: Cache, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = registry.put(image_of(), "points/catentries:1")
+    expected = contents(name, cache, "usr/3")
+    table = entries(cache)
+    good = table.read_bytes()
+    wrong = 0
+    begin = good.index(b"usr/3") + 5
+    for at in range(begin, good.index(b"usr/4") - 3):
+        lie = bytearray(good)
+        lie[at] ^= 1
+        lie[64:96] = hashlib.sha256(lie[:64] + lie[96:]).digest()
+        table.write_bytes(lie)
+        caplog.clear()
+        try:
+            assert contents(name, cache, "usr/3") == expected
+        except FileError:
+            wrong += 1
+            assert "are not used, and noted again" in logged(caplog)[-1], at
+            assert contents(name, cache, "usr/3") == expected
+            assert table.read_bytes() == good, at
+    assert wrong
 
 
 def test_entries_of_another_layer_are_not_believed(cache: Cache, registry: Registry) -> None:

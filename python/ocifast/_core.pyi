@@ -304,10 +304,10 @@ class Flattener:
             DiffIdMismatchError: they are those of another layer.
         """
     def noted(self, layer: int, /) -> tuple[bool, bool, bool]:
-        """Of a layer that is verified: what became of its blob's restart points.
+        """Of a layer that is verified, or taken by `adopt_later`: what became of its blob's restart points.
 
         Returns whether the file of points is complete, whether that of entries is, and whether points that were used
-        are of another stream.
+        are of another stream, as far as contents were asked for.
         """
     def progress(self) -> list[tuple[int, int, bool]]:
         """For each layer: compressed bytes taken, decompressed bytes done, whether it is applied."""

@@ -94,6 +94,7 @@ class Peek:
             resources.callback(self._flattener.abort)
             decoded = decoded_layers(resources, self._image, self._flattener, options, len(layers), cancelled)
             self._intake = Intake(self._image, self._flattener, options, progress, cancelled, decoded, later=True)
+            resources.callback(self._intake.points.drop_wrong)
             self._resources = resources.pop_all()
 
     @property

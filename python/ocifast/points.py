@@ -88,6 +88,7 @@ class RunPoints:
             if table.diff_id != self._diff_ids[index]:
                 raise FileError(f"the entries are those of the layer {table.diff_id}")
             self._flattener.adopt_later(index, table, fd, local.path, local.offset)
+            self._used[index] = points
         except FileError as error:
             points.drop(error)
             return False
@@ -101,10 +102,12 @@ class RunPoints:
             complete, entries, _ = self._flattener.noted(index)
             if complete:
                 points.publish(made, entries=entries)
-        for index, points in self._used.items():
-            if self._flattener.noted(index)[2]:
-                points.drop("they are of another stream")
-        self._used.clear()
+        self.drop_wrong()
+
+    def drop_wrong(self) -> None:
+        """Drops points that were wrong: those of contents that were asked for are found out at any time."""
+        for index in [index for index in self._used if self._flattener.noted(index)[2]]:
+            self._used.pop(index).drop("they are of another stream")
 
     def close(self) -> None:
         """Removes what was not kept."""

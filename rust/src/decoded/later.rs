@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::blocks::BLOCK;
@@ -39,6 +40,7 @@ pub struct LaterLayer {
     range: (u64, u64),
     folder: PathBuf,
     limits: Limits,
+    wrong: Arc<AtomicBool>,
     made: Mutex<Made>,
 }
 
@@ -52,10 +54,18 @@ struct Made {
 }
 
 impl LaterLayer {
-    /// Of a blob in a file; what is asked for is kept in a file without a name in `folder`.
-    pub fn new(restart: Restart, blob: File, range: (u64, u64), folder: PathBuf, limits: Limits) -> Self {
+    /// Of a blob in a file; what is asked for is kept in a file without a name in `folder`. `wrong` is set once the blob
+    /// says otherwise than its restart points, or than the table.
+    pub fn new(
+        restart: Restart,
+        blob: File,
+        range: (u64, u64),
+        folder: PathBuf,
+        limits: Limits,
+        wrong: Arc<AtomicBool>,
+    ) -> Self {
         let (restart, blob) = (Arc::new(restart), Arc::new(blob));
-        LaterLayer { restart, blob, range, folder, limits, made: Mutex::default() }
+        LaterLayer { restart, blob, range, folder, limits, wrong, made: Mutex::default() }
     }
 
     /// The file with a content, and where it begins there.
@@ -71,11 +81,19 @@ impl LaterLayer {
         }
         let at = made.end;
         let offset = (content.position - BLOCK) / SCALE;
-        if self.read_from_point(offset, content, &file, at).is_err() {
-            // What points say may be wrong; the blob is not, which has its digest.
+        if !self.read_from_point(offset, content, &file, at).unwrap_or(false) {
             file.set_len(at).map_err(|error| failed(&error))?;
             let blob = BlobSection::new(Arc::clone(&self.blob), self.range.0, self.range.1);
-            take(&mut Decompressor::new(blob, &self.limits), offset, content, &self.limits, &file, at)?;
+            let taken = take(&mut Decompressor::new(blob, &self.limits), offset, content, &self.limits, &file, at);
+            // What was noted may be wrong; the blob is not, which has its digest. A disk that fails shows neither.
+            let found = match taken {
+                Err(error) if error.code == Code::TarInvalid => false,
+                taken => taken?,
+            };
+            self.wrong.store(true, Ordering::Relaxed);
+            if !found {
+                return Err(Error::new(Code::Io, "the table of a kept layer is damaged: an entry is another one"));
+            }
         }
         made.end = at + content.size;
         file.set_len(made.end).map_err(|error| failed(&error))?;
@@ -83,11 +101,12 @@ impl LaterLayer {
         Ok((file, at))
     }
 
-    fn read_from_point(&self, offset: u64, content: &Content, file: &File, at: u64) -> Result<()> {
+    fn read_from_point(&self, offset: u64, content: &Content, file: &File, at: u64) -> Result<bool> {
         let mut blob = Seek::new(&self.restart, &self.blob, self.range, offset)?;
         let skipped = offset - blob.position();
-        take(&mut blob, skipped, content, &self.limits, file, at)?;
-        blob.settle()
+        let found = take(&mut blob, skipped, content, &self.limits, file, at)?;
+        blob.settle()?;
+        Ok(found)
     }
 }
 
@@ -95,14 +114,22 @@ fn failed(error: &io::Error) -> Error {
     Error::io("cannot keep a file of a layer", error)
 }
 
-/// Writes the content of the entry that begins `skipped` bytes further on to `file`, from `at` on.
-fn take(archive: &mut impl Read, skipped: u64, content: &Content, limits: &Limits, file: &File, at: u64) -> Result<()> {
+/// Writes the content of the entry that begins `skipped` bytes further on to `file`, from `at` on. Returns whether such an
+/// entry begins there.
+fn take(
+    archive: &mut impl Read,
+    skipped: u64,
+    content: &Content,
+    limits: &Limits,
+    file: &File,
+    at: u64,
+) -> Result<bool> {
     let reading = |error: io::Error| Error::io("cannot read the layer", &error);
     let passed = io::copy(&mut archive.by_ref().take(skipped), &mut io::sink()).map_err(reading)?;
     let mut reader = Reader::new(BufReader::with_capacity(BUFFER, archive), limits.clone());
     let entry = if passed == skipped { reader.next_entry()? } else { None };
     if entry.is_none_or(|entry| entry.kind != Kind::File { size: content.size }) {
-        return Err(Error::new(Code::Io, "the table of a kept layer is damaged: an entry is another one"));
+        return Ok(false);
     }
     let mut done = 0;
     while let Some(data) = reader.next_data()? {
@@ -114,7 +141,7 @@ fn take(archive: &mut impl Read, skipped: u64, content: &Content, limits: &Limit
             Data::Hole(length) => done += length,
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Later for LaterLayer {

@@ -199,19 +199,24 @@ impl Restart {
                 Point { place, bits: row[30], given: u64_at(row, 8), window: (u64_at(row, 16), u32_at(row, 24)) }
             })
             .collect();
-        let is_sound = |point: &Point| {
-            let Point { place, given: at, window: (from, length), .. } = point;
-            let (most, ends) = (zstd::zstd_safe::compress_bound(WINDOW) as u64, from.checked_add((*length).into()));
+        // Windows stand one after the other, and nothing else does: no bit of the file means nothing.
+        let mut ends = 0;
+        let mut is_sound = |point: &Point| {
+            let Point { place, bits, given: at, window: (from, length) } = *point;
+            let (most, begins) = (zstd::zstd_safe::compress_bound(WINDOW) as u64, ends);
+            ends += u64::from(length);
             place.taken <= size
                 && place.count < 8
                 && (place.body || place.count == 0)
-                && *at <= given
-                && u64::from(*length) <= most
-                && ends.is_some_and(|ends| ends <= windows)
+                && bits >> place.count == 0
+                && at <= given
+                && u64::from(length) <= most
+                && from == begins
         };
+        let is_exact = rows.chunks_exact(ROW).all(|row| row[29] < 2 && row[31..].iter().all(|&byte| byte == 0));
         let ascend =
             points.windows(2).all(|pair| pair[0].place.taken < pair[1].place.taken && pair[0].given < pair[1].given);
-        if !ascend || !points.iter().all(is_sound) {
+        if !is_exact || !ascend || !points.iter().all(&mut is_sound) || ends != windows {
             return Err(damaged("a point is impossible"));
         }
         Ok(Restart { file, points, given })

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::StoredEntry;
 use crate::decoded::{DATA_END, LaterLayer, TableFacts, TableWriter, place_of};
@@ -23,7 +23,7 @@ pub struct Noted {
     pub complete: bool,
     /// Whether entries were, too.
     pub entries: bool,
-    /// Whether points that were used are of another stream.
+    /// Whether points that were used are of another stream, so far.
     pub wrong: bool,
 }
 
@@ -35,12 +35,20 @@ pub struct LayerPoints {
     /// Where entries are noted; `None` where they are not, or could not be.
     entries: Mutex<Option<TableWriter>>,
     noted: Mutex<Noted>,
+    /// Set by contents that are inflated when they are asked for, at any time.
+    wrong: Arc<AtomicBool>,
 }
 
 impl LayerPoints {
     pub(super) fn new(layer: &LayerInput) -> Self {
         let layer = layer.clone();
-        LayerPoints { layer, waiting: Mutex::default(), entries: Mutex::default(), noted: Mutex::default() }
+        LayerPoints {
+            layer,
+            waiting: Mutex::default(),
+            entries: Mutex::default(),
+            noted: Mutex::default(),
+            wrong: Arc::default(),
+        }
     }
 
     /// What the layer begins with.
@@ -94,9 +102,10 @@ impl LayerPoints {
         *lock(&self.entries) = Some(TableWriter::new(entries));
     }
 
-    /// What became of them, once the layer is verified.
+    /// What became of them, once the layer is verified or its entries are taken over.
     pub fn noted(&self) -> Noted {
-        *lock(&self.noted)
+        let noted = *lock(&self.noted);
+        Noted { wrong: noted.wrong || self.wrong.load(Ordering::Relaxed), ..noted }
     }
 
     /// The layer with contents that are inflated when they are asked for, and then kept in `folder`: its blob stands in
@@ -106,7 +115,8 @@ impl LayerPoints {
     /// As [`Restart::open`].
     pub fn later(&self, points: File, blob: (File, u64), folder: PathBuf, limits: Limits) -> Result<LaterLayer> {
         let (restart, (blob, start)) = (self.open(points)?, blob);
-        Ok(LaterLayer::new(restart, blob, (start, start + self.layer.size), folder, limits))
+        let range = (start, start + self.layer.size);
+        Ok(LaterLayer::new(restart, blob, range, folder, limits, Arc::clone(&self.wrong)))
     }
 }
 
