@@ -396,3 +396,24 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_the_examples_in_the_documents() -> None:
     failed, run = doctest.testfile("../docs/references.md")
     assert (failed, run) == (0, 4)
+
+
+FIRST_IN_THREADS = """
+import sys, threading
+from ocifast.spec import Document, OCI_MANIFEST, decode_manifest
+sys.setswitchinterval(1e-6)
+document = Document(OCI_MANIFEST, sys.argv[1].encode())
+start = threading.Barrier(8)
+def first():
+    start.wait()
+    decode_manifest(document, name="x")
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_threads_may_be_the_first_to_read_a_manifest() -> None:
+    """A crash that one of five processes had; so many are tried."""
+    words = [sys.executable, "-c", FIRST_IN_THREADS, json.dumps(AMD64.manifest)]
+    assert [subprocess.run(words, check=False).returncode for _ in range(20)] == [0] * 20

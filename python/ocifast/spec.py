@@ -272,6 +272,11 @@ def decode_history(raw: bytes, *, name: str) -> tuple[HistoryRecord, ...]:
         raise DocumentError(f"{name} has no valid history: {reason(error)}", reference=name) from None
 
 
+# msgspec 0.22 crashes when two threads are the first to read a model: it is made ready while this module is imported.
+for _model in (Manifest, ImageIndex, ImageConfig, _WithHistory):
+    msgspec.json.Decoder(_model)
+
+
 def _decode(raw: bytes, model: type[Model], name: str) -> Model:
     try:
         if b"null" in raw:
