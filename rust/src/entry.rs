@@ -26,6 +26,12 @@ pub fn permitted(mode: u16, owned: bool) -> u16 {
     if owned { mode } else { mode & !SET_ID }
 }
 
+/// The type of a file as directories have it beside its name, by that in its mode (`FT_REG_FILE` and others,
+/// include/linux/fs_types.h); 0 for what is no type.
+pub fn directory_type(mode: u16) -> u8 {
+    [0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6, 0, 0, 0][usize::from(mode >> 12)]
+}
+
 /// Whether Linux holds the device number: 12 bits of major, 20 of minor.
 pub fn is_device(major: u64, minor: u64) -> bool {
     major < 1 << 12 && minor < 1 << 20

@@ -6,13 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::archive::{Archive, ArchiveData, Names};
-use super::common::{Image, invalid};
+use super::common::{Image, invalid, kind_of};
 use super::source::{ReadAt, Volume};
 use crate::entry::{Metadata, Mtime};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::path::TARGET_MAX;
-use crate::tree::{InodeId, InodeKind};
+use crate::tree::InodeId;
 
 const MAGIC: &[u8] = b"070701";
 /// Bytes of a header, and digits of each of its numbers.
@@ -78,17 +77,9 @@ pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<Image> {
             }
             continue;
         }
-        let kind = match mode >> 12 {
-            0o01 => InodeKind::Fifo,
-            0o02 => InodeKind::CharDevice { major, minor },
-            0o04 => InodeKind::Directory(Default::default()),
-            0o06 => InodeKind::BlockDevice { major, minor },
-            0o10 => archive.file(ArchiveData::run(data, size.into())),
-            0o12 if size as usize > TARGET_MAX => return Err(invalid(format!("a link target of {size} bytes"))),
-            0o12 => InodeKind::Symlink(volume.bytes(data, size.into())?.into()),
-            0o14 => return Err(invalid("a socket, which is no part of an image")),
-            other => return Err(invalid(format!("{} has the unknown type {other:o}", name.escape_ascii()))),
-        };
+        let file = || Ok(archive.file(ArchiveData::run(data, size.into())));
+        let target = |length| volume.bytes(data, length as u64);
+        let kind = kind_of(&name, mode, (major, minor), size.into(), file, target)?;
         let id = names.add(&name, metadata, kind)?;
         if is_linked {
             linked.insert(key, id);

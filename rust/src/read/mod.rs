@@ -16,6 +16,7 @@ mod source;
 pub mod squashfs;
 pub mod tar;
 mod unpack;
+mod walk;
 
 pub use self::common::Image;
 pub use self::format::{Format, read};

@@ -1,6 +1,5 @@
 //! The names of an image, and the contents of its files.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::image::Image;
@@ -10,18 +9,17 @@ use crate::contents::{Content, Contents, Extents};
 use crate::entry::Metadata;
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::path::TARGET_MAX;
-use crate::read::common::{self, device_numbers, invalid, wanted};
-use crate::read::planting::Planting;
+use crate::read::common::{self, check_type, device_numbers, invalid, kind_of, wanted};
 use crate::read::source::{Fields, ReadAt, Volume};
-use crate::tree::{InodeId, InodeKind};
+use crate::read::walk::{Directory, Walk};
+use crate::tree::InodeKind;
 
 /// The inode of the root.
 const ROOT: u32 = 2;
 /// Bytes of a name's entry without it.
 const ENTRY: usize = 8;
 /// A target that is shorter stands in the inode.
-const SHORT_TARGET: u64 = 60;
+const SHORT_TARGET: usize = 60;
 /// Files whose runs are kept.
 const OPEN: usize = 4;
 
@@ -33,9 +31,9 @@ pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
     let volume = Volume::new(source);
     let superblock = Superblock::read(&volume)?;
     let image = Image { volume, superblock, open: Mutex::default() };
-    let mut reading = Reading { image: &image, planting: Planting::new(limits), known: HashMap::new() };
-    reading.walk()?;
-    let tree = reading.planting.finish();
+    let mut reading = Reading { image: &image, walk: Walk::new(limits) };
+    reading.all()?;
+    let tree = reading.walk.finish();
     Ok(common::Image { tree, contents: Arc::new(image) })
 }
 
@@ -64,44 +62,33 @@ impl Contents for Image {
 
 struct Reading<'i> {
     image: &'i Image,
-    planting: Planting,
-    known: HashMap<u32, InodeId>,
-}
-
-/// A directory whose names are still to be read.
-struct Waiting {
-    id: InodeId,
-    number: u32,
-    depth: usize,
+    walk: Walk<u32>,
 }
 
 impl Reading<'_> {
-    fn walk(&mut self) -> Result<()> {
+    fn all(&mut self) -> Result<()> {
         let inode = self.image.inode(ROOT)?;
         if inode.kind() != 0o04 {
             return Err(invalid("its root is no directory"));
         }
         let metadata = self.metadata(&inode)?;
-        self.planting.set_root(metadata);
-        let id = self.planting.root();
-        self.known.insert(ROOT, id);
-        let mut waiting = vec![Waiting { id, number: ROOT, depth: 0 }];
-        while let Some(directory) = waiting.pop() {
-            self.directory(&directory, &mut waiting)?;
+        self.walk.begin(ROOT, metadata, ROOT);
+        while let Some(directory) = self.walk.next() {
+            self.directory(&directory)?;
         }
         Ok(())
     }
 
     fn metadata(&mut self, inode: &Inode) -> Result<Metadata> {
-        let xattrs = self.planting.shared(self.image.attributes(inode)?)?;
+        let xattrs = self.walk.planting.shared(self.image.attributes(inode)?)?;
         Ok(Metadata { mode: inode.mode & 0o7777, uid: inode.uid, gid: inode.gid, mtime: inode.mtime, xattrs })
     }
 
     /// Reads the names block by block; what a hash index adds looks like entries without an inode.
-    fn directory(&mut self, directory: &Waiting, waiting: &mut Vec<Waiting>) -> Result<()> {
-        let inode = self.image.inode(directory.number)?;
+    fn directory(&mut self, directory: &Directory<u32>) -> Result<()> {
+        let inode = self.image.inode(directory.names)?;
         let (runs, block) = (self.image.runs(&inode)?, self.image.superblock.block);
-        self.planting.charge_bytes(inode.size)?;
+        self.walk.planting.charge_bytes(inode.size)?;
         let mut buffer = vec![0; block as usize];
         for at in (0..inode.size).step_by(block as usize) {
             self.image.fill(&runs, at, &mut buffer)?;
@@ -111,11 +98,11 @@ impl Reading<'_> {
                 // 64 KiB, the length of the largest block, is written as one that no entry has.
                 let length = if matches!(length, 0 | 65535) && block == 65536 { rest.len() } else { length };
                 if length < ENTRY || length % 4 != 0 || length > rest.len() || name + ENTRY > length {
-                    return Err(invalid(format!("the directory of inode {} has a broken entry", directory.number)));
+                    return Err(invalid(format!("the directory of inode {} has a broken entry", directory.names)));
                 }
                 let name = rest.part(ENTRY, name)?;
                 if number != 0 && !matches!(name, b"." | b"..") {
-                    self.name(name, number, rest.u8(7)?, directory, waiting)?;
+                    self.name(name, number, rest.u8(7)?, directory)?;
                 }
                 rest = &rest[length..];
             }
@@ -123,57 +110,26 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn name(
-        &mut self,
-        name: &[u8],
-        number: u32,
-        kind: u8,
-        directory: &Waiting,
-        waiting: &mut Vec<Waiting>,
-    ) -> Result<()> {
-        let depth = directory.depth + 1;
-        if let Some(&known) = self.known.get(&number) {
-            if self.planting.is_directory(known) {
-                return Err(invalid(format!("the directory \"{}\" has another name already", name.escape_ascii())));
-            }
-            return self.planting.name(directory.id, name, known, depth);
+    fn name(&mut self, name: &[u8], number: u32, stated: u8, directory: &Directory<u32>) -> Result<()> {
+        if self.walk.link(directory, name, number)? {
+            return Ok(());
         }
         let inode = self.image.inode(number)?;
-        let expected = [0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6, 0, 0, 0][usize::from(inode.kind())];
-        if expected == 0 || kind != 0 && kind != expected {
-            return Err(invalid(format!("\"{}\" has a type that is not its inode's", name.escape_ascii())));
-        }
+        check_type(name, stated, inode.mode)?;
         let metadata = self.metadata(&inode)?;
-        let kind = self.kind(&inode)?;
-        let is_directory = matches!(kind, InodeKind::Directory(_));
-        let id = self.planting.add(metadata, kind)?;
-        self.planting.name(directory.id, name, id, depth)?;
-        self.known.insert(number, id);
-        if is_directory {
-            waiting.push(Waiting { id, number, depth });
-        }
-        Ok(())
-    }
-
-    fn kind(&self, inode: &Inode) -> Result<InodeKind> {
         // The old form has 8 bits for each number; the new form follows it.
-        let (major, minor) = match inode.map.u32(0)? {
+        let device = match inode.map.u32(0)? {
             0 => device_numbers(inode.map.u32(4)?),
             old => (old >> 8 & 0xff, old & 0xff),
         };
-        Ok(match inode.kind() {
-            0o01 => InodeKind::Fifo,
-            0o02 => InodeKind::CharDevice { major, minor },
-            0o04 => InodeKind::Directory(Default::default()),
-            0o06 => InodeKind::BlockDevice { major, minor },
-            0o10 => {
-                let extents = self.data(inode)?;
-                InodeKind::File(Content { layer: 0, position: inode.number.into(), size: inode.size, extents })
-            }
-            0o12 => InodeKind::Symlink(self.target(inode)?.into()),
-            0o14 => return Err(invalid("a socket, which is no part of an image")),
-            other => return Err(invalid(format!("inode {} has the unknown type {other:o}", inode.number))),
-        })
+        let file = || {
+            let extents = self.data(&inode)?;
+            Ok(InodeKind::File(Content { layer: 0, position: number.into(), size: inode.size, extents }))
+        };
+        let target = |length| self.target(&inode, length);
+        let kind = kind_of(name, inode.mode.into(), device, inode.size, file, target)?;
+        let names = matches!(kind, InodeKind::Directory(_)).then_some(number);
+        self.walk.add(directory, name, number, (metadata, kind), names)
     }
 
     /// The runs of data of a file that has holes.
@@ -191,14 +147,11 @@ impl Reading<'_> {
         Ok(extents.take())
     }
 
-    fn target(&self, inode: &Inode) -> Result<Vec<u8>> {
-        if inode.size > TARGET_MAX as u64 {
-            return Err(invalid(format!("a link target of {} bytes", inode.size)));
+    fn target(&self, inode: &Inode, length: usize) -> Result<Vec<u8>> {
+        if length < SHORT_TARGET {
+            return Ok(inode.map.part(0, length)?.to_vec());
         }
-        if inode.size < SHORT_TARGET {
-            return Ok(inode.map.part(0, inode.size as usize)?.to_vec());
-        }
-        let mut target = vec![0; inode.size as usize];
+        let mut target = vec![0; length];
         self.image.fill(&self.image.runs(inode)?, 0, &mut target)?;
         Ok(target)
     }

@@ -12,9 +12,9 @@ use crate::entry::{self, Xattrs};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::read::common::{self, device_numbers, invalid};
-use crate::read::planting::Planting;
 use crate::read::source::{Fields, ReadAt, Volume};
-use crate::tree::{InodeId, InodeKind};
+use crate::read::walk::{Directory, Walk};
+use crate::tree::InodeKind;
 
 /// Bytes of the head of a run of names, and of a name's entry without it.
 const RUN: usize = 12;
@@ -32,40 +32,30 @@ pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
     let metadata = MetadataReader::new(volume.clone(), algorithm);
     let (open, fragments) = (Mutex::default(), Mutex::default());
     let image = Image { volume, algorithm, superblock, metadata, open, fragments };
-    let planting = Planting::new(limits);
-    let mut reading = Reading { image: &image, planting, known: HashMap::new(), sets: HashMap::new() };
-    reading.walk()?;
-    let tree = reading.planting.finish();
+    let mut reading = Reading { image: &image, walk: Walk::new(limits), sets: HashMap::new() };
+    reading.all()?;
+    let tree = reading.walk.finish();
     Ok(common::Image { tree, contents: Arc::new(image) })
 }
 
 struct Reading<'i> {
     image: &'i Image,
-    planting: Planting,
-    known: HashMap<Place, InodeId>,
+    walk: Walk<Place, Names>,
     sets: HashMap<u32, Xattrs>,
 }
 
-/// A directory whose names are still to be read.
-struct Waiting {
-    id: InodeId,
-    size: u64,
-    place: Place,
-    depth: usize,
-}
+/// The size of a directory, and where its names are.
+type Names = (u64, Place);
 
 impl Reading<'_> {
-    fn walk(&mut self) -> Result<()> {
+    fn all(&mut self) -> Result<()> {
         let place = self.image.superblock.root;
         let inode = self.image.inode(place, false)?;
         let InodeBody::Directory(size, names) = inode.body else { return Err(invalid("its root is no directory")) };
         let metadata = self.metadata(&inode)?;
-        self.planting.set_root(metadata);
-        let id = self.planting.root();
-        self.known.insert(place, id);
-        let mut waiting = vec![Waiting { id, size, place: names, depth: 0 }];
-        while let Some(directory) = waiting.pop() {
-            self.directory(&directory, &mut waiting)?;
+        self.walk.begin(place, metadata, (size, names));
+        while let Some(directory) = self.walk.next() {
+            self.directory(&directory)?;
         }
         Ok(())
     }
@@ -76,7 +66,7 @@ impl Reading<'_> {
             Some(set) => match self.sets.get(&set) {
                 Some(known) => known.clone(),
                 None => {
-                    let found = self.planting.shared(self.image.attributes(set)?)?;
+                    let found = self.walk.planting.shared(self.image.attributes(set)?)?;
                     self.sets.insert(set, found.clone());
                     found
                 }
@@ -86,17 +76,18 @@ impl Reading<'_> {
         Ok(entry::Metadata { mode, uid, gid, mtime, xattrs })
     }
 
-    fn directory(&mut self, directory: &Waiting, waiting: &mut Vec<Waiting>) -> Result<()> {
-        let mut left = Image::names_length(directory.size);
+    fn directory(&mut self, directory: &Directory<Names>) -> Result<()> {
+        let (size, place) = directory.names;
+        let mut left = Image::names_length(size);
         if left == 0 {
             return Ok(());
         }
-        self.planting.charge_bytes(left)?;
+        self.walk.planting.charge_bytes(left)?;
         let mut take = |length: usize| {
             left = left.checked_sub(length as u64).ok_or_else(|| invalid("a directory ends within a name"))?;
             Ok::<bool, crate::error::Error>(left > 0)
         };
-        let mut stream = self.image.metadata.at(self.image.superblock.directories, directory.place)?;
+        let mut stream = self.image.metadata.at(self.image.superblock.directories, place)?;
         loop {
             let head = stream.bytes(RUN)?;
             let mut more = take(RUN)?;
@@ -109,7 +100,7 @@ impl Reading<'_> {
                 let name = stream.bytes(usize::from(entry.u16(6)?) + 1)?;
                 more = take(ENTRY + name.len())?;
                 let place = Place { block: block.into(), offset: entry.u16(0)?.into() };
-                self.name(&name, place, entry.u16(4)?, directory, waiting)?;
+                self.name(&name, place, entry.u16(4)?, directory)?;
             }
             if !more {
                 return Ok(());
@@ -117,20 +108,9 @@ impl Reading<'_> {
         }
     }
 
-    fn name(
-        &mut self,
-        name: &[u8],
-        place: Place,
-        kind: u16,
-        directory: &Waiting,
-        waiting: &mut Vec<Waiting>,
-    ) -> Result<()> {
-        let depth = directory.depth + 1;
-        if let Some(&known) = self.known.get(&place) {
-            if self.planting.is_directory(known) {
-                return Err(invalid(format!("the directory \"{}\" has another name already", name.escape_ascii())));
-            }
-            return self.planting.name(directory.id, name, known, depth);
+    fn name(&mut self, name: &[u8], place: Place, kind: u16, directory: &Directory<Names>) -> Result<()> {
+        if self.walk.link(directory, name, place)? {
+            return Ok(());
         }
         let inode = self.image.inode(place, false)?;
         if kind != inode.kind {
@@ -140,7 +120,7 @@ impl Reading<'_> {
         let (kind, names) = match inode.body {
             InodeBody::Directory(size, names) => (InodeKind::Directory(Default::default()), Some((size, names))),
             InodeBody::File(file) => {
-                self.planting.allow_list(file.size >> self.image.superblock.block_bits, 4)?;
+                self.walk.planting.allow_list(file.size >> self.image.superblock.block_bits, 4)?;
                 let position = place.block << 16 | place.offset as u64;
                 let extents = self.image.runs(place, &file)?;
                 (InodeKind::File(Content { layer: 0, position, size: file.size, extents }), None)
@@ -156,12 +136,6 @@ impl Reading<'_> {
             }
             InodeBody::Fifo => (InodeKind::Fifo, None),
         };
-        let id = self.planting.add(metadata, kind)?;
-        self.planting.name(directory.id, name, id, depth)?;
-        self.known.insert(place, id);
-        if let Some((size, place)) = names {
-            waiting.push(Waiting { id, size, place, depth });
-        }
-        Ok(())
+        self.walk.add(directory, name, place, (metadata, kind), names)
     }
 }
