@@ -18,6 +18,7 @@ mod refused;
 mod request;
 pub mod squashfs;
 pub mod squashfs_tar;
+mod tails;
 pub mod tar;
 
 pub use compress::{Compressor, StreamCompression};

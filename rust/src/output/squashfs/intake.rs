@@ -11,10 +11,8 @@ use super::store::{BlockRun, FileRecord, FinishedLayer, SquashfsStore};
 use crate::contents::{Content, Covers, LayerStore, Store};
 use crate::entry::Metadata;
 use crate::error::{Code, Error, Result};
-use crate::spool::Spool;
-
-/// Bytes of ends of files that are collected before they are written.
-const BUFFER: usize = 1 << 20;
+use crate::output::tails::Tails;
+use crate::spool::{Spool, SpoolPart};
 
 impl Store for Arc<SquashfsStore> {
     fn watch(&self, covers: &Arc<Covers>) -> bool {
@@ -31,9 +29,7 @@ impl Store for Arc<SquashfsStore> {
             piece: queue.buffer(),
             queue,
             data: None,
-            tails: None,
-            tail_pending: Vec::new(),
-            tail_written: 0,
+            tails: Tails::default(),
             part: FinishedLayer::default(),
             checksums: Vec::new(),
             first: 0,
@@ -54,9 +50,7 @@ struct SquashfsLayer {
     piece: Vec<u8>,
     /// From the first block that is written to the end of the layer.
     data: Option<Spool>,
-    tails: Option<Spool>,
-    tail_pending: Vec<u8>,
-    tail_written: u64,
+    tails: Tails,
     part: FinishedLayer,
     /// Of the runs that are complete.
     checksums: Vec<u32>,
@@ -171,34 +165,6 @@ impl SquashfsLayer {
     fn waiting(&mut self) -> Option<&mut Box<dyn LayerStore>> {
         self.waiting.as_mut().filter(|_| self.waits)
     }
-
-    /// The last bytes of the file are no whole block: they wait as they are. Returns where.
-    fn set_tail_aside(&mut self) -> Result<u64> {
-        let offset = self.tail_written + self.tail_pending.len() as u64;
-        self.tail_pending.extend_from_slice(&self.piece);
-        self.piece.clear();
-        if self.tail_pending.len() >= BUFFER {
-            self.flush_tails()?;
-        }
-        Ok(offset)
-    }
-
-    fn flush_tails(&mut self) -> Result<()> {
-        if self.tail_pending.is_empty() {
-            return Ok(());
-        }
-        let tails = match &mut self.tails {
-            Some(tails) => tails,
-            None => self.tails.insert(self.store.spool()?),
-        };
-        if self.part.tails.is_none() {
-            self.part.tails = Some(tails.part());
-        }
-        tails.write(&self.tail_pending)?;
-        self.tail_written += self.tail_pending.len() as u64;
-        self.tail_pending.clear();
-        Ok(())
-    }
 }
 
 impl LayerStore for SquashfsLayer {
@@ -280,7 +246,9 @@ impl LayerStore for SquashfsLayer {
         }
         if open > 0 {
             checksum.update(&self.piece);
-            tail = self.set_tail_aside()?;
+            // They wait as they are.
+            tail = self.tails.add(&self.piece, 1, || begin_tails(&self.store, &mut self.part.tails))?;
+            self.piece.clear();
         }
         let narrow = |number: usize| {
             u32::try_from(number).map_err(|_| Error::new(Code::OutputUnsupported, "the layer has too many blocks"))
@@ -295,11 +263,11 @@ impl LayerStore for SquashfsLayer {
         while let Some(blocks) = self.queue.next()? {
             self.settle(blocks)?;
         }
-        self.flush_tails()?;
+        let tails = self.tails.finish(|| begin_tails(&self.store, &mut self.part.tails))?;
         if let Some(mut waiting) = self.waiting.take() {
             waiting.finish()?;
         }
-        for spool in [self.data.take(), self.tails.take()].into_iter().flatten() {
+        for spool in [self.data.take(), tails].into_iter().flatten() {
             self.store.give_back(spool);
         }
         self.checksums.resize(self.part.runs.len(), 0);
@@ -315,13 +283,20 @@ impl LayerStore for SquashfsLayer {
             }
             record.checksum = checksum.sum();
         }
-        (self.piece, self.tail_pending, self.checksums) = (Vec::new(), Vec::new(), Vec::new());
+        (self.piece, self.checksums) = (Vec::new(), Vec::new());
         let mut part = std::mem::take(&mut self.part);
         part.records.shrink_to_fit();
         part.runs.shrink_to_fit();
         self.store.set_part(self.index, part);
         Ok(())
     }
+}
+
+/// Takes a spool, and notes where a layer's tails begin in it.
+fn begin_tails(store: &SquashfsStore, part: &mut Option<SpoolPart>) -> Result<Spool> {
+    let spool = store.spool()?;
+    *part = Some(spool.part());
+    Ok(spool)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

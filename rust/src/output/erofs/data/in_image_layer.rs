@@ -12,7 +12,8 @@ use crate::error::{Code, Error, Result};
 use crate::output::erofs::format::numbers::{BLOCK, EXTENDED, blocks};
 use crate::output::erofs::format::xattr;
 use crate::output::file_range::copy_range;
-use crate::spool::{Spool, unnamed_file};
+use crate::output::tails::Tails;
+use crate::spool::unnamed_file;
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;
@@ -29,9 +30,7 @@ impl Store for Arc<ErofsStore> {
             ahead: None,
             pending: Vec::with_capacity(BUFFER + BLOCK),
             written: 0,
-            tails: None,
-            tail_pending: Vec::new(),
-            tail_written: 0,
+            tails: Tails::default(),
             size: 0,
             room: 0,
             start: 0,
@@ -103,10 +102,7 @@ struct ErofsLayer {
     pending: Vec<u8>,
     /// Blocks of this layer written.
     written: u64,
-    /// From the first tail that is written to the end of the layer.
-    tails: Option<Spool>,
-    tail_pending: Vec<u8>,
-    tail_written: u64,
+    tails: Tails,
     /// Apparent size of the current file.
     size: u64,
     /// Longest tail that surely fits behind its inode.
@@ -214,29 +210,10 @@ impl ErofsLayer {
     /// Takes the last `length` bytes from `pending` to the spool of tails and returns their offset there.
     fn set_tail_aside(&mut self, length: usize) -> Result<u64> {
         let from = self.pending.len() - length;
-        let offset = self.tail_written + self.tail_pending.len() as u64;
-        self.tail_pending.extend_from_slice(&self.pending[from..]);
-        let padded = self.tail_pending.len().next_multiple_of(TAIL_UNIT as usize);
-        self.tail_pending.resize(padded, 0);
+        let spool = || self.store.spool(self.index);
+        let offset = self.tails.add(&self.pending[from..], TAIL_UNIT as usize, spool)?;
         self.pending.truncate(from);
-        if self.tail_pending.len() >= BUFFER {
-            self.flush_tails()?;
-        }
         Ok(offset)
-    }
-
-    fn flush_tails(&mut self) -> Result<()> {
-        if self.tail_pending.is_empty() {
-            return Ok(());
-        }
-        let tails = match &mut self.tails {
-            Some(tails) => tails,
-            None => self.tails.insert(self.store.spool(self.index)?),
-        };
-        tails.write(&self.tail_pending)?;
-        self.tail_written += self.tail_pending.len() as u64;
-        self.tail_pending.clear();
-        Ok(())
     }
 }
 
@@ -299,12 +276,12 @@ impl LayerStore for ErofsLayer {
 
     fn finish(&mut self) -> Result<()> {
         self.flush()?;
-        self.flush_tails()?;
-        (self.pending, self.tail_pending) = (Vec::new(), Vec::new());
+        let tails = self.tails.finish(|| self.store.spool(self.index))?;
+        self.pending = Vec::new();
         if self.store.blocks(self.index).is_some_and(|expected| expected != self.written) {
             return Err(Error::new(Code::Io, "a kept layer is not what its table says"));
         }
-        if let Some(tails) = self.tails.take() {
+        if let Some(tails) = tails {
             self.store.give_back(tails);
         }
         let (ready, place) = self.store.complete(self.index, self.written, self.ahead.is_some());
