@@ -208,21 +208,13 @@ impl Merge {
             Ok(Fate::Kept(components)) => match components.split_last() {
                 None => self.root(&kind, metadata),
                 Some((name, parent)) => {
-                    let new = match kind {
-                        Kind::HardLink { target } => {
+                    let new = match InodeKind::of(kind, content) {
+                        Ok(new) => new,
+                        Err(target) => {
                             return self
                                 .hard_link(parent, name, target, hidden, (&path, offset))
                                 .map_err(|error| error.at_entry(&path, offset));
                         }
-                        Kind::Directory => InodeKind::Directory(BTreeMap::new()),
-                        Kind::File { .. } => match content {
-                            Some(content) => InodeKind::File(content),
-                            None => unreachable!("a regular file comes with its content"),
-                        },
-                        Kind::Symlink { target } => InodeKind::Symlink(target.into()),
-                        Kind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
-                        Kind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
-                        Kind::Fifo => InodeKind::Fifo,
                     };
                     self.place(parent, name, metadata, new)
                 }

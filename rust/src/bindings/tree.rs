@@ -54,18 +54,15 @@ impl Tree {
 
     pub(super) fn row(&self, py: Python<'_>, path: &[u8], id: InodeId) -> TreeRow {
         let inode = self.tree.inode(id);
-        let (kind, target, size): (_, &[u8], _) = match &inode.kind {
-            InodeKind::File(content) => ("file", b"", content.size),
-            InodeKind::Directory(_) => ("directory", b"", 0),
-            InodeKind::Symlink(target) => ("symlink", target, target.len() as u64),
-            InodeKind::CharDevice { .. } => ("char", b"", 0),
-            InodeKind::BlockDevice { .. } => ("block", b"", 0),
-            InodeKind::Fifo => ("fifo", b"", 0),
+        let (target, size): (&[u8], _) = match &inode.kind {
+            InodeKind::File(content) => (b"", content.size),
+            InodeKind::Symlink(target) => (target, target.len() as u64),
+            _ => (b"", 0),
         };
         let metadata = &inode.metadata;
         (
             PyBytes::new(py, path).unbind(),
-            kind,
+            inode.kind.name(),
             metadata.mode,
             metadata.uid,
             metadata.gid,

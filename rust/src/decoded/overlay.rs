@@ -4,7 +4,7 @@
 //! Layers are changes, and overlayfs knows fewer of them than archives can say. Where its view of the layer would not
 //! mean the same, the view is still a tree, but the layer cannot stand alone: the first such entry is the [`Reason`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::reader::Table;
@@ -148,23 +148,14 @@ impl OverlayMaker<'_> {
         };
         metadata.xattrs = self.attributes(metadata.xattrs, &path);
         let directory = self.directory(parent, &path).map_err(|error| error.at_entry(&path, offset))?;
-        let new = match kind {
-            Kind::HardLink { target } => return self.link(directory, name, &target, &path),
-            Kind::Directory => InodeKind::Directory(BTreeMap::default()),
-            Kind::File { .. } => match content {
-                Some(content) => InodeKind::File(content),
-                None => unreachable!("a regular file comes with its content"),
-            },
-            Kind::Symlink { target } => InodeKind::Symlink(target.into()),
-            Kind::CharDevice { major: 0, minor: 0 } => {
+        match InodeKind::of(kind, content) {
+            Err(target) => self.link(directory, name, &target, &path),
+            Ok(InodeKind::CharDevice { major: 0, minor: 0 }) => {
                 self.because(DEVICE_ZERO, &path);
-                return Ok(());
+                Ok(())
             }
-            Kind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
-            Kind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
-            Kind::Fifo => InodeKind::Fifo,
-        };
-        self.place(directory, name, metadata, new)
+            Ok(new) => self.place(directory, name, metadata, new),
+        }
     }
 
     /// An entry's attributes without those that steer overlayfs.

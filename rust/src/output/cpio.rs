@@ -159,24 +159,16 @@ struct Header {
 
 impl Header {
     fn new(inode: &Inode, number: u32, mtime: u32) -> Self {
-        let (kind, device) = match &inode.kind {
-            InodeKind::Fifo => (0o01, (0, 0)),
-            &InodeKind::CharDevice { major, minor } => (0o02, (major, minor)),
-            InodeKind::Directory(_) => (0o04, (0, 0)),
-            &InodeKind::BlockDevice { major, minor } => (0o06, (major, minor)),
-            InodeKind::File(_) => (0o10, (0, 0)),
-            InodeKind::Symlink(_) => (0o12, (0, 0)),
-        };
         let metadata = &inode.metadata;
         Header {
             number,
-            mode: kind << 12 | u32::from(metadata.mode),
+            mode: u32::from(inode.kind.type_bits() | metadata.mode),
             uid: metadata.uid,
             gid: metadata.gid,
             links: inode.nlink,
             mtime,
             size: 0,
-            device,
+            device: inode.kind.device(),
         }
     }
 }

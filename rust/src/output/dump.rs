@@ -53,14 +53,7 @@ pub fn dump(tree: &Tree, contents: &dyn Contents, mut take: impl FnMut(&str) -> 
         line.clear();
         line.push('/');
         escape(&step.path, &mut line);
-        let kind = match &inode.kind {
-            InodeKind::File(_) => "file",
-            InodeKind::Directory(_) => "directory",
-            InodeKind::Symlink(_) => "symlink",
-            InodeKind::CharDevice { .. } => "char",
-            InodeKind::BlockDevice { .. } => "block",
-            InodeKind::Fifo => "fifo",
-        };
+        let kind = inode.kind.name();
         let metadata = &inode.metadata;
         let _ = write!(line, " {kind} {:04o} {} {} ", metadata.mode, metadata.uid, metadata.gid);
         let _ = write!(line, "{}.{:09} ", metadata.mtime.seconds, metadata.mtime.nanoseconds);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::contents::Content;
-use crate::entry::Metadata;
+use crate::entry::{Kind, Metadata};
 
 /// The root directory of every tree.
 pub(super) const ROOT: InodeId = InodeId(0);
@@ -47,6 +47,60 @@ pub enum InodeKind {
     },
     /// A named pipe.
     Fifo,
+}
+
+impl InodeKind {
+    /// What an entry of a layer makes, with the content of a regular file. A hard link makes none: its target is returned
+    /// as the error.
+    ///
+    /// # Errors
+    /// The target of a hard link.
+    pub fn of(kind: Kind, content: Option<Content>) -> Result<Self, Vec<u8>> {
+        Ok(match kind {
+            Kind::HardLink { target } => return Err(target),
+            Kind::Directory => InodeKind::Directory(Children::new()),
+            Kind::File { .. } => match content {
+                Some(content) => InodeKind::File(content),
+                None => unreachable!("a regular file comes with its content"),
+            },
+            Kind::Symlink { target } => InodeKind::Symlink(target.into()),
+            Kind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
+            Kind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
+            Kind::Fifo => InodeKind::Fifo,
+        })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            InodeKind::File(_) => "file",
+            InodeKind::Directory(_) => "directory",
+            InodeKind::Symlink(_) => "symlink",
+            InodeKind::CharDevice { .. } => "char",
+            InodeKind::BlockDevice { .. } => "block",
+            InodeKind::Fifo => "fifo",
+        }
+    }
+
+    /// The type bits of a mode (`S_IFMT`, include/uapi/linux/stat.h).
+    pub fn type_bits(&self) -> u16 {
+        match self {
+            InodeKind::Fifo => 0o010000,
+            InodeKind::CharDevice { .. } => 0o020000,
+            InodeKind::Directory(_) => 0o040000,
+            InodeKind::BlockDevice { .. } => 0o060000,
+            InodeKind::File(_) => 0o100000,
+            InodeKind::Symlink(_) => 0o120000,
+        }
+    }
+
+    /// Major and minor number, 0 of what is no device.
+    pub fn device(&self) -> (u32, u32) {
+        match *self {
+            InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => (major, minor),
+            _ => (0, 0),
+        }
+    }
 }
 
 /// One file of any type, under one name or several.

@@ -2,19 +2,6 @@
 
 use super::numbers::{COMPACT, DataLayout, EXTENDED};
 use crate::entry::Mtime;
-use crate::tree::InodeKind;
-
-/// The type bits of a mode, the file type of a directory entry, or `None` for a device number that Linux does not have.
-pub fn type_of(kind: &InodeKind) -> (u16, u8) {
-    match kind {
-        InodeKind::File(_) => (0o100000, 1),
-        InodeKind::Directory(_) => (0o040000, 2),
-        InodeKind::CharDevice { .. } => (0o020000, 3),
-        InodeKind::BlockDevice { .. } => (0o060000, 4),
-        InodeKind::Fifo => (0o010000, 5),
-        InodeKind::Symlink(_) => (0o120000, 7),
-    }
-}
 
 /// The fields of an inode.
 #[derive(Clone, Copy, Debug)]

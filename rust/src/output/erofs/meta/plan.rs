@@ -8,7 +8,7 @@ use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::output::erofs::data::file_data::{DataPlace, FileData};
 use crate::output::erofs::format::clusters::table_size;
-use crate::output::erofs::format::inode::{Record, type_of};
+use crate::output::erofs::format::inode::Record;
 use crate::output::erofs::format::numbers::{BLOCK, DataLayout, INDEX, INDEXES, NULL_ADDRESS, blocks};
 use crate::output::erofs::format::xattr;
 use crate::output::erofs::identity::Identity;
@@ -153,7 +153,7 @@ impl<'t> Plan<'t> {
         let attributes = if metadata.xattrs.is_some() { self.shared.body_size(metadata) } else { 0 };
         let mut record = Record {
             layout: DataLayout::FlatPlain,
-            mode: type_of(&inode.kind).0 | metadata.mode & 0o7777,
+            mode: inode.kind.type_bits() | metadata.mode & 0o7777,
             xattr_count: xattr::body_count(attributes),
             nlink: inode.nlink,
             size: 0,

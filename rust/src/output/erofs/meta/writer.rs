@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 
 use super::directory;
 use super::plan::{InodeData, InodeForm, Plan, chunk_addresses, index_padding};
+use crate::entry::directory_type;
 use crate::error::{Error, Result};
 use crate::output::erofs::data::file_data::DataPlace;
-use crate::output::erofs::format::inode::type_of;
 use crate::output::erofs::format::numbers::{BLOCK, INDEX, NULL_ADDRESS, SLOT, SLOTS};
 use crate::tree::{InodeId, InodeKind};
 
@@ -69,7 +69,7 @@ pub fn write_metadata(plan: &Plan<'_>, image: &File, places: &[u32], nid_base: u
         let slot = plan.slot(id).unwrap_or_default();
         let block = places[(slot / SLOTS) as usize] - nid_base;
         let nid = u64::from(block) * u64::from(SLOTS) + u64::from(slot % SLOTS);
-        (nid, type_of(&plan.tree().inode(id).kind).1)
+        (nid, directory_type(plan.tree().inode(id).kind.type_bits()))
     };
     let mut bare_ends = Vec::new();
     for (slot, what) in in_order(plan) {
