@@ -1,8 +1,10 @@
 //! Which layer decompresses now.
 //!
-//! A core goes to the lowest layer that wants one, because the merge takes layers in order. Some stores keep contents in
-//! that order as well, and copy what came too early; so a higher layer also leaves a core alone for a moment that a lower
-//! layer has just put down. A store that leaves out what upper layers hide wants the highest layer first.
+//! A core goes to the lowest layer that wants one, because the merge takes layers in order. The store of erofs images
+//! (`ErofsStore`) keeps contents in that order as well: it copies what was written before its place was known. So a higher
+//! layer also leaves a core alone for a moment that a lower layer has just put down. The store of squashfs images
+//! (`SquashfsStore`) leaves out what upper layers hide, and wants the highest layer first. Those that spool contents, or
+//! write them into a directory, ask for no order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
