@@ -15,7 +15,7 @@ RUST = re.compile(r"^(?:pub(?:\([^)]*\))? )?(?:struct|enum|trait|type|union) (\w
 
 FORMATS = {
     "Algorithm", "Attribute", "Compression", "Device", "Fields", "Header", "Identity", "Image", "Inode", "Name",
-    "Opened", "Options", "Reading", "Record", "Shape", "Stream", "Superblock", "Type", "Waiting",
+    "Opened", "Options", "Reading", "Record", "Shape", "Stream", "Superblock", "Type",
 }  # fmt: skip
 """Names that each format, written or read, has of its own: the module is part of them, as in `ext4::Options`."""
 MIRRORS = {"Edit", "Flattener", "FrameWriter", "Hasher", "KeptLayer", "Limits", "Tree"}

@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::tree::{InodeId, InodeKind, Tree};
 
 /// A tree on its way. `K` tells inodes apart, and `D` says where the names of a directory are.
-pub(super) struct Walk<K, D = K> {
+pub(super) struct DirectoryWalk<K, D = K> {
     pub planting: Planting,
     known: HashMap<K, InodeId>,
     waiting: Vec<Directory<D>>,
@@ -25,9 +25,9 @@ pub(super) struct Directory<D> {
     depth: usize,
 }
 
-impl<K: Copy + Eq + Hash, D> Walk<K, D> {
+impl<K: Copy + Eq + Hash, D> DirectoryWalk<K, D> {
     pub fn new(limits: &Limits) -> Self {
-        Walk { planting: Planting::new(limits), known: HashMap::new(), waiting: Vec::new() }
+        DirectoryWalk { planting: Planting::new(limits), known: HashMap::new(), waiting: Vec::new() }
     }
 
     /// Begins at the root.
@@ -43,7 +43,7 @@ impl<K: Copy + Eq + Hash, D> Walk<K, D> {
         self.waiting.pop()
     }
 
-    /// Gives an inode one more name. False when this is its first: then [`Walk::add`] is to be called.
+    /// Gives an inode one more name. False when this is its first: then [`DirectoryWalk::add`] is to be called.
     ///
     /// # Errors
     /// As [`Planting::name`]; `filesystem_invalid` for a second name of a directory.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::read::common::{self, check_type, device_numbers, invalid, kind_of, wanted};
 use crate::read::source::{Fields, ReadAt, Volume};
-use crate::read::walk::{Directory, Walk};
+use crate::read::walk::{Directory, DirectoryWalk};
 use crate::tree::InodeKind;
 
 /// Bytes of an entry of a directory without its name.
@@ -30,7 +30,7 @@ pub fn read(source: Arc<dyn ReadAt>, devices: Vec<Arc<dyn ReadAt>>, limits: &Lim
     let (packed, open) = (Mutex::new(None), Mutex::new(Vec::new()));
     let mut image = Image { volumes, superblock, prefixes: Vec::new(), packed, open };
     image.prefixes = image.read_prefixes()?;
-    let mut reading = Reading { image: &image, walk: Walk::new(limits) };
+    let mut reading = Reading { image: &image, walk: DirectoryWalk::new(limits) };
     reading.all()?;
     let tree = reading.walk.finish();
     Ok(common::Image { tree, contents: Arc::new(image) })
@@ -61,7 +61,7 @@ impl Contents for Image {
 /// A tree on its way. Where data stand is found when they are read, not kept for all directories that wait.
 struct Reading<'i> {
     image: &'i Image,
-    walk: Walk<u64>,
+    walk: DirectoryWalk<u64>,
 }
 
 impl Reading<'_> {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::read::common::{self, check_type, device_numbers, invalid, kind_of, wanted};
 use crate::read::source::{Fields, ReadAt, Volume};
-use crate::read::walk::{Directory, Walk};
+use crate::read::walk::{Directory, DirectoryWalk};
 use crate::tree::InodeKind;
 
 /// The inode of the root.
@@ -31,7 +31,7 @@ pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
     let volume = Volume::new(source);
     let superblock = Superblock::read(&volume)?;
     let image = Image { volume, superblock, open: Mutex::default() };
-    let mut reading = Reading { image: &image, walk: Walk::new(limits) };
+    let mut reading = Reading { image: &image, walk: DirectoryWalk::new(limits) };
     reading.all()?;
     let tree = reading.walk.finish();
     Ok(common::Image { tree, contents: Arc::new(image) })
@@ -62,7 +62,7 @@ impl Contents for Image {
 
 struct Reading<'i> {
     image: &'i Image,
-    walk: Walk<u32>,
+    walk: DirectoryWalk<u32>,
 }
 
 impl Reading<'_> {

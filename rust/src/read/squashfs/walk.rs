@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::read::common::{self, device_numbers, invalid};
 use crate::read::source::{Fields, ReadAt, Volume};
-use crate::read::walk::{Directory, Walk};
+use crate::read::walk::{Directory, DirectoryWalk};
 use crate::tree::InodeKind;
 
 /// Bytes of the head of a run of names, and of a name's entry without it.
@@ -32,7 +32,7 @@ pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
     let metadata = MetadataReader::new(volume.clone(), algorithm);
     let (open, fragments) = (Mutex::default(), Mutex::default());
     let image = Image { volume, algorithm, superblock, metadata, open, fragments };
-    let mut reading = Reading { image: &image, walk: Walk::new(limits), sets: HashMap::new() };
+    let mut reading = Reading { image: &image, walk: DirectoryWalk::new(limits), sets: HashMap::new() };
     reading.all()?;
     let tree = reading.walk.finish();
     Ok(common::Image { tree, contents: Arc::new(image) })
@@ -40,12 +40,12 @@ pub fn read(source: Arc<dyn ReadAt>, limits: &Limits) -> Result<common::Image> {
 
 struct Reading<'i> {
     image: &'i Image,
-    walk: Walk<Place, Names>,
+    walk: DirectoryWalk<Place, NamesAt>,
     sets: HashMap<u32, Xattrs>,
 }
 
 /// The size of a directory, and where its names are.
-type Names = (u64, Place);
+type NamesAt = (u64, Place);
 
 impl Reading<'_> {
     fn all(&mut self) -> Result<()> {
@@ -76,7 +76,7 @@ impl Reading<'_> {
         Ok(entry::Metadata { mode, uid, gid, mtime, xattrs })
     }
 
-    fn directory(&mut self, directory: &Directory<Names>) -> Result<()> {
+    fn directory(&mut self, directory: &Directory<NamesAt>) -> Result<()> {
         let (size, place) = directory.names;
         let mut left = Image::names_length(size);
         if left == 0 {
@@ -108,7 +108,7 @@ impl Reading<'_> {
         }
     }
 
-    fn name(&mut self, name: &[u8], place: Place, kind: u16, directory: &Directory<Names>) -> Result<()> {
+    fn name(&mut self, name: &[u8], place: Place, kind: u16, directory: &Directory<NamesAt>) -> Result<()> {
         if self.walk.link(directory, name, place)? {
             return Ok(());
         }
