@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 Steps = Sequence[Sequence[str]]
 PYTHON: Mapping[int, Steps] = {
     0: (
-        ("file_types", "logs", "patterns", "records"),
+        ("file_types", "logs", "models", "patterns", "records"),
         ("_core", "errors", "home", "lazy", "marks", "metrics", "progress", "refusals", "shown", "sizes"),
         ("spec", "clock", "telemetry"),
         ("reference", "platforms", "elf"),

@@ -33,6 +33,7 @@ from ocifast.file_data import clone_file
 from ocifast.flatten import FlattenOptions
 from ocifast.image import Image, open_image
 from ocifast.layer_folder import LayerFolder
+from ocifast.models import readable
 from ocifast.progress import Progress, silent
 from ocifast.records import dataclass
 from ocifast.refusals import flush, flush_folder, locked_folder, processors
@@ -49,6 +50,7 @@ _SALT = bytes(32)
 _NAMESPACE = "ocifast, containerd layer, "
 
 
+@readable
 class _Sidecar(msgspec.Struct, frozen=True):
     """What containerd reads beside a layer."""
 

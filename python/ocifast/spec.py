@@ -14,6 +14,7 @@ import msgspec
 from ocifast import _core
 from ocifast.errors import DigestInvalidError, DocumentError, NotAnImageError, reason
 from ocifast.lazy import Lazy
+from ocifast.models import readable
 from ocifast.records import dataclass
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -63,6 +64,7 @@ CONFIG_LIMIT = 16 << 20
 Model = TypeVar("Model", bound=msgspec.Struct)
 
 
+@readable
 class Platform(
     msgspec.Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
 ):
@@ -78,6 +80,7 @@ class Platform(
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
 
+@readable
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A content descriptor (image-spec, descriptor.md). `digest` is checked when the document is read."""
 
@@ -99,6 +102,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
             raise DocumentError(f"descriptor {self.digest} has the size {self.size}, which is no 64-bit number")
 
 
+@readable
 class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     """An image manifest (image-spec, manifest.md; Docker manifest v2.2 has the same shape)."""
 
@@ -111,6 +115,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     annotations: dict[str, str] | None = None
 
 
+@readable
 class ImageIndex(msgspec.Struct, frozen=True, rename="camel"):
     """An image index or manifest list (image-spec, image-index.md)."""
 
@@ -122,6 +127,7 @@ class ImageIndex(msgspec.Struct, frozen=True, rename="camel"):
     annotations: dict[str, str] | None = None
 
 
+@readable
 class RuntimeConfig(msgspec.Struct, frozen=True, rename="pascal"):
     """The `config` of an image config: how a container is started (image-spec, config.md)."""
 
@@ -136,6 +142,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, rename="pascal"):
     stop_signal: str | None = None
 
 
+@readable
 class RootfsConfig(msgspec.Struct, frozen=True):
     """The `rootfs` of an image config: diff IDs, bottom layer first."""
 
@@ -143,6 +150,7 @@ class RootfsConfig(msgspec.Struct, frozen=True):
     type: str = "layers"
 
 
+@readable
 class ImageConfig(msgspec.Struct, frozen=True, rename={"os_version": "os.version"}):
     """An image config (image-spec, config.md)."""
 
@@ -155,6 +163,7 @@ class ImageConfig(msgspec.Struct, frozen=True, rename={"os_version": "os.version
     rootfs: RootfsConfig = RootfsConfig()
 
 
+@readable
 class HistoryRecord(msgspec.Struct, frozen=True):
     """One step of the `history` of an image config (image-spec, config.md)."""
 
@@ -165,6 +174,7 @@ class HistoryRecord(msgspec.Struct, frozen=True):
     empty_layer: bool = False
 
 
+@readable
 class _WithHistory(msgspec.Struct, frozen=True):
     """A config as far as its history; apart from the rest, which must not fail where a history is odd."""
 
@@ -270,11 +280,6 @@ def decode_history(raw: bytes, *, name: str) -> tuple[HistoryRecord, ...]:
         return msgspec.json.decode(raw, type=_WithHistory).history or ()
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{name} has no valid history: {reason(error)}", reference=name) from None
-
-
-# msgspec 0.22 crashes when two threads are the first to read a model: it is made ready while this module is imported.
-for _model in (Manifest, ImageIndex, ImageConfig, _WithHistory):
-    msgspec.json.Decoder(_model)
 
 
 def _decode(raw: bytes, model: type[Model], name: str) -> Model:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ocifast.errors import UsageError
+from ocifast.models import readable
 from ocifast.refusals import Lock, take_lock
 from ocifast.sizes import parse_size
 
@@ -55,6 +56,7 @@ def default_bound(folder: Path) -> int | None:
     return _MOST
 
 
+@readable
 class _Counted(msgspec.Struct, frozen=True):
     size: int
     at: float

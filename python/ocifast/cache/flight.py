@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ocifast.cache.kept import open_regular
+from ocifast.models import readable
 from ocifast.progress import Event, LayerState, Phase, Progress
 
 __all__ = ["Listener", "Teller"]
@@ -22,6 +23,7 @@ _LIMIT = 1 << 20
 """Most bytes of it that are read; an image has at most 1,024 layers."""
 
 
+@readable
 class _Stand(msgspec.Struct, frozen=True):
     """State, bytes that are done and bytes to do of each layer, then both numbers of packing."""
 

@@ -23,6 +23,7 @@ import msgspec
 
 from ocifast import _core
 from ocifast.file_data import share_blocks
+from ocifast.models import readable
 from ocifast.refusals import flush, processors
 
 __all__ = ["KeptFile", "copy_with_digest", "file_digest", "open_kept", "open_regular", "seal", "this_boot"]
@@ -31,6 +32,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 """random(4): made anew when the system starts."""
 
 
+@readable
 class KeptFile(msgspec.Struct, frozen=True):
     """What was true of a file when it was published.
 

@@ -26,6 +26,7 @@ from ocifast.cache.locks import KeyLocks
 from ocifast.errors import FileError
 from ocifast.file_data import clone_file, write_all
 from ocifast.logs import logger
+from ocifast.models import readable
 from ocifast.progress import Progress
 from ocifast.records import dataclass
 from ocifast.refusals import flush, flush_folder
@@ -42,6 +43,7 @@ _ENTRY_LIMIT = 64 << 20
 """Bytes of `entry.json` that are read: what we write has a sample of paths for each loss, and is far shorter."""
 
 
+@readable
 class _Entry(msgspec.Struct, frozen=True):
     """`entry.json`: what must be true of the other files of an entry, and what the caller wanted remembered."""
 

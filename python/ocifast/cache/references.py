@@ -22,6 +22,7 @@ from ocifast.cache.folder import CacheFolder
 from ocifast.cache.kept import open_regular
 from ocifast.errors import OcifastError
 from ocifast.file_data import write_all
+from ocifast.models import readable
 from ocifast.removal import remove_entry
 
 __all__ = ["ReferenceStore", "Resolved"]
@@ -30,6 +31,7 @@ _LIMIT = 64 << 10
 """Bytes of an entry that are read."""
 
 
+@readable
 class Resolved(msgspec.Struct, frozen=True):
     """What a name meant.
 

@@ -18,6 +18,7 @@ from ocifast.atomic import reported
 from ocifast.digests import OpenFile, digest_of
 from ocifast.errors import UsageError
 from ocifast.layer_folder import layer_path
+from ocifast.models import readable
 from ocifast.packers.backend import Backend, Format
 from ocifast.packers.losses import summarize
 from ocifast.packers.options import LayersOptions
@@ -30,6 +31,7 @@ _BLOCK = 4096
 _SECTOR = 512
 
 
+@readable
 class _Device(msgspec.Struct, frozen=True):
     """A device as `NAME.json` has it.
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ocifast.models import readable
+
 __all__ = ["DIFF_ID", "FACTS", "FILE", "FORM", "KEY", "LAYER", "OUTPUT", "LayerFacts", "OutputFacts", "layer_tag"]
 
 OUTPUT = "application/vnd.ocifast.output.v1"
@@ -31,6 +33,7 @@ FORM = 3
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
+@readable
 class OutputFacts(msgspec.Struct, frozen=True):
     """What is said of an output, whose manifest has one file.
 
@@ -45,6 +48,7 @@ class OutputFacts(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
+@readable
 class LayerFacts(msgspec.Struct, frozen=True):
     """What is said of a layer, whose manifest has two files: the table of its entries, then its data.
 

@@ -13,6 +13,7 @@ import msgspec
 
 from ocifast.digests import digest_of
 from ocifast.errors import BlobNotFoundError, DocumentError, reason
+from ocifast.models import readable
 from ocifast.sources.blobs import FileBlob
 from ocifast.sources.members import Members
 from ocifast.spec import CONFIG_LIMIT, decode_config
@@ -26,6 +27,7 @@ _GONE = frozenset({"id", "parent", "parent_id", "layer_id", "Size", "throwaway"}
 """Fields of a layer's `json` that are the layer's own and not the image's."""
 
 
+@readable
 class SavedImage(msgspec.Struct, frozen=True, rename={"repo_tags": "repotags"}):
     """One image in `manifest.json` (Docker's image specification 1.2, "Combined Image JSON + Filesystem Changeset").
 

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 
 from ocifast.errors import AuthenticationError, RegistryError
+from ocifast.models import readable
 from ocifast.records import dataclass
 from ocifast.sources.registry.challenge import Challenge
 from ocifast.sources.registry.credentials import CredentialKeeper
@@ -46,6 +47,7 @@ class TokenSender(Protocol):
         """Raises NetworkError, RegistryError."""
 
 
+@readable
 class _TokenAnswer(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None

@@ -14,6 +14,7 @@ import msgspec
 
 from ocifast import _core
 from ocifast.errors import DocumentError, RegistryError, reason
+from ocifast.models import readable
 from ocifast.sources.registry.download import Origin
 from ocifast.sources.registry.hops import next_page
 from ocifast.sources.registry.upload import Uploader
@@ -27,6 +28,7 @@ _LIST_LIMIT = 64 << 20
 _fallback_lock = threading.Lock()
 
 
+@readable
 class _Subject(msgspec.Struct, rename="camel"):
     """The fields of a manifest or index that its entry in a list of referrers is made of."""
 

@@ -6,6 +6,7 @@ import httpx
 import msgspec
 
 from ocifast.errors import ImageNotFoundError, RegistryError, UsageError
+from ocifast.models import readable
 from ocifast.reference import Reference
 from ocifast.sources.registry.client import Client
 from ocifast.sources.registry.hops import next_page
@@ -20,6 +21,7 @@ _LIST_LIMIT = 128 << 20
 """Most bytes of all pages of a list of tags, some millions of tags: a list that never ends fills no memory."""
 
 
+@readable
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
 
