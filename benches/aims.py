@@ -52,6 +52,7 @@ AIMS = (
     compiled("corpus", "ext4", INFLATE, 1.45),
     compiled("corpus", "squashfs", INFLATE, 2.8),
     compiled("corpus", "squashfs", f"{UMOCI} + mksquashfs -comp zstd", 1 / 3),
+    Aim("corpus/pull", "ocifast pull", INFLATE, 0.4),
     Aim("corpus/pull", "ocifast pull", "skopeo copy", 1 / 1.3),
     compiled("big", "dir", "ocifast compile -f dir, of four equal layers", 1.1),
     compiled("big", "erofs", "ocifast compile -f erofs, of four equal layers", 1.1),

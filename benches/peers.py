@@ -345,6 +345,7 @@ def _of_a_layout(form: str) -> Iterator[Peer]:
 
 def _moving() -> Iterator[Peer]:
     """Layouts and registries."""
+    yield Peer("pull", INFLATE, ("igzip",), inflate)
     yield Peer("pull", "skopeo copy", ("skopeo",), skopeo, "layout", "layout")
     yield Peer("pull", "ocifast pull", (), pull, "layout", "layout")
     yield Peer("pull", "crane pull --format=oci", ("crane",), crane_pull, "layout", "layout")

@@ -106,8 +106,11 @@ def part(contestants: Sequence[Contestant], command: str, entries: int, note: st
 def merged(before: Results, workload: str, now: dict[str, Any]) -> Results:
     """Results with one workload's rows instead of those of the same groups; rows of other groups stay."""
     groups = {one["group"] for one in now["rows"]}
-    kept = [one for one in before.get(workload, {}).get("rows", []) if one["group"] not in groups]
-    return {**before, workload: {**now, "rows": kept + now["rows"]}}
+    earlier = before.get(workload, {})
+    kept = [one for one in earlier.get("rows", []) if one["group"] not in groups]
+    # A group whose results are no trees counts no names.
+    entries = now["entries"] or earlier.get("entries", 0)
+    return {**before, workload: {**now, "entries": entries, "rows": kept + now["rows"]}}
 
 
 def medians(results: Results) -> dict[str, dict[str, float]]:

@@ -121,7 +121,9 @@ def test_results_are_kept_in_a_file_and_parts_of_them_measured_anew(tmp_path: Pa
     absent = contestant("crane", problem="not installed: crane")
     first = merged({}, "corpus", part([contestant(OURS, 3.0, 1.0, 2.0), absent], "the command", 7))
     assert medians(first) == {GROUP: {OURS: 2.0}}
-    both = merged(first, "corpus", part([contestant("another", 5.0, group="tar")], "the command", 7))
+    both = merged(first, "corpus", part([contestant("another", 5.0, group="tar")], "the command", 0))
+    # A group whose results are no trees takes nothing away.
+    assert both["corpus"]["entries"] == 7
     again = merged(both, "corpus", part([contestant(OURS, 4.0)], "the command", 7))
     assert medians(again) == {GROUP: {OURS: 4.0}, "corpus/tar": {"another": 5.0}}
     write(tmp_path / "results.json", again)
