@@ -108,7 +108,9 @@ def _write(cls: Any, name: str) -> Any:
     base = type("_Base", (), {"__dataclass_fields__": cls.__dataclass_fields__, "__dataclass_params__": _LOOSE})
     like = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__name__}
     asked = {"repr": name == "__repr__", "eq": name == "__eq__", "unsafe_hash": name == "__hash__"}
-    return vars(_at_once(init=False, **asked)(type(cls.__name__, (base,), like)))[name]
+    # Its members go with a class, which another thread may collect as soon as nobody holds it.
+    written = _at_once(init=False, **asked)(type(cls.__name__, (base,), like))
+    return vars(written)[name]
 
 
 def _write_init(cls: Any, frozen: bool) -> Any:
