@@ -245,7 +245,9 @@ def test_what_is_damaged_of_many_blobs_is_fetched_anew(
 ) -> None:
     """Each by itself, however many they are; what a killed run left of a blob, and whole ones."""
     noise = random.Random(5)
-    image = build_image([TarBuilder().file(f"{number}", noise.randbytes(50_000)) for number in range(8)])
+    # What DEFLATE compresses, so that a reader of it stumbles over the damage long before the end of the blob.
+    contents = [noise.randbytes(150_000).hex().encode() for _ in range(8)]
+    image = build_image([TarBuilder().file(f"{number}", content) for number, content in enumerate(contents)])
     name, cache = server.put(image, "app:1"), Cache()
     ocifast.pull(name, f"oci:{tmp_path}/one:app", cache=cache)
     for number, layer in enumerate(image.layers):
@@ -271,6 +273,22 @@ def test_what_is_damaged_of_many_blobs_is_fetched_anew(
     if target.endswith(":-"):
         (tmp_path / "out.tar").write_bytes(capfdbinary.readouterr().out)
         ocifast.copy(f"{target.removesuffix('-')}{tmp_path}/out.tar", f"oci:{tmp_path}/out:app")
+
+
+def test_a_config_that_a_killed_run_left_damaged_is_fetched_anew(server: FaultyRegistry, tmp_path: Path) -> None:
+    """It is read before anything is moved, where a platform is chosen."""
+    image, cache = build_image([TarBuilder().file("a", NOISE)]), Cache()
+    name = server.put(image, "app:1")
+    place = cache.folder / "blobs" / image.manifest["config"]["digest"].replace(":", "/")
+    ocifast.pull(name, f"oci:{tmp_path}/one:app", cache=cache)
+    raw = place.read_bytes()
+    place.unlink()
+    place.with_name(f"{place.name}.part").write_bytes(raw[:100] + b"damage")
+    for path in cache.folder.glob("references/**/*"):
+        if path.is_file():
+            path.unlink()
+    ocifast.copy(name, f"oci:{tmp_path}/two:app", cache=cache, platform="linux/amd64")
+    assert place.read_bytes() == raw
 
 
 def reachable(root: object) -> list[object]:

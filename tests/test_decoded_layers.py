@@ -434,7 +434,7 @@ def test_a_layer_that_cannot_stand_alone_says_why(cache: Cache, tmp_path: Path) 
     ]
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "changed"])
+@pytest.mark.parametrize("damage", ["cut", "removed", "gone", "changed"])
 def test_a_layer_that_is_damaged_while_it_is_read(
     damage: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +454,9 @@ def test_a_layer_that_is_damaged_while_it_is_read(
                     os.truncate(path, size // 2)
                 elif damage == "removed":
                     path.unlink()
+                elif damage == "gone":
+                    path.unlink()
+                    path.with_suffix(".entries").unlink()
                 elif damage == "changed":
                     path.write_bytes(b"?" * size)
             raise FileError("cannot read the spool file: failed to fill whole buffer")

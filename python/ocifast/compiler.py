@@ -176,7 +176,6 @@ class Compilation:
         self.how = refuse_uncached(self.options.cache, self.options.offline, self.options.refresh)
         folder, always_hash = self.options.cache_folder, self.options.verify_cache
         self.cache = Cache.usable(folder, always_hash=always_hash) if self.options.cache else None
-        self.diff_ids: Sequence[str] = ()
         self.layers: LentBlobs | None = None
         self.remote = shared_cache(self.options, self.cache, self.meter)
         self.edits: PreparedEdits | None = None
@@ -191,7 +190,7 @@ class Compilation:
         except FileError:
             # A kept layer may have been damaged while an output was made of it; what went to a stream has gone.
             streams = any(output.streams for output in self.outputs)
-            if streams or self.cache is None or not self.cache.decoded.mend(self.diff_ids):
+            if streams or self.cache is None or not self.cache.decoded.mend(self.meter.adopted):
                 raise
             done = self._attempt()
         if self.cache is not None:
@@ -208,7 +207,7 @@ class Compilation:
             for output in self.outputs:
                 output.open(stack, sync=self.options.sync)
             image = stack.enter_context(self.resolve())
-            self.keyed, self.diff_ids = self.keys(image, stack), image.diff_ids
+            self.keyed = self.keys(image, stack)
             keys = {output: key for output, key in self.keyed.items() if self.cache is not None and output.is_file}
             if self.cache is not None:
                 stack.enter_context(self.cache.leases.take(image.diff_ids))

@@ -323,12 +323,7 @@ class _Copy:
             self._tell(descriptor, LayerState.EXISTS, descriptor.size)
             return LayerState.EXISTS
         try:
-            self._move_bytes(descriptor)
-        except (FileError, VerificationError):
-            # What was kept of it may be damaged, or was removed meanwhile, and is fetched anew.
-            if not (isinstance(self._source, KeepingSource) and self._source.mend(descriptor)):
-                raise
-            self._move_bytes(descriptor)
+            self._move_mended(descriptor)
         except BlobNotFoundError:
             if descriptor.digest not in self._foreign:
                 raise
@@ -337,6 +332,17 @@ class _Copy:
             return None
         self._tell(descriptor, self._moved, descriptor.size)
         return self._moved
+
+    def _move_mended(self, descriptor: Descriptor) -> None:
+        try:
+            self._move_bytes(descriptor)
+        except (FileError, VerificationError):
+            if self._stop.is_set() or not isinstance(self._source, KeepingSource):
+                raise
+            # What was kept of it may be damaged, or was removed meanwhile, and is fetched anew.
+            if not self._source.mend(descriptor):
+                raise
+            self._move_bytes(descriptor)
 
     def _move_bytes(self, descriptor: Descriptor) -> None:
         if not self._move_file(descriptor):

@@ -48,10 +48,12 @@ class Meter:
 
     Attributes:
         decoded: diff IDs of layers that were decompressed, in the order in which they were done with.
+        adopted: diff IDs of layers that were there as decoded ones.
         took_others: whether a decoded layer was taken that nobody has compared with its diff ID.
     """
 
     decoded: list[str] = field(default_factory=list)
+    adopted: set[str] = field(default_factory=set)
     took_others: bool = False
     _begun: float = field(default_factory=lambda: time.monotonic())
     _wall: int = field(default_factory=time.time_ns)

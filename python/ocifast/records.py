@@ -109,7 +109,7 @@ def _write(cls: Any, name: str) -> Any:
     like = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__name__}
     asked = {"repr": name == "__repr__", "eq": name == "__eq__", "unsafe_hash": name == "__hash__"}
     # Its members go with a class, which another thread may collect as soon as nobody holds it.
-    written = _at_once(init=False, **asked)(type(cls.__name__, (base,), like))
+    written: type = _at_once(init=False, **asked)(type(cls.__name__, (base,), like))
     return vars(written)[name]
 
 

@@ -135,8 +135,9 @@ def copy(
     try:
         done = attempt()
     except VerificationError:
-        # A blob that is moved is fetched anew by itself. Layers that are rewritten are read together.
-        if lent is None or not lent.mend(read):
+        # A blob that is moved is fetched anew by itself. A config is read before that, and layers that are rewritten
+        # are read together.
+        if lent is None or not lent.mend([*read, *lent.lent]):
             raise
         done = attempt()
     if cache is not None:

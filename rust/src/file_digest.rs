@@ -102,6 +102,14 @@ impl Work<'_> {
 
     /// The offset of the next chunk that has data.
     fn take(&self) -> Option<u64> {
+        let found = self.next();
+        if let Some(data) = found {
+            read_ahead(self.file, data + CHUNK as u64);
+        }
+        found
+    }
+
+    fn next(&self) -> Option<u64> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (*next)?;
         let data = match seek(self.file, SeekFrom::Data(at)) {
@@ -112,9 +120,6 @@ impl Work<'_> {
         };
         let found = (data < self.size).then_some(data);
         *next = found.map(|data| data + CHUNK as u64);
-        if let Some(after) = *next {
-            read_ahead(self.file, after);
-        }
         found
     }
 

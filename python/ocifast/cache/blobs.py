@@ -190,7 +190,7 @@ class LentBlobs:
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._lent: set[str] = set()
+        self._lent: dict[str, Descriptor] = {}
         # These are neither gone on from nor followed again: whoever writes what is damaged may write on.
         self._anew: set[str] = set()
 
@@ -198,7 +198,7 @@ class LentBlobs:
         """See `BlobStore.get`."""
         found = self._store.get(descriptor)
         if found is not None:
-            self._lent.add(descriptor.digest)
+            self._lent[descriptor.digest] = descriptor
         return found
 
     def points(self, descriptor: Descriptor) -> BlobPoints:
@@ -209,8 +209,13 @@ class LentBlobs:
         """See `BlobStore.writer`; a blob that was damaged is begun anew."""
         writer = self._store.writer(descriptor, resume=descriptor.digest not in self._anew, stopped=stopped)
         if writer.resume_offset or writer.follows:
-            self._lent.add(descriptor.digest)
+            self._lent[descriptor.digest] = descriptor
         return writer
+
+    @property
+    def lent(self) -> tuple[Descriptor, ...]:
+        """All that was lent."""
+        return tuple(self._lent.values())
 
     def mend(self, descriptors: Collection[Descriptor]) -> bool:
         """Whether one of these was damaged, or has gone since it was lent; it is removed, and may be asked for anew.
@@ -218,10 +223,11 @@ class LentBlobs:
         Then all of them are begun anew where they are not whole: they are not found to be damaged one after the other.
         """
         damaged = False
-        for each in descriptors:
+        # An image may name a blob many times.
+        for each in {each.digest: each for each in descriptors}.values():
             used = each.digest in self._lent or self._store.get(each) is not None
             if used and not self._store.verify(each):
-                self._lent.discard(each.digest)
+                self._lent.pop(each.digest, None)
                 damaged = True
         if damaged:
             self._anew.update(each.digest for each in descriptors)

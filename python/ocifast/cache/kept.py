@@ -89,7 +89,8 @@ def copy_with_digest(source: int, destination: int) -> str:
         OSError, FileError: it cannot be read or written.
     """
     if share_blocks(source, destination):
-        # The same bytes, and those that were just written are in memory; shared blocks are read from the disk again.
+        # The same bytes, as nobody else writes to it meanwhile. Those that were just written are in memory; shared
+        # blocks would be read from the disk again.
         return file_digest(source)
     return _core.copy_file(source, destination, threads=processors())
 

@@ -120,11 +120,9 @@ class LayerStore:
             return False
 
     def mend(self, diff_ids: Iterable[str]) -> bool:
-        """Whether one of these layers is kept and damaged; it is removed."""
+        """Whether one of these layers, which a run has read, is damaged by now, or gone; what is damaged is removed."""
         damaged = False
         for diff_id in diff_ids:
-            if not self.has_all([diff_id]):
-                continue
             layer = self.get(diff_id, always=True)
             if layer is not None:
                 layer.close()

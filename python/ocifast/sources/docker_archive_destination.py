@@ -201,7 +201,9 @@ def _decompress(chunks: Iterator[bytes], destination: int, *, name: str) -> tupl
                 while view:
                     view = view[pipe.write(view) :]
     except BrokenPipeError:
-        pass
+        # These may be other bytes than the descriptor says, which is known at their end, and says whose fault it is.
+        for _ in chunks:
+            pass
     finally:
         thread.join()
     if failure:

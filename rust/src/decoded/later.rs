@@ -87,7 +87,7 @@ impl LaterLayer {
             let taken = take(&mut Decompressor::new(blob, &self.limits), offset, content, &self.limits, &file, at);
             // What was noted may be wrong; the blob is not, which has its digest. A disk that fails shows neither.
             let found = match taken {
-                Err(error) if error.code == Code::TarInvalid => false,
+                Err(error) if error.code != Code::Io => false,
                 taken => taken?,
             };
             self.wrong.store(true, Ordering::Relaxed);

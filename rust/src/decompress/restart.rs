@@ -3,7 +3,8 @@
 //! A point is a member's header, or a block's with what the member gave before it as far as distances reach. What is
 //! noted is a file of its own: the windows, compressed, then a row for each point, then what the file is about and its
 //! checksum. Nothing in it is believed: a part that was inflated from a point is taken only where the stream, read in
-//! order, has come to that very place, with that very window.
+//! order, has come to that very place, with that very window. Only who reads a single file believes the window that it
+//! begins with, which has the file's checksum.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
