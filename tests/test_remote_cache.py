@@ -138,6 +138,24 @@ def test_decoded_layers_are_shared(remote: str, layout: str, tmp_path: Path) -> 
     assert not three.compile(other, "b.tar").from_cache
 
 
+def test_a_failure_is_no_fault_of_layers_of_others(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are none of the machine's own, of which one that has gone is decoded again."""
+    remote = f"oci:{tmp_path}/remote"
+    Machine(tmp_path / "one", remote).compile(layout, "a.erofs")
+    tried = []
+
+    def failing(*_: Any, **__: Any) -> None:
+        tried.append(1)
+        raise FileError("cannot write the output")
+
+    monkeypatch.setattr("ocifast.compiler.write_output", failing)
+    with pytest.raises(FileError, match="cannot write the output"):
+        Machine(tmp_path / "two", remote).compile(layout, "a.tar")
+    assert tried == [1]
+
+
 def test_a_run_that_names_no_remote_cache_uses_nothing_of_it(layout: str, tmp_path: Path) -> None:
     remote = f"oci:{tmp_path}/remote"
     Machine(tmp_path / "one", remote).compile(layout, "a.erofs")

@@ -57,6 +57,7 @@ class RunLayers:
         others: where those are that nobody has verified; None for nowhere.
 
     Attributes:
+        adopted: diff IDs of layers that came from `store`.
         took_others: whether a layer came from there, so that nothing made of it is more than a claim.
     """
 
@@ -72,6 +73,7 @@ class RunLayers:
         others: LayerShelf | None = None,
     ) -> None:
         self._others = others
+        self.adopted: set[str] = set()
         self.took_others = False
         self._store = store
         self._flattener = flattener
@@ -91,7 +93,9 @@ class RunLayers:
         """Hands a kept layer to the flattener; False when none is kept."""
         diff_id = self._diff_ids[index]
         found = self._store.get(diff_id)
-        if found is None and self._others is not None:
+        if found is not None:
+            self.adopted.add(diff_id)
+        elif self._others is not None:
             found = self._others.get(diff_id)
             self.took_others = self.took_others or found is not None
         if found is None:

@@ -292,7 +292,7 @@ class Intake:
         # What a user adds is no layer of an image, and is not kept but in an output that is made of layers.
         own = [index for index in indexes if index < len(decoded) and index not in self.never_kept]
         missing = [index for index in own if not decoded.adopt(index)]
-        self.meter.adopted.update(self.image.diff_ids[index] for index in own if index not in missing)
+        self.meter.adopted |= decoded.adopted
         for index in missing:
             decoded.keep(index)
         return [*missing, *(index for index in indexes if index not in own)]

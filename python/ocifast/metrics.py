@@ -48,7 +48,7 @@ class Meter:
 
     Attributes:
         decoded: diff IDs of layers that were decompressed, in the order in which they were done with.
-        adopted: diff IDs of layers that were there as decoded ones.
+        adopted: diff IDs of layers that were there as decoded ones, verified on this machine.
         took_others: whether a decoded layer was taken that nobody has compared with its diff ID.
     """
 
