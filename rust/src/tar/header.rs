@@ -5,11 +5,11 @@ use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
 /// Bytes of a block; headers are one block, data are padded to whole blocks.
-pub(crate) const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// Which dialect the magic announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HeaderFormat {
+pub(super) enum HeaderFormat {
     /// No magic: neither prefix nor device numbers mean anything.
     V7,
     /// `ustar\0`: names may have a prefix.
@@ -19,14 +19,14 @@ pub(crate) enum HeaderFormat {
 }
 
 /// A header block whose checksum has been found right.
-pub(crate) struct Header<'a>(&'a [u8; BLOCK]);
+pub(super) struct Header<'a>(&'a [u8; BLOCK]);
 
 impl<'a> Header<'a> {
     /// Checks the sum of all bytes, the sum's own field counted as spaces. Some old writers summed signed bytes.
     ///
     /// # Errors
     /// `tar_invalid` when neither sum is the one written.
-    pub(crate) fn verify(block: &'a [u8; BLOCK]) -> Result<Self> {
+    pub(super) fn verify(block: &'a [u8; BLOCK]) -> Result<Self> {
         let written = number("checksum", &block[148..156])?;
         let unsigned = sum(block, i64::from);
         if written != unsigned && written != sum(block, |byte| i64::from(byte as i8)) {
@@ -40,7 +40,7 @@ impl<'a> Header<'a> {
     ///
     /// # Errors
     /// `tar_invalid` for a magic that is nearly ustar while the prefix field is in use: readers disagree on the name.
-    pub(crate) fn format(&self) -> Result<HeaderFormat> {
+    pub(super) fn format(&self) -> Result<HeaderFormat> {
         match &self.0[257..265] {
             [b'u', b's', b't', b'a', b'r', 0, ..] => Ok(HeaderFormat::Ustar),
             b"ustar  \0" => Ok(HeaderFormat::Gnu),
@@ -53,61 +53,56 @@ impl<'a> Header<'a> {
     }
 
     /// The type flag.
-    pub(crate) fn type_flag(&self) -> u8 {
+    pub(super) fn type_flag(&self) -> u8 {
         self.0[156]
     }
 
     /// The name, with the ustar prefix before it.
-    pub(crate) fn path(&self, format: HeaderFormat) -> Vec<u8> {
+    pub(super) fn path(&self, format: HeaderFormat) -> Vec<u8> {
         let name = text(&self.0[..100]);
         let prefix = if format == HeaderFormat::Ustar { text(&self.0[345..500]) } else { b"" };
         if prefix.is_empty() || name.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
     /// The link target.
-    pub(crate) fn link(&self) -> &'a [u8] {
+    pub(super) fn link(&self) -> &'a [u8] {
         text(&self.0[157..257])
     }
 
     /// Permission bits; the type bits that some writers add are masked away.
-    pub(crate) fn mode(&self) -> Result<u16> {
+    pub(super) fn mode(&self) -> Result<u16> {
         let mode = unsigned("mode", &self.0[100..108])?;
         Ok((mode & 0o7777) as u16)
     }
 
     /// Owner.
-    pub(crate) fn uid(&self) -> Result<u32> {
+    pub(super) fn uid(&self) -> Result<u32> {
         id("uid", unsigned("uid", &self.0[108..116])?)
     }
 
     /// Group.
-    pub(crate) fn gid(&self) -> Result<u32> {
+    pub(super) fn gid(&self) -> Result<u32> {
         id("gid", unsigned("gid", &self.0[116..124])?)
     }
 
     /// Bytes of data after the header.
-    pub(crate) fn size(&self) -> Result<u64> {
+    pub(super) fn size(&self) -> Result<u64> {
         unsigned("size", &self.0[124..136])
     }
 
     /// Seconds since 1970.
-    pub(crate) fn mtime(&self) -> Result<i64> {
+    pub(super) fn mtime(&self) -> Result<i64> {
         number("mtime", &self.0[136..148])
     }
 
     /// Major number of a device.
-    pub(crate) fn dev_major(&self) -> Result<u64> {
+    pub(super) fn dev_major(&self) -> Result<u64> {
         unsigned("devmajor", &self.0[329..337])
     }
 
     /// Minor number of a device.
-    pub(crate) fn dev_minor(&self) -> Result<u64> {
+    pub(super) fn dev_minor(&self) -> Result<u64> {
         unsigned("devminor", &self.0[337..345])
-    }
-
-    /// Both.
-    pub(crate) fn device(&self) -> Result<(u32, u32)> {
-        device(self.dev_major()?, self.dev_minor()?)
     }
 }
 

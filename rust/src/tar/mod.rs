@@ -6,10 +6,8 @@ mod member;
 mod pax;
 mod reader;
 mod sparse;
-mod values;
 mod writer;
 
-pub(crate) use header::{Header, HeaderFormat, damaged_header, looks_like_tar};
+pub(crate) use header::{damaged_header, looks_like_tar};
 pub use reader::{Data, Reader};
-pub(crate) use values::{base64, digits_of, first_record, percent, time};
 pub use writer::{Member, MemberKind, Writer};

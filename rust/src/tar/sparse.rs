@@ -3,7 +3,6 @@
 //! the data.
 
 use super::header::{BLOCK, unsigned};
-use super::values::digits_of;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
 
@@ -285,6 +284,17 @@ pub(super) fn decimal(value: &[u8]) -> Result<u64> {
         let shown = &value[..value.len().min(40)];
         invalid(format!("\"{}\" is not a decimal number below 2^63", shown.escape_ascii()))
     })
+}
+
+/// The number that decimal digits and nothing else say, up to some value over 2^64.
+pub(super) fn digits_of(text: &[u8]) -> Option<i128> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let zeros = text.iter().take_while(|&&digit| digit == b'0').count();
+    let digits = &text[zeros..];
+    let fold = |digits: &[u8]| digits.iter().fold(0, |value, digit| value * 10 + i128::from(digit - b'0'));
+    (digits.len() <= 20).then(|| fold(digits))
 }
 
 #[cfg(test)]
