@@ -2,7 +2,8 @@
 //! files of version 1.0 and attributes as `SCHILY.xattr.` and `LIBARCHIVE.xattr.` have them. What other tars have besides,
 //! and whiteouts, are no part of a root filesystem's archive: layers are read elsewhere.
 //!
-//! Nothing of an archive is parsed by the code that reads layers: each finds the other's faults where both read one archive, as fuzzing has it.
+//! Nothing of an archive is parsed by the code that reads layers: each finds the other's faults where both read one,
+//! as fuzzing has it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
