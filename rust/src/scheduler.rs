@@ -189,6 +189,10 @@ impl Cores for LayerCores<'_> {
         self.scheduler.set(&mut self.scheduler.state(), self.rank, Activity::Away(Instant::now()));
     }
 
+    fn is_wanted(&self) -> bool {
+        self.scheduler.stopped() || self.scheduler.state().layers[..self.rank].contains(&Activity::Waiting)
+    }
+
     fn room(&self) -> Option<Arc<Room>> {
         (self.scheduler.state().cores > 1).then(|| Arc::clone(&self.scheduler.room))
     }

@@ -17,6 +17,10 @@ pub trait Cores: Sync {
     fn acquire(&self) -> Result<()>;
     /// Gives the core back; called once for each `acquire` that succeeded.
     fn release(&self);
+    /// Whether the core is to be given back between two pieces of work, because an earlier layer waits for one.
+    fn is_wanted(&self) -> bool {
+        true
+    }
     /// Where layers may put what is inflated ahead of their turn; `None` where no core is ever left over for that.
     fn room(&self) -> Option<Arc<Room>> {
         None
