@@ -117,6 +117,53 @@ fn the_order_in_which_layers_are_read_does_not_matter() {
 }
 
 #[test]
+fn what_waited_for_its_place_moves_as_all_else_does() {
+    let (third, half) = (|index: usize| !index.is_multiple_of(3), |index: usize| index.is_multiple_of(2));
+    let base = || vec![Item::file("base", bytes(3, 1_000_000))];
+    let mut large = without(300, half);
+    large.push(Item::file("large", bytes(1, 3_000_000)));
+    let moves: [[Vec<Item>; 3]; 3] = [
+        // Into gaps; of single blocks; all that follows a gap.
+        [base(), files(600, 40_960, third), without(600, third)],
+        [base(), files(900, 4096, third), without(900, third)],
+        [base(), files(300, 8192, half), large],
+    ];
+    for layers in &moves {
+        let expected = build(layers);
+        check(&expected);
+        for order in [[2, 1, 0], [1, 2, 0], [1, 0, 2]] {
+            let built = try_build(layers, &order, &options()).expect("an image");
+            assert!(built.image() == expected.image(), "{order:?}");
+            assert_eq!(std::fs::read_dir(built.folder.path()).expect("listed").count(), 1, "spool files are left");
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_its_place_is_read_meanwhile() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(ErofsStore::create(folder.path(), 3).expect("a store"));
+    let mut contents = Vec::new();
+    for index in [2, 1, 0] {
+        let mut layer = store.layer(index).expect("a layer");
+        for size in [10_000, 3, 8192] {
+            let whole = bytes(u64::from(index) * 10_000 + size as u64, size);
+            layer.begin(&Metadata::default(), size as u64).expect("begun");
+            layer.data(&whole).expect("written");
+            contents.push((layer.end().expect("ended"), whole));
+        }
+        layer.finish().expect("finished");
+    }
+    for (content, whole) in &contents {
+        let mut buffer = vec![0; 20_000];
+        let count = store.read_at(content, 0, &mut buffer).expect("read");
+        assert!(&buffer[..count] == whole, "{} {}", content.layer, whole.len());
+    }
+    let names = std::fs::read_dir(folder.path()).expect("listed");
+    assert_eq!(names.count(), 3, "the image, and what two layers wrote ahead");
+}
+
+#[test]
 fn layers_side_by_side() {
     let layers: Vec<Vec<Item>> = (0..4)
         .map(|layer| {

@@ -150,7 +150,7 @@ impl ErofsLayer {
             None => {
                 let ahead = match self.ahead.take() {
                     Some(ahead) => ahead,
-                    None => self.store.create_ahead(self.index)?,
+                    None => self.store.ahead(self.index).create()?,
                 };
                 Ok((self.ahead.insert(ahead), self.written * block))
             }

@@ -1,5 +1,6 @@
 //! The data of files: where contents wait in the image, how they are compressed, and which blocks are free.
 
+pub mod ahead;
 pub mod block_map;
 pub mod codec;
 pub mod compress;

@@ -10,8 +10,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::ahead::{AheadFile, WaitingLayer};
 use super::block_map::Move;
 use super::file_data::{DataPlace, FileData};
 use crate::contents::{Content, Contents, read_runs};
@@ -78,6 +80,8 @@ pub struct ErofsStore {
     tails: Vec<OnceLock<SpoolPart>>,
     moves: OnceLock<Vec<Move>>,
     inline_tails: bool,
+    /// Whether finished layers may wait for their data to be taken in: see [`ErofsStore::take_waiting`].
+    waits: AtomicBool,
 }
 
 impl ErofsStore {
@@ -96,6 +100,7 @@ impl ErofsStore {
             tails: (0..layers).map(|_| OnceLock::new()).collect(),
             moves: OnceLock::new(),
             inline_tails: true,
+            waits: AtomicBool::new(false),
         }
     }
 
@@ -175,16 +180,9 @@ impl ErofsStore {
         self.spools.give(spool);
     }
 
-    fn ahead(&self, index: u32) -> PathBuf {
-        self.folder.join(format!("ahead-{index}"))
-    }
-
-    /// The file for what a layer writes ahead. It has a name, so that a layer that is finished has no file open.
-    pub(in crate::output::erofs) fn create_ahead(&self, index: u32) -> Result<File> {
-        let path = self.ahead(index);
-        let mut options = File::options();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
-        file.map_err(|error| Error::io(format_args!("cannot write {}", path.display()), &error))
+    /// The file for what a layer writes ahead.
+    pub(in crate::output::erofs) fn ahead(&self, index: u32) -> AheadFile {
+        AheadFile::new(&self.folder, index)
     }
 
     fn parts(&self) -> std::sync::MutexGuard<'_, Vec<LayerPlace>> {
@@ -233,10 +231,11 @@ impl ErofsStore {
         part.read(buffer, tail + from)
     }
 
-    /// Moves extents inside the image; `moves` are in an order in which none writes over what another still needs.
-    pub(in crate::output::erofs) fn relocate(&self, mut moves: Vec<Move>) -> Result<()> {
+    /// Moves extents inside the image; `moves` are in an order in which none writes over what another still needs. What
+    /// still waits is only told where it will go. Gives the moves in the order of their first blocks.
+    pub(in crate::output::erofs) fn relocate(&self, mut moves: Vec<Move>, waiting: &[WaitingLayer]) -> Result<&[Move]> {
         let block = BLOCK as u64;
-        for step in &moves {
+        for step in moves.iter().filter(|step| !waiting.iter().any(|layer| layer.has(step.from))) {
             let (from, to) = (u64::from(step.from) * block, u64::from(step.to) * block);
             copy_range(&self.image, from, &self.image, to, u64::from(step.length) * block)
                 .map_err(|error| image_error(&error))?;
@@ -245,7 +244,7 @@ impl ErofsStore {
         if self.moves.set(moves).is_err() {
             return Err(Error::new(Code::Internal, "the image is complete already"));
         }
-        Ok(())
+        Ok(self.moves.get().map_or(&[], Vec::as_slice))
     }
 }
 
@@ -274,9 +273,10 @@ impl Contents for ErofsStore {
     fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let (start, count) = self.extent(content);
         let inside = count * BLOCK as u64;
+        let waiting = self.waiting(content.layer)?;
         let read_blocks = |position: u64, part: &mut [u8]| {
-            self.image
-                .read_exact_at(part, start * BLOCK as u64 + position)
+            let (file, base) = waiting.as_ref().map_or((&self.image, 0), |(file, base)| (file, *base));
+            file.read_exact_at(part, (start - base) * BLOCK as u64 + position)
                 .map_err(|error| Error::io("cannot read the image", &error))
         };
         read_runs(content, offset, buffer, |position, part| {
@@ -304,40 +304,72 @@ pub type Ready = Vec<(u32, u64, u64)>;
 
 impl ErofsStore {
     /// Layer `index` has all its `count` blocks. Where its place is known, so is now that of the layer above, and of
-    /// every further one as long as they are finished. Otherwise what it wrote `ahead` is left for the layer below.
+    /// every further one as long as they are finished. Otherwise what it wrote `ahead` is left for the layer below. Once
+    /// the blocks of all layers are known, what was written ahead waits until the tree is known as well.
     pub(in crate::output::erofs) fn complete(&self, index: u32, count: u64, ahead: bool) -> (Ready, Option<u64>) {
         let mut parts = self.parts();
         let mut ready = Vec::new();
-        let place = parts[index as usize].base;
-        parts[index as usize].blocks = Some(count);
-        let Some(mut end) = place.map(|base| base + count) else {
-            parts[index as usize].ahead = ahead;
+        let at = index as usize;
+        parts[at].blocks = Some(count);
+        let Some(place) = parts[at].base else {
+            parts[at].ahead = ahead;
             return (ready, None);
         };
-        for (index, part) in (index + 1..).zip(parts.iter_mut().skip(index as usize + 1)) {
+        let last = parts.iter().all(|part| part.blocks.is_some());
+        let waits = |part: &LayerPlace| last && part.shared.is_none();
+        let mut end = place + count;
+        for (index, part) in (index + 1..).zip(parts.iter_mut().skip(at + 1)) {
             part.base = Some(end);
             let Some(count) = part.blocks else { break };
-            if std::mem::take(&mut part.ahead) {
+            if part.ahead && !waits(part) {
+                part.ahead = false;
                 ready.push((index, end, count));
             }
             end += count;
         }
-        (ready, place)
+        parts[at].ahead = ahead && waits(&parts[at]);
+        self.waits.fetch_or(parts.iter().any(|part| part.ahead), Ordering::Release);
+        (ready, (!parts[at].ahead).then_some(place))
     }
 
     /// Copies the blocks that a layer wrote ahead, or that its decoded layer has, to their place; removes what was
     /// written ahead.
     pub(in crate::output::erofs) fn take_in(&self, index: u32, base: u64, count: u64) -> Result<()> {
-        let (block, path) = (BLOCK as u64, self.ahead(index));
         let shared = self.parts()[index as usize].shared.take();
         if let Some(data) = shared {
             // Where the file system can, blocks are shared and nothing is copied.
+            let block = BLOCK as u64;
             return copy_range(&data, block, &self.image, base * block, count * block)
                 .map_err(|error| image_error(&error));
         }
-        let ahead = File::open(&path).map_err(|error| Error::io("cannot read the spool file", &error))?;
-        copy_range(&ahead, 0, &self.image, base * block, count * block).map_err(|error| image_error(&error))?;
-        std::fs::remove_file(&path).map_err(|error| Error::io("cannot remove the spool file", &error))
+        let ahead = self.ahead(index);
+        ahead.copy_all(&self.image, base, count)?;
+        ahead.remove()
+    }
+
+    /// The finished layers whose data wait, for who takes them in now.
+    pub(in crate::output::erofs) fn take_waiting(&self) -> Vec<WaitingLayer> {
+        let mut waiting = Vec::new();
+        for (index, part) in (0..).zip(self.parts().iter_mut()) {
+            if let LayerPlace { base: Some(base), blocks: Some(count), ahead: true, .. } = *part {
+                part.ahead = false;
+                waiting.push(WaitingLayer { file: self.ahead(index), base, count });
+            }
+        }
+        self.waits.store(false, Ordering::Release);
+        waiting
+    }
+
+    /// The file in which the data of a finished layer wait, and the first block of its place.
+    fn waiting(&self, index: u32) -> Result<Option<(File, u64)>> {
+        if !self.waits.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let parts = self.parts();
+        match parts[index as usize] {
+            LayerPlace { base: Some(base), ahead: true, .. } => Ok(Some((self.ahead(index).open()?, base))),
+            _ => Ok(None),
+        }
     }
 
     /// The same for all that are ready.

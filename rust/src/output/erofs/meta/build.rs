@@ -76,9 +76,22 @@ fn finish(tree: &Tree, store: &ErofsStore, identity: &Identity) -> Result<Writte
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
     let wanted = if anywhere(&plan) { u64::from(packer.blocks()) - together } else { 0 };
     let (first, end) = store.data_area()?;
-    let mut space = BlockMap::new(first, end, live(tree, store))?;
-    store.relocate(space.make_room(wanted))?;
-    complete(plan, store.image(), space, identity, ImageData::Here)
+    let live = live(tree, store);
+    let mut space = BlockMap::new(first, end, live.clone())?;
+    let waiting = store.take_waiting();
+    let moves = store.relocate(space.make_room(wanted), &waiting)?;
+    if waiting.is_empty() {
+        return complete(plan, store.image(), space, identity, ImageData::Here);
+    }
+    // What was decoded before its place was known arrives while the metadata are written: these have other blocks.
+    std::thread::scope(|scope| {
+        let arrive = || waiting.iter().try_for_each(|layer| layer.arrive(store.image(), &live, moves));
+        let arriving = std::thread::Builder::new().name("arrive".into()).spawn_scoped(scope, arrive);
+        let arriving = arriving.map_err(|error| Error::thread(&error))?;
+        let written = complete(plan, store.image(), space, identity, ImageData::Here);
+        let arrived = arriving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and_then(|written| arrived.map(|()| written))
+    })
 }
 
 /// Writes a compressed image.
@@ -192,7 +205,7 @@ fn complete(
     Ok(Written { bytes: Some(bytes), losses: plan.into_losses(), properties })
 }
 
-/// The blocks of all contents that the tree still has.
+/// The blocks of all contents that the tree still has, by their first ones.
 fn live(tree: &Tree, store: &ErofsStore) -> Vec<BlockRange> {
     let mut live = Vec::new();
     for step in tree.walk().filter(|step| step.first) {
@@ -204,5 +217,7 @@ fn live(tree: &Tree, store: &ErofsStore) -> Vec<BlockRange> {
             }
         }
     }
+    live.sort_unstable();
+    live.dedup();
     live
 }
