@@ -189,7 +189,7 @@ impl Cores for LayerCores<'_> {
         self.scheduler.set(&mut self.scheduler.state(), self.rank, Activity::Away(Instant::now()));
     }
 
-    fn is_wanted(&self) -> bool {
+    fn must_yield(&self) -> bool {
         self.scheduler.stopped() || self.scheduler.state().layers[..self.rank].contains(&Activity::Waiting)
     }
 
@@ -377,6 +377,7 @@ mod tests {
             let (said, order) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
                 scheduler.of(layers[0]).acquire().expect("free");
+                assert!(!scheduler.of(layers[0]).must_yield());
                 for layer in layers[1..].iter().copied() {
                     let (scheduler, said) = (&scheduler, said.clone());
                     scope.spawn(move || {
@@ -388,6 +389,8 @@ mod tests {
                         std::thread::yield_now();
                     }
                 }
+                assert!(scheduler.of(layers[0]).must_yield(), "earlier layers wait");
+                assert!(!scheduler.of(layers[2]).must_yield(), "only later layers wait");
                 scheduler.of(layers[0]).release();
             });
             assert_eq!(order.try_iter().collect::<Vec<_>>(), [layers[2], layers[1]], "{from_top}");
@@ -403,6 +406,6 @@ mod tests {
             scheduler.stop();
             assert_eq!(waiting.join().expect("no panic"), Code::Cancelled);
         });
-        assert!(scheduler.stopped());
+        assert!(scheduler.stopped() && scheduler.of(0).must_yield());
     }
 }

@@ -10,6 +10,7 @@ use erofs_support::fsck;
 use erofs_support::read::read;
 use ocifast_core::contents::{Contents, Store};
 use ocifast_core::entry::Metadata;
+use ocifast_core::error::Code;
 use ocifast_core::output::WriteRequest;
 use ocifast_core::output::erofs::{self, ErofsStore};
 use ocifast_core::tree::{InodeKind, Tree};
@@ -122,16 +123,19 @@ fn what_waited_for_its_place_moves_as_all_else_does() {
     let base = || vec![Item::file("base", bytes(3, 1_000_000))];
     let mut large = without(300, half);
     large.push(Item::file("large", bytes(1, 3_000_000)));
+    let mut more = without(600, third);
+    more.push(Item::file("more", bytes(4, 70_000)));
     let moves: [[Vec<Item>; 3]; 3] = [
         // Into gaps; of single blocks; all that follows a gap.
-        [base(), files(600, 40_960, third), without(600, third)],
+        [base(), files(600, 40_960, third), more],
         [base(), files(900, 4096, third), without(900, third)],
         [base(), files(300, 8192, half), large],
     ];
     for layers in &moves {
         let expected = build(layers);
         check(&expected);
-        for order in [[2, 1, 0], [1, 2, 0], [1, 0, 2]] {
+        // All above the lowest wait, or one of them, or none.
+        for order in [[2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]] {
             let built = try_build(layers, &order, &options()).expect("an image");
             assert!(built.image() == expected.image(), "{order:?}");
             assert_eq!(std::fs::read_dir(built.folder.path()).expect("listed").count(), 1, "spool files are left");
@@ -146,21 +150,50 @@ fn what_waits_for_its_place_is_read_meanwhile() {
     let mut contents = Vec::new();
     for index in [2, 1, 0] {
         let mut layer = store.layer(index).expect("a layer");
-        for size in [10_000, 3, 8192] {
-            let whole = bytes(u64::from(index) * 10_000 + size as u64, size);
+        for size in [10_000, 3, 8192, 0, 50_000] {
+            let mut whole = bytes(u64::from(index) * 10_000 + size as u64, size);
             layer.begin(&Metadata::default(), size as u64).expect("begun");
-            layer.data(&whole).expect("written");
+            if size == 50_000 {
+                layer.data(&whole[..9000]).expect("written");
+                layer.hole(20_000).expect("a hole");
+                layer.data(&whole[29_000..]).expect("written");
+                whole[9000..29_000].fill(0);
+            } else {
+                layer.data(&whole).expect("written");
+            }
             contents.push((layer.end().expect("ended"), whole));
         }
         layer.finish().expect("finished");
     }
     for (content, whole) in &contents {
-        let mut buffer = vec![0; 20_000];
+        let mut buffer = vec![0; 60_000];
         let count = store.read_at(content, 0, &mut buffer).expect("read");
         assert!(&buffer[..count] == whole, "{} {}", content.layer, whole.len());
     }
     let names = std::fs::read_dir(folder.path()).expect("listed");
     assert_eq!(names.count(), 3, "the image, and what two layers wrote ahead");
+}
+
+#[test]
+fn an_image_whose_data_did_not_arrive_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(ErofsStore::create(folder.path(), 2).expect("a store"));
+    let mut contents = Vec::new();
+    for index in [1, 0] {
+        let mut layer = store.layer(index).expect("a layer");
+        layer.begin(&Metadata::default(), 10_000).expect("begun");
+        layer.data(&bytes(u64::from(index), 10_000)).expect("written");
+        contents.push(layer.end().expect("ended"));
+        layer.finish().expect("finished");
+    }
+    std::fs::remove_file(folder.path().join("ahead-1")).expect("what the upper layer wrote ahead");
+    let (tree, options, path) = (Tree::new(), options(), folder.path().join("published.erofs"));
+    let mut buffer = vec![0; 10_000];
+    let written = erofs::write(request(&tree, &*store, &path, &options));
+    assert_eq!(written.map_err(|error| error.code), Err(Code::Io));
+    // Not zeros, which stand where they should be.
+    assert_eq!(store.read_at(&contents[0], 0, &mut buffer).expect_err("refused").code, Code::Io);
+    assert!(!path.exists());
 }
 
 #[test]

@@ -40,6 +40,23 @@ impl Cores for Counted {
     }
 }
 
+/// The same, for a layer that nobody wants a core of.
+struct Kept(Counted);
+
+impl Cores for Kept {
+    fn acquire(&self) -> Result<()> {
+        self.0.acquire()
+    }
+
+    fn release(&self) {
+        self.0.release();
+    }
+
+    fn must_yield(&self) -> bool {
+        false
+    }
+}
+
 struct Nothing;
 
 impl LayerStore for Nothing {
@@ -67,7 +84,7 @@ fn digest(bytes: &[u8]) -> Digest {
 }
 
 /// Decodes a layer of zeros whose blob comes in pieces; returns how it ended.
-fn decode(turn: &Counted, complete: bool) -> Result<()> {
+fn decode(turn: &dyn Cores, complete: bool) -> Result<()> {
     let blob = vec![0; 1 << 20];
     let input = LayerInput {
         digest: digest(&blob),
@@ -107,4 +124,17 @@ fn a_core_is_given_back_once_whenever_the_work_is_called_off() {
     let turn = Counted::new(u32::MAX);
     assert!(decode(&turn, true).is_ok());
     assert_eq!(turn.held(), 0);
+}
+
+#[test]
+fn a_core_that_nobody_else_wants_is_kept_and_given_back_at_the_end() {
+    for acquires in 0..3 {
+        let turn = Kept(Counted::new(acquires));
+        let ended = decode(&turn, true).map_err(|error| error.code);
+        assert!(matches!(ended, Ok(()) | Err(Code::Cancelled)), "{acquires}: {ended:?}");
+        assert_eq!(turn.0.held(), 0, "{acquires}");
+    }
+    let turn = Kept(Counted::new(u32::MAX));
+    assert!(decode(&turn, true).is_ok());
+    assert_eq!(turn.0.held(), 0);
 }

@@ -17,8 +17,9 @@ pub trait Cores: Sync {
     fn acquire(&self) -> Result<()>;
     /// Gives the core back; called once for each `acquire` that succeeded.
     fn release(&self);
-    /// Whether the core is to be given back between two pieces of work, because an earlier layer waits for one.
-    fn is_wanted(&self) -> bool {
+    /// Whether the core is to be given back between two pieces of work: an earlier layer waits for one, or all work was
+    /// called off. Always, where nothing is known of other layers.
+    fn must_yield(&self) -> bool {
         true
     }
     /// Where layers may put what is inflated ahead of their turn; `None` where no core is ever left over for that.
@@ -120,6 +121,13 @@ impl<'t> Permit<'t> {
             self.had.set(true);
         }
         Ok(())
+    }
+
+    /// Gives the core back between two pieces of work, if it must: each time costs a wake-up or two.
+    pub(super) fn rest(&self) {
+        if self.cores.must_yield() {
+            self.park();
+        }
     }
 
     /// Gives the core back if the layer has it.

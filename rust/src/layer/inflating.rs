@@ -45,7 +45,7 @@ pub(super) fn inflate(
     let Some(room) = cores.room() else {
         let mut decompressor = Decompressor::new(compressed, limits);
         points.recorder.take().into_iter().for_each(|recorder| decompressor.note_points(recorder));
-        inflate_all(&mut decompressor, &core, &cancelled, None, sender, recycled, cores)?;
+        inflate_all(&mut decompressor, &core, &cancelled, None, sender, recycled)?;
         return Ok(Points { recorder: decompressor.take_points(), ..Points::default() });
     };
     let ahead = Arc::new(Ahead::new(room));
@@ -54,7 +54,7 @@ pub(super) fn inflate(
         let mut decompressor = Decompressor::with_ahead(compressed, |blob| blob.is_ready(), limits, Arc::clone(&ahead));
         points.recorder.take().into_iter().for_each(|recorder| decompressor.note_points(recorder));
         points.known.take().into_iter().for_each(|known| decompressor.use_points(known));
-        inflate_all(&mut decompressor, &core, &cancelled, Some(&helpers), sender, recycled, cores)?;
+        inflate_all(&mut decompressor, &core, &cancelled, Some(&helpers), sender, recycled)?;
         Ok(Points { known: None, recorder: decompressor.take_points(), wrong: ahead.is_wrong() })
     })
 }
@@ -66,7 +66,6 @@ fn inflate_all<R: Read>(
     helpers: Option<&Helpers<'_, '_>>,
     sender: &SyncSender<Vec<u8>>,
     recycled: &Receiver<Vec<u8>>,
-    cores: &dyn Cores,
 ) -> Result<()> {
     loop {
         let mut buffer: Vec<u8> = recycled.try_recv().unwrap_or_default();
@@ -84,8 +83,10 @@ fn inflate_all<R: Read>(
         // An empty buffer says that the stream ended well; a dropped sender that it did not. The turn is kept while the
         // next stage is busy: that stage is what holds this layer up, and needs the core.
         let sent = read.is_err() || sender.send(buffer).is_ok();
-        if cores.is_wanted() {
-            core.park();
+        if length == 0 {
+            core.park()
+        } else {
+            core.rest()
         }
         match read {
             Err(_) if cancelled.get() => return Err(Error::new(Code::Cancelled, "the layer is not wanted any more")),

@@ -33,7 +33,7 @@ impl AheadFile {
         File::open(&self.0).map_err(|error| Error::io("cannot read the spool file", &error))
     }
 
-    /// Copies its first `count` blocks to block `base` of the image.
+    /// Copies its first `count` blocks to block `base` of the image, whether they are still wanted or not.
     pub fn copy_all(&self, image: &File, base: u64, count: u64) -> Result<()> {
         self.copy(image, [(0, base, count)])
     }
@@ -70,8 +70,8 @@ impl WaitingLayer {
         (self.base..self.base + self.count).contains(&u64::from(block))
     }
 
-    /// Copies what is still wanted of it to where it will stay, and removes the rest. `live` are the extents of all
-    /// contents before anything moves, `moves` what moves, both in the order of their first blocks.
+    /// Copies what is still wanted of it to where it will stay, and nothing else, and removes its file. `live` are the
+    /// extents of all contents before anything moves, `moves` what moves, both in the order of their first blocks.
     pub fn arrive(&self, image: &File, live: &[BlockRange], moves: &[Move]) -> Result<()> {
         let mut wanted: Vec<(u64, u64, u64)> = Vec::new();
         for extent in live.iter().filter(|extent| self.has(extent.start)) {

@@ -124,6 +124,11 @@ impl BlockMap {
         Ok(BlockMap { first, live, gaps, end: u64::from(at) })
     }
 
+    /// What is wanted, as it lies in the image before anything moves: by first blocks.
+    pub fn live(&self) -> &[BlockRange] {
+        &self.live
+    }
+
     /// Decides which contents move so that less than a hundredth of the image will be dead, when `wanted` single blocks
     /// can go anywhere. The moves must be made in their order.
     pub fn make_room(&mut self, wanted: u64) -> Vec<Move> {

@@ -1,7 +1,7 @@
 //! The contents store of an erofs image: the image itself.
 //!
 //! Whole blocks of file data go where they will stay: layer after layer, and within a layer in the order of arrival, so
-//! that the layout is a function of the layers alone. The rest of a file that is not a whole block waits in a spool
+//! that the layout is a function of the layers alone. What comes before its layer's place is known waits in a file. The rest of a file that is not a whole block waits in a spool
 //! file, and goes right behind the file's inode when the metadata are written.
 
 use std::any::Any;
@@ -64,10 +64,17 @@ struct LayerPlace {
     base: Option<u64>,
     /// Blocks of a finished layer.
     blocks: Option<u64>,
-    /// Whether the data of a layer that finished before its base was known wait in a file of their own.
+    /// Whether the data of a finished layer wait in a file of their own.
     ahead: bool,
     /// Data of a decoded layer, which wait in its own file.
     shared: Option<Arc<File>>,
+}
+
+impl LayerPlace {
+    /// First block of the place of a layer whose data wait.
+    fn waits_at(&self) -> Option<u64> {
+        self.base.filter(|_| self.ahead)
+    }
 }
 
 /// Takes the contents of all layers and keeps them in the image.
@@ -80,8 +87,8 @@ pub struct ErofsStore {
     tails: Vec<OnceLock<SpoolPart>>,
     moves: OnceLock<Vec<Move>>,
     inline_tails: bool,
-    /// Whether finished layers may wait for their data to be taken in: see [`ErofsStore::take_waiting`].
-    waits: AtomicBool,
+    /// Whether data wait, although the places of all layers are known: see [`ErofsStore::waiting`].
+    any_waiting: AtomicBool,
 }
 
 impl ErofsStore {
@@ -100,7 +107,7 @@ impl ErofsStore {
             tails: (0..layers).map(|_| OnceLock::new()).collect(),
             moves: OnceLock::new(),
             inline_tails: true,
-            waits: AtomicBool::new(false),
+            any_waiting: AtomicBool::new(false),
         }
     }
 
@@ -231,8 +238,8 @@ impl ErofsStore {
         part.read(buffer, tail + from)
     }
 
-    /// Moves extents inside the image; `moves` are in an order in which none writes over what another still needs. What
-    /// still waits is only told where it will go. Gives the moves in the order of their first blocks.
+    /// Moves extents inside the image; `moves` are in an order in which none writes over what another still needs. Moves of
+    /// what waits are only noted: it is copied to its new place later. Gives all in the order of their first blocks.
     pub(in crate::output::erofs) fn relocate(&self, mut moves: Vec<Move>, waiting: &[WaitingLayer]) -> Result<&[Move]> {
         let block = BLOCK as u64;
         for step in moves.iter().filter(|step| !waiting.iter().any(|layer| layer.has(step.from))) {
@@ -273,7 +280,7 @@ impl Contents for ErofsStore {
     fn read_at(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let (start, count) = self.extent(content);
         let inside = count * BLOCK as u64;
-        let waiting = self.waiting(content.layer)?;
+        let waiting = if count > 0 { self.waiting_file(content.layer)? } else { None };
         let read_blocks = |position: u64, part: &mut [u8]| {
             let (file, base) = waiting.as_ref().map_or((&self.image, 0), |(file, base)| (file, *base));
             file.read_exact_at(part, (start - base) * BLOCK as u64 + position)
@@ -305,7 +312,8 @@ pub type Ready = Vec<(u32, u64, u64)>;
 impl ErofsStore {
     /// Layer `index` has all its `count` blocks. Where its place is known, so is now that of the layer above, and of
     /// every further one as long as they are finished. Otherwise what it wrote `ahead` is left for the layer below. Once
-    /// the blocks of all layers are known, what was written ahead waits until the tree is known as well.
+    /// the blocks of all layers are known, what was written ahead waits until the tree is known as well. Gives the layer's
+    /// place, unless that is unknown or its data wait.
     pub(in crate::output::erofs) fn complete(&self, index: u32, count: u64, ahead: bool) -> (Ready, Option<u64>) {
         let mut parts = self.parts();
         let mut ready = Vec::new();
@@ -315,20 +323,20 @@ impl ErofsStore {
             parts[at].ahead = ahead;
             return (ready, None);
         };
-        let last = parts.iter().all(|part| part.blocks.is_some());
-        let waits = |part: &LayerPlace| last && part.shared.is_none();
+        let all_known = parts.iter().all(|part| part.blocks.is_some());
+        let may_wait = |part: &LayerPlace| all_known && part.shared.is_none();
         let mut end = place + count;
         for (index, part) in (index + 1..).zip(parts.iter_mut().skip(at + 1)) {
             part.base = Some(end);
             let Some(count) = part.blocks else { break };
-            if part.ahead && !waits(part) {
+            if part.ahead && !may_wait(part) {
                 part.ahead = false;
                 ready.push((index, end, count));
             }
             end += count;
         }
-        parts[at].ahead = ahead && waits(&parts[at]);
-        self.waits.fetch_or(parts.iter().any(|part| part.ahead), Ordering::Release);
+        parts[at].ahead = ahead && may_wait(&parts[at]);
+        self.any_waiting.store(all_known && parts.iter().any(|part| part.ahead), Ordering::Release);
         (ready, (!parts[at].ahead).then_some(place))
     }
 
@@ -347,33 +355,36 @@ impl ErofsStore {
         ahead.remove()
     }
 
-    /// The finished layers whose data wait, for who takes them in now.
-    pub(in crate::output::erofs) fn take_waiting(&self) -> Vec<WaitingLayer> {
-        let mut waiting = Vec::new();
-        for (index, part) in (0..).zip(self.parts().iter_mut()) {
-            if let LayerPlace { base: Some(base), blocks: Some(count), ahead: true, .. } = *part {
-                part.ahead = false;
-                waiting.push(WaitingLayer { file: self.ahead(index), base, count });
-            }
-        }
-        self.waits.store(false, Ordering::Release);
-        waiting
-    }
-
-    /// The file in which the data of a finished layer wait, and the first block of its place.
-    fn waiting(&self, index: u32) -> Result<Option<(File, u64)>> {
-        if !self.waits.load(Ordering::Acquire) {
-            return Ok(None);
-        }
-        let parts = self.parts();
-        match parts[index as usize] {
-            LayerPlace { base: Some(base), ahead: true, .. } => Ok(Some((self.ahead(index).open()?, base))),
-            _ => Ok(None),
-        }
-    }
-
     /// The same for all that are ready.
     pub(in crate::output::erofs) fn take_all_in(&self, ready: Ready) -> Result<()> {
         ready.into_iter().try_for_each(|(index, base, count)| self.take_in(index, base, count))
+    }
+
+    /// The layers whose data wait. Who has copied them says so by [`ErofsStore::arrived`].
+    pub(in crate::output::erofs) fn waiting(&self) -> Vec<WaitingLayer> {
+        let parts = self.parts();
+        let waiting = (0..).zip(parts.iter()).filter_map(|(index, part)| {
+            let (base, count) = part.waits_at().zip(part.blocks)?;
+            Some(WaitingLayer { file: self.ahead(index), base, count })
+        });
+        waiting.collect()
+    }
+
+    /// All data are in the image.
+    pub(in crate::output::erofs) fn arrived(&self) {
+        self.parts().iter_mut().for_each(|part| part.ahead = false);
+        self.any_waiting.store(false, Ordering::Release);
+    }
+
+    /// The file in which the data of a layer wait, and the first block of its place.
+    fn waiting_file(&self, index: u32) -> Result<Option<(File, u64)>> {
+        if !self.any_waiting.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        if self.is_complete() {
+            return Err(Error::new(Code::Io, "cannot read an image that could not be completed"));
+        }
+        let base = self.parts()[index as usize].waits_at();
+        base.map(|base| Ok((self.ahead(index).open()?, base))).transpose()
     }
 }

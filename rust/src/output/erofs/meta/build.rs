@@ -76,21 +76,27 @@ fn finish(tree: &Tree, store: &ErofsStore, identity: &Identity) -> Result<Writte
     let together: u64 = packer.runs().iter().map(|run| u64::from(run.length)).sum();
     let wanted = if anywhere(&plan) { u64::from(packer.blocks()) - together } else { 0 };
     let (first, end) = store.data_area()?;
-    let live = live(tree, store);
-    let mut space = BlockMap::new(first, end, live.clone())?;
-    let waiting = store.take_waiting();
+    let mut space = BlockMap::new(first, end, live(tree, store))?;
+    let waiting = store.waiting();
+    let before = if waiting.is_empty() { Vec::new() } else { space.live().to_vec() };
     let moves = store.relocate(space.make_room(wanted), &waiting)?;
-    if waiting.is_empty() {
-        return complete(plan, store.image(), space, identity, ImageData::Here);
-    }
+    let image = store.image();
+    let arrive = || waiting.iter().try_for_each(|layer| layer.arrive(image, &before, moves));
     // What was decoded before its place was known arrives while the metadata are written: these have other blocks.
     std::thread::scope(|scope| {
-        let arrive = || waiting.iter().try_for_each(|layer| layer.arrive(store.image(), &live, moves));
-        let arriving = std::thread::Builder::new().name("arrive".into()).spawn_scoped(scope, arrive);
-        let arriving = arriving.map_err(|error| Error::thread(&error))?;
-        let written = complete(plan, store.image(), space, identity, ImageData::Here);
-        let arrived = arriving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and_then(|written| arrived.map(|()| written))
+        let mut arriving = None;
+        if !waiting.is_empty() {
+            arriving = std::thread::Builder::new().name("arrive".into()).spawn_scoped(scope, arrive).ok();
+        }
+        complete(plan, image, space, identity, ImageData::Here, || {
+            match arriving {
+                Some(arriving) => arriving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                // There was no thread to be had.
+                None => arrive()?,
+            }
+            store.arrived();
+            Ok(())
+        })
     })
 }
 
@@ -109,7 +115,7 @@ fn compress(
     let plan = Plan::new(tree, &files, identity)?;
     // All that is there is wanted.
     let space = BlockMap::new(files.end(), files.end(), Vec::new())?;
-    complete(plan, &image, space, identity, ImageData::Compressed(*compression))
+    complete(plan, &image, space, identity, ImageData::Compressed(*compression), || Ok(()))
 }
 
 /// Completes the image of one layer: `data` has its contents, which end before byte `end` and all stay. Whether the
@@ -122,7 +128,7 @@ pub fn finish_layer(view: &Tree, data: &File, end: u64, identity: &Identity) -> 
     let plan = Plan::new(view, &LayerFiles, identity)?;
     let end = end / BLOCK as u64;
     let space = BlockMap::new(end, end, Vec::new())?;
-    complete(plan, data, space, identity, ImageData::Here)
+    complete(plan, data, space, identity, ImageData::Here, || Ok(()))
 }
 
 /// Writes the image of a tree whose data stand elsewhere to an empty file.
@@ -133,7 +139,7 @@ pub fn finish_layered(tree: &Tree, files: &LayeredFiles, image: &File, identity:
     let plan = Plan::new(tree, files, identity)?;
     let head = head_blocks(files.table());
     let space = BlockMap::new(head, head, Vec::new())?;
-    complete(plan, image, space, identity, ImageData::Elsewhere(files))
+    complete(plan, image, space, identity, ImageData::Elsewhere(files), || Ok(()))
 }
 
 /// Where the data of the image are.
@@ -150,13 +156,14 @@ fn anywhere(plan: &Plan<'_>) -> bool {
     plan.packer().runs().first().is_none_or(|run| run.start > 0)
 }
 
-/// Metadata and superblock.
+/// Metadata and superblock; in between `arrived` waits for what else is still to come into the image.
 fn complete(
     plan: Plan<'_>,
     image: &File,
     mut space: BlockMap,
     identity: &Identity,
     data: ImageData<'_>,
+    arrived: impl FnOnce() -> Result<()>,
 ) -> Result<Written> {
     let packer = plan.packer();
     let places = space.place(packer.blocks(), packer.runs(), anywhere(&plan))?;
@@ -198,6 +205,7 @@ fn complete(
         coding: if let ImageData::Compressed(compression) = data { Some(compression.coding()) } else { None },
         devices,
     };
+    arrived()?;
     let bytes = space.end() * block;
     image.set_len(bytes).map_err(failed)?;
     image.write_all_at(&superblock.block(), 0).map_err(failed)?;
@@ -205,7 +213,7 @@ fn complete(
     Ok(Written { bytes: Some(bytes), losses: plan.into_losses(), properties })
 }
 
-/// The blocks of all contents that the tree still has, by their first ones.
+/// The blocks of all contents that the tree still has.
 fn live(tree: &Tree, store: &ErofsStore) -> Vec<BlockRange> {
     let mut live = Vec::new();
     for step in tree.walk().filter(|step| step.first) {
@@ -217,7 +225,5 @@ fn live(tree: &Tree, store: &ErofsStore) -> Vec<BlockRange> {
             }
         }
     }
-    live.sort_unstable();
-    live.dedup();
     live
 }
