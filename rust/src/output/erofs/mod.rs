@@ -1,8 +1,7 @@
 //! An erofs image (Linux, Documentation/filesystems/erofs.rst): a file system that is only read, mounted by the kernel.
 //!
 //! File data go into the image before the tree is known, but for what waits for its place: [`ErofsStore`] is the store that
-//! layers are read into.
-//! [`write()`] then adds the metadata, and the superblock last.
+//! layers are read into. [`write()`] then adds what waited, the metadata, and the superblock last.
 //!
 //! Three rooms, each of which imports only from those before it: `format` has the numbers and records as they stand on
 //! the disk, `data` the contents and the blocks that they take, `meta` all that leads to them.

@@ -1,8 +1,9 @@
 //! The contents store of an erofs image: the image itself.
 //!
 //! Whole blocks of file data go where they will stay: layer after layer, and within a layer in the order of arrival, so
-//! that the layout is a function of the layers alone. What comes before its layer's place is known waits in a file. The rest of a file that is not a whole block waits in a spool
-//! file, and goes right behind the file's inode when the metadata are written.
+//! that the layout is a function of the layers alone. What comes before its layer's place is known waits in a file of the
+//! layer's own. The rest of a file that is not a whole block waits in a spool file, and goes right behind the file's inode
+//! when the metadata are written.
 
 use std::any::Any;
 use std::borrow::Cow;
