@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from tests.support.images import build_image
 from tests.support.layers import TarBuilder
 from tests.support.pulls import opened, quick, random_image
 from tests.support.registry import Registry
+from tests.support.run import run
 
 
 @pytest.fixture
@@ -135,6 +137,28 @@ def test_of_a_tag_only_the_digest_is_asked_for_when_the_cache_has_the_rest(cache
         assert server.lines == [get, head, head, head, get, head]
 
 
+def test_an_image_is_asked_for_once_however_often_a_command_looks_at_it(cache: Cache, tmp_path: Path) -> None:
+    image = build_image([TarBuilder().file("etc/text", b"text")])
+    with serve_faulty() as server:
+        name = server.put(image, "app:1")
+        root_digest(name, cache)
+        commands = (
+            ("inspect",),
+            ("inspect", "--raw"),
+            ("history",),
+            ("ls",),
+            ("pull", f"oci:{tmp_path}/pulled:app"),
+            ("copy", f"oci:{tmp_path}/copied:app"),
+            ("compile", str(tmp_path / "out.tar")),
+        )
+        for command, *rest in commands:
+            server.requests.clear()
+            words = (command, "--platform", "linux/amd64", name, *rest)
+            run(sys.executable, "-m", "ocifast", *words, env={"OCIFAST_CACHE_DIR": str(cache.folder)})
+            heads = [line for line in server.lines if "/manifests/" in line]
+            assert heads == ["HEAD /v2/app/manifests/1"], command
+
+
 def test_a_server_that_knows_no_head_is_asked_the_long_way(cache: Cache) -> None:
     image = random_image(100)
     with serve_faulty() as server:
@@ -209,10 +233,12 @@ def test_documents_by_digest(cache: Cache) -> None:
     by_digest = CachedSource(flaky, cache.blobs, digest=IMAGE.digest)
     assert by_digest.root() == document
     by_digest.close()
-    assert flaky.asked == ["document", "root", "root", "close"]
+    assert flaky.asked == ["document", "root", "close"]
     # Damaged on disk: asked for again.
     (cache.folder / "blobs" / IMAGE.digest.replace(":", "/")).write_bytes(IMAGE.raw.replace(b"2", b"3"))
     assert by_digest.root().raw == IMAGE.raw
+    assert flaky.asked[-1] == "close"
+    assert CachedSource(flaky, cache.blobs, digest=IMAGE.digest).root().raw == IMAGE.raw
     assert flaky.asked[-1] == "root"
 
 

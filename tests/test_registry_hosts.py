@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,29 @@ def test_damaged_files(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(FileError, match=f"{path} does not configure registries"):
         pull_endpoints(Reference.parse("a.example/x"), RegistryOptions(registries_file=path))
+
+
+def test_spaces_and_quotes_make_no_difference(tmp_path: Path) -> None:
+    path = tmp_path / "registries.conf"
+    path.write_text('[[ "registry" ]]\nprefix = "a.example"\nlocation = "b.example"\n')
+    options = RegistryOptions(registries_file=path)
+    assert [shown(found) for found in pull_endpoints(Reference.parse("a.example/x"), options)] == [
+        "https://b.example/x"
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "# [[registry]]\nnot TOML", "  #\t[[registry]]\n", '[aliases]\n"a" = "b"\n'])
+def test_a_file_that_only_shows_how_it_is_done_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    path = tmp_path / "registries.conf"
+    path.write_text(content)
+    for parser in ("tomllib", "tomli"):
+        monkeypatch.setitem(sys.modules, parser, None)
+    options = RegistryOptions(registries_file=path)
+    assert [shown(found) for found in pull_endpoints(Reference.parse("a.example/x"), options)] == [
+        "https://a.example/x"
+    ]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

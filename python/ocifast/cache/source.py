@@ -37,9 +37,9 @@ _log = logger(__name__)
 class CachedSource:
     """A source that asks another one only for what the cache lacks.
 
-    What a tag names is always asked for, since it may have moved, but only its digest when the cache may have the rest;
-    everything else is named by its digest. A cache that cannot be written to (the disk is full) is done without, with a
-    line in the log.
+    What a tag names is asked for once, and by each source anew, since it may have moved; but only its digest when the
+    cache may have the rest. Everything else is named by its digest. A cache that cannot be written to (the disk is
+    full) is done without, with a line in the log.
 
     Args:
         source: the other one; closed by `close`.
@@ -81,6 +81,8 @@ class CachedSource:
         self._digest = digest
         self._layers = layers
         self._lease = lease
+        self._root: Document | None = None
+        self._asking = threading.Lock()
 
     @property
     def origin(self) -> Source:
@@ -88,15 +90,11 @@ class CachedSource:
         return self._source.origin if isinstance(self._source, DeferredSource) else self._source
 
     def root(self) -> Document:
-        """See `Source.root`; from the cache when that has what the reference names."""
-        document = self._cached_root()
-        if document is None:
-            document = self._source.root()
-            self._keep(document.descriptor(), document)
-        self._use(document)
-        if self._references is not None:
-            self._references.put(self.name, self._platform, document.digest)
-        return document
+        """See `Source.root`; from the cache when that has what the reference names. Asked for once."""
+        with self._asking:
+            if self._root is None:
+                self._root = self._find_root()
+            return self._root
 
     def document(self, descriptor: Descriptor) -> Document:
         """See `Source.document`."""
@@ -181,6 +179,16 @@ class CachedSource:
         self._source.close()
         if self._lease is not None:
             self._lease.close()
+
+    def _find_root(self) -> Document:
+        document = self._cached_root()
+        if document is None:
+            document = self._source.root()
+            self._keep(document.descriptor(), document)
+        self._use(document)
+        if self._references is not None:
+            self._references.put(self.name, self._platform, document.digest)
+        return document
 
     def _cached_root(self) -> Document | None:
         digest = None if self._refresh else self._digest or self._named_digest()

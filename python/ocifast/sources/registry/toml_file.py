@@ -20,8 +20,9 @@ def read_toml(path: Path, needed: bytes, read: Callable[[dict[str, Any]], _Read]
 
     Args:
         path: the file.
-        needed: without these bytes nothing in it is of interest: most such files hold other things only, and a parser
-            takes its time. `read` gets an empty table then.
+        needed: without these bytes in a line that is no comment nothing in it is of interest: most such files hold
+            other things only, or examples, and a parser takes its time. `read` gets an empty table then. Spaces and
+            quotes in the line do not count.
         read: raises ValueError, TypeError, AttributeError or KeyError for tables that are none of its own.
         what: what the file should do, for messages: "configure registries".
 
@@ -31,7 +32,7 @@ def read_toml(path: Path, needed: bytes, read: Callable[[dict[str, Any]], _Read]
     try:
         with path.open("rb") as file:
             raw = file.read(_LIMIT)
-        if needed not in raw:
+        if not _mentions(raw, needed):
             return read({})
         if sys.version_info >= (3, 11):
             import tomllib
@@ -42,3 +43,8 @@ def read_toml(path: Path, needed: bytes, read: Callable[[dict[str, Any]], _Read]
         raise FileError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise FileError(f"{path} does not {what}: {reason(error)}", path=str(path)) from None
+
+
+def _mentions(raw: bytes, needed: bytes) -> bool:
+    lines = (line.translate(None, b" \t\"'") for line in raw.splitlines())
+    return any(needed in line for line in lines if not line.startswith(b"#"))
