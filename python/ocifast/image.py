@@ -10,14 +10,11 @@ import msgspec
 
 from ocifast import _core, platforms
 from ocifast.artifacts import refuse_artifacts
-from ocifast.clock import rfc3339_seconds
 from ocifast.errors import BlobNotFoundError, DigestInvalidError, DocumentError, NotAnImageError, PlatformError
-from ocifast.history import History, pair_history
 from ocifast.lazy import Lazy
 from ocifast.opening import asking, open_cached
 from ocifast.progress import Progress, silent
 from ocifast.reference import Location
-from ocifast.signatures import Verification, check
 from ocifast.sources import Blob, Source
 from ocifast.sources.open import parse_location
 from ocifast.sources.verify import read_small
@@ -44,9 +41,11 @@ if TYPE_CHECKING:
 
     from ocifast.cache import Cache
     from ocifast.flatten import FlattenOptions
+    from ocifast.history import History
     from ocifast.layer_entries import LayerEntry
     from ocifast.peek import Peek
     from ocifast.rootfs import Rootfs, RootfsEntry
+    from ocifast.signatures import Verification
     from ocifast.sources.registry.options import RegistryOptions
 
 __all__ = ["Image", "Index", "open_image", "open_index", "resolve"]
@@ -247,6 +246,8 @@ class Image:
         Raises:
             DocumentError: the history is none; and what `diff_ids` raises.
         """
+        from ocifast.history import pair_history
+
         records = decode_history(self.config_raw, name=f"{self.name}: config")
         return pair_history(records, self.layers, self.diff_ids)
 
@@ -290,6 +291,7 @@ class Image:
             SourceError, VerificationError, LayerError.
         """
         # Not imported before it is needed, as all that reads layers: most commands look at documents alone.
+        from ocifast.clock import rfc3339_seconds
         from ocifast.flatten import flatten
 
         created = rfc3339_seconds(self.config.created or "")
@@ -300,6 +302,10 @@ class Image:
 
         Raises what `ocifast.signatures.check` does; `location` is where the image is.
         """
+        if verify is None:
+            return
+        from ocifast.signatures import check
+
         digests = [self.digest] if self.index is None else [self.digest, self.index.digest]
         check(verify, location, self.source, digests)
 

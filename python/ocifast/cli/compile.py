@@ -13,10 +13,9 @@ from ocifast.cli.display import check_stdout, format_size, report, streaming, wa
 from ocifast.cli.edits import edit_options, make_edits
 from ocifast.cli.help import Command
 from ocifast.cli.kernels import chosen_kernel, kernel_options
-from ocifast.cli.looking import options_for
 from ocifast.cli.losses import sentences
 from ocifast.cli.progress import progress_display
-from ocifast.cli.registry import registry_options, seconds
+from ocifast.cli.registry import options_for, registry_options, seconds
 from ocifast.cli.remote import remote_choices, remote_options
 from ocifast.cli.seals import chosen_seals, seal_options
 from ocifast.cli.verify import verify_options

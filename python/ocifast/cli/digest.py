@@ -10,7 +10,7 @@ import click
 from ocifast.cli.display import report
 from ocifast.cli.help import Command
 from ocifast.cli.options import as_json, cache_for, cached, follow_links, image_argument, platform
-from ocifast.cli.registry import registry_options
+from ocifast.cli.registry import options_for, registry_options
 
 __all__ = ["command"]
 
@@ -38,7 +38,6 @@ def command(
     IMAGE is {anywhere}. A registry is asked for the digest alone, if it states that.
     """
     from ocifast import platforms
-    from ocifast.cli.looking import options_for
     from ocifast.image import resolve
     from ocifast.opening import Asking, asking, open_cached
     from ocifast.sources.open import open_source, parse_location

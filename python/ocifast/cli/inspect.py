@@ -10,8 +10,7 @@ import click
 from ocifast.cli.display import format_size, printable, report
 from ocifast.cli.help import Command
 from ocifast.cli.options import as_json, cache_for, cached, follow_links, image_argument, platform
-from ocifast.cli.registry import registry_options
-from ocifast.cli.template import rendered
+from ocifast.cli.registry import options_for, registry_options
 
 if TYPE_CHECKING:
     from ocifast.image import Image, Index
@@ -54,7 +53,6 @@ def command(
     without --platform writes the index itself.
     """
     from ocifast import platforms
-    from ocifast.cli.looking import options_for
     from ocifast.image import Index, resolve
     from ocifast.opening import asking, open_cached
     from ocifast.sources.open import parse_location
@@ -88,6 +86,8 @@ def command(
     if template is not None:
         if "image" not in data and "{image" in template:
             raise click.UsageError("the index has no image for this machine; choose one with --platform")
+        from ocifast.cli.template import rendered
+
         report({}, as_json=False, text=rendered(template, data))
         return
     report(data, as_json=as_json, text=lambda: _show(data))

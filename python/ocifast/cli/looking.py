@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ocifast.cli import options
 from ocifast.cli.options import cache_for
 from ocifast.cli.progress import progress_display
-from ocifast.cli.registry import OPTION_NAMES, make_options, registry_options
+from ocifast.cli.registry import OPTION_NAMES, options_for, registry_options
 from ocifast.cli.verify import verify_options
 from ocifast.errors import OcifastError, PathNotFoundError
 from ocifast.image import Image, open_image
 from ocifast.records import dataclass
-from ocifast.sources.open import parse_location
-from ocifast.sources.transports import TRANSPORTS
 
 if TYPE_CHECKING:
     from ocifast.peek import Peek
@@ -25,21 +23,10 @@ if TYPE_CHECKING:
     from ocifast.signatures import Verification
     from ocifast.sources.registry.options import RegistryOptions
 
-__all__ = ["Looking", "looking_options", "not_there", "options_for"]
+__all__ = ["Looking", "looking_options", "not_there"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
-
-
-def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | None:
-    """How the registry or store that an image is in is spoken to; None, and nothing loaded, for what is on disk.
-
-    `registry` is what `registry_options` passed on.
-    """
-    location = parse_location(image)
-    if not TRANSPORTS[location.transport].is_served:
-        return None
-    return make_options(*([location.remote.host] if location.remote else []), **registry)
 
 
 def not_there(error: PathNotFoundError, image: str) -> OcifastError:

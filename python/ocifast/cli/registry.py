@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -183,6 +183,20 @@ def make_options(
         # Looked at by `main`, which asks what tags there are when one is missing.
         context.find_root().obj["registry"] = options
     return options
+
+
+def options_for(image: str, registry: Mapping[str, Any]) -> RegistryOptions | None:
+    """How the registry or store that an image is in is spoken to; None, and nothing loaded, for what is on disk.
+
+    `registry` is what `registry_options` passed on.
+    """
+    from ocifast.sources.open import parse_location
+    from ocifast.sources.transports import TRANSPORTS
+
+    location = parse_location(image)
+    if not TRANSPORTS[location.transport].is_served:
+        return None
+    return make_options(*([location.remote.host] if location.remote else []), **registry)
 
 
 def read_password(from_stdin: bool) -> str:

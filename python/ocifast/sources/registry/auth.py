@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
 
 import httpx
@@ -21,10 +21,12 @@ import msgspec
 from ocifast.errors import AuthenticationError, RegistryError
 from ocifast.models import readable
 from ocifast.records import dataclass
-from ocifast.sources.registry.challenge import Challenge
 from ocifast.sources.registry.credentials import CredentialKeeper
 from ocifast.sources.registry.failures import said_by
 from ocifast.sources.registry.options import Credential, is_loopback
+
+if TYPE_CHECKING:
+    from ocifast.sources.registry.challenge import Challenge
 
 __all__ = ["Authenticator", "TokenSender", "merge_scopes", "realm_is_known"]
 

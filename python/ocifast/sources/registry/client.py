@@ -18,7 +18,6 @@ from ocifast.errors import CancelledError, OcifastError, RegistryError
 from ocifast.logs import logger
 from ocifast.sources.registry import addresses
 from ocifast.sources.registry.auth import Authenticator
-from ocifast.sources.registry.challenge import parse_challenges
 from ocifast.sources.registry.credentials import CredentialKeeper
 from ocifast.sources.registry.failures import (
     ERROR_LIMIT,
@@ -291,6 +290,8 @@ class Client:
             with authenticator.attempt(needed) as authorization:
                 response = self._send_once(method, url, headers, body, authorization)
                 if response.status_code == 401:
+                    from ocifast.sources.registry.challenge import parse_challenges
+
                     challenges = parse_challenges(response.headers.get_list("WWW-Authenticate"))
                     failure = self.failure(name, what, response)
                     # A server that asks twice in one exchange refuses what it was given; a helper's new word may help

@@ -14,11 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ocifast.atomic import NewFile, sweep_folder
 from ocifast.errors import FileError
-from ocifast.file_data import write_all
 from ocifast.records import dataclass
-from ocifast.refusals import take_lock
 from ocifast.sources.registry.options import Credential
 
 __all__ = ["HUB_KEY", "CredentialFile", "keys_for", "normalise_key"]
@@ -129,6 +126,9 @@ class CredentialFile:
         Raises:
             FileError: it cannot be read, or its folder cannot be written to.
         """
+        # What writes is not imported before it is needed: most commands only read.
+        from ocifast.refusals import take_lock
+
         folder = Path(os.path.realpath(path)).parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,6 +149,9 @@ class CredentialFile:
         Raises:
             FileError: the folder cannot be written to.
         """
+        from ocifast.atomic import NewFile, sweep_folder
+        from ocifast.file_data import write_all
+
         # A link (people link this file into their dotfiles) stays one: what it names is replaced.
         target = Path(os.path.realpath(self.path))
         try:

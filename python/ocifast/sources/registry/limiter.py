@@ -13,9 +13,11 @@ import threading
 import time
 from collections import deque
 from types import TracebackType
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from ocifast.sources.registry.shared_limit import SharedLimit
+if TYPE_CHECKING:
+    from ocifast.sources.registry.shared_limit import SharedLimit
 
 __all__ = ["Limiter", "Slot", "Slots", "limiter_for"]
 
@@ -192,7 +194,14 @@ def limiter_for(host: str, slots: int, *, shared: bool = False) -> Limiter:
     with _lock:
         limiter = _limiters.get((host, shared))
         if limiter is None:
-            limiter = _limiters[host, shared] = Limiter(SharedLimit(host) if shared else None)
+            limiter = _limiters[host, shared] = Limiter(_shared_limit(host) if shared else None)
         for kind in (limiter.downloads, limiter.uploads, limiter.requests):
             kind.widen(slots)
         return limiter
+
+
+def _shared_limit(host: str) -> SharedLimit:
+    # Not imported before it is needed: few runs share their limits.
+    from ocifast.sources.registry.shared_limit import SharedLimit
+
+    return SharedLimit(host)

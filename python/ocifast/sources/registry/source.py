@@ -27,11 +27,9 @@ from ocifast.reference import Reference
 from ocifast.sources import FileSlice
 from ocifast.sources.registry.client import Client
 from ocifast.sources.registry.download import Origin, stream
-from ocifast.sources.registry.download_ranges import stream_in_ranges
 from ocifast.sources.registry.failures import is_final, network_failure, read_capped
 from ocifast.sources.registry.hosts import Endpoint, pull_endpoints
 from ocifast.sources.registry.options import RegistryOptions
-from ocifast.sources.registry.referrers import list_referrers
 from ocifast.spec import INDEXES, MANIFEST_LIMIT, MANIFESTS, Descriptor, Document, parse_document
 
 __all__ = ["ACCEPT", "RegistryBlob", "RegistrySource", "content_digest"]
@@ -108,6 +106,8 @@ class RegistrySource:
         Raises:
             RegistryError, DocumentError.
         """
+        from ocifast.sources.registry.referrers import list_referrers
+
         return list_referrers(self._origins[-1], digest)
 
     def tagged(self, tag: str) -> Document | None:
@@ -124,6 +124,8 @@ class RegistrySource:
 
     def referring(self, digest: str) -> Iterable[Descriptor]:
         """What refers to a manifest, of the first mirror that has any (see `ocifast.sources.AttachedSource`)."""
+        from ocifast.sources.registry.referrers import list_referrers
+
         for origin in self._origins[:-1]:
             try:
                 if found := list_referrers(origin, digest):
@@ -286,6 +288,8 @@ class RegistryBlob:
             if threshold is None or size - start < threshold:
                 yield from stream(origin, self._descriptor, start, size, slot)
             else:
+                from ocifast.sources.registry.download_ranges import stream_in_ranges
+
                 others = [other for other in self._origins if other is not origin]
                 yield from stream_in_ranges(origin, self._descriptor, start, slot, others)
 
