@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ocifast import CompileOptions, PackOptions
 from ocifast.cache import Cache
+from ocifast.cache.kept import copy_with_digest, file_digest
 from ocifast.compiler import compile_image
 from ocifast.errors import UsageError
 
@@ -149,6 +150,25 @@ def test_tails_are_an_option_of_plain_erofs(tmp_path: Path, kind: str, pack: Pac
         compile_image(
             f"oci:{layout}:app", tmp_path / "out", format=kind, options=CompileOptions(pack=pack, cache=False)
         )
+
+
+@pytest.mark.root
+@pytest.mark.tools
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_copy_has_the_digest_of_what_was_written(shares: bool, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where sharing, which the first block allowed, fails in the end."""
+    if not shares:
+        monkeypatch.setattr("ocifast.cache.kept.share_blocks", lambda source, destination: False)
+    for size in (0, 5, 4096, 4097, 3 * MIB + 5):
+        data = random.Random(size).randbytes(size)
+        (disk / "out").write_bytes(data)
+        with (disk / "out").open("rb") as source, (disk / f"copy-{size}").open("x+b") as copy:
+            digest = copy_with_digest(source.fileno(), copy.fileno())
+            assert digest == file_digest(source.fileno()) == file_digest(copy.fileno())
+            assert digest.startswith("blake3:")
+        assert (disk / f"copy-{size}").read_bytes() == data
+        if size > MIB:
+            assert (blocks(disk / "out") == blocks(disk / f"copy-{size}")) == shares
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,10 @@ def check_digest(text: str, /) -> None:
     """Returns when `text` is a sha256 or sha512 digest of the right length and alphabet; else DigestInvalidError."""
 
 def file_digest(fd: int, /, *, threads: int = 1) -> str:
-    """SHA-256 over the offset and the SHA-256 of each MiB of a file that is not all zeros, and over its size.
+    """BLAKE3 over the offset and the BLAKE3 of each MiB of a file that is not all zeros, and over its size.
 
-    Offsets and size are little endian, of 8 bytes. Holes are not read and change nothing. Raises FileError, and what
-    the handler of a signal raises.
+    As `blake3:hex`. Offsets and size are little endian, of 8 bytes. Holes are not read and change nothing. Raises
+    FileError, and what the handler of a signal raises.
     """
 
 def copy_file(source: int, destination: int, /, *, threads: int = 1) -> str:
@@ -377,7 +377,7 @@ class KeptLayer:
         """Makes the table complete, with a note of the caller's."""
 
 def layer_digest(fd: int, /) -> str:
-    """SHA-256 of a decoded layer's data file from its second block of 4096 bytes on, then of its first."""
+    """BLAKE3 of a decoded layer's data file from its second block of 4096 bytes on, then of its first: `blake3:hex`."""
 
 @final
 class Tree:

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::contents::{Content, Extent, LayerStore};
-use crate::digest::{Algorithm, Hasher};
+use crate::digest::KeptHasher;
 use crate::entry::Metadata;
 use crate::error::{Error, Result};
 
@@ -78,7 +78,7 @@ pub struct BlockData {
     /// First byte after the data, a multiple of [`BLOCK`]; the first block counts.
     pub end: u64,
     /// The digest of all bytes from the second block on.
-    pub hasher: Hasher,
+    pub hasher: KeptHasher,
     /// Bytes that the contents have in the archive, with their headers.
     pub archived: u64,
 }
@@ -96,7 +96,7 @@ pub struct BlockLayer {
     pending: Vec<u8>,
     /// First byte that is not written.
     written: u64,
-    hasher: Hasher,
+    hasher: KeptHasher,
     archived: u64,
     size: u64,
     start: u64,
@@ -115,7 +115,7 @@ impl BlockLayer {
             layer,
             pending: Vec::with_capacity(BUFFER + BLOCK as usize),
             written: BLOCK,
-            hasher: Hasher::new(Algorithm::Sha256),
+            hasher: KeptHasher::default(),
             archived: 0,
             size: 0,
             start: 0,
@@ -325,7 +325,7 @@ mod tests {
             prop_assert_eq!(data.end, at);
             let mut all = vec![0; (at - BLOCK) as usize];
             file.read_exact_at(&mut all, BLOCK).expect("read");
-            let mut hasher = Hasher::new(Algorithm::Sha256);
+            let mut hasher = KeptHasher::default();
             hasher.update(&all);
             prop_assert_eq!(data.hasher.finish(), hasher.finish());
         }

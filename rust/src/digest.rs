@@ -134,9 +134,43 @@ impl Hasher {
     }
 }
 
+/// A running digest of what is kept: BLAKE3, as `blake3:` and 64 hexadecimal digits. Nobody but us reads these digests, and
+/// it hashes many pieces of one stream at a time, where SHA-256 is a chain.
+#[derive(Clone, Default)]
+pub struct KeptHasher(blake3::Hasher);
+
+impl KeptHasher {
+    /// Adds `bytes`; some 16 KiB and more at a time are hashed fastest.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes added.
+    pub fn finish(&self) -> String {
+        format!("blake3:{}", self.0.finalize())
+    }
+
+    /// The same as bytes.
+    pub(crate) fn finish_bytes(&self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn known_answers_of_what_is_kept() {
+        let mut hasher = KeptHasher::default();
+        let empty = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        assert_eq!(hasher.finish(), empty);
+        let abc = "blake3:6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+        for byte in b"abc" {
+            hasher.update(&[*byte]);
+        }
+        assert_eq!(hasher.finish(), abc);
+    }
 
     #[test]
     fn known_answers() {

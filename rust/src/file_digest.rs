@@ -1,7 +1,7 @@
 //! The digest of a file by its chunks, which are hashed side by side, and a copy that is made on the way.
 //!
-//! The digest is the SHA-256 over the offset and the SHA-256 of each chunk that is not all zeros, and over the size: a
-//! hole is not read, and a file with holes has the digest of the same one without.
+//! The digest is the BLAKE3 over the offset and the BLAKE3 of each chunk that is not all zeros, and over the size: a hole is
+//! not read, and a file with holes has the digest of the same one without.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use std::thread;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::digest::KeptHasher;
 use crate::error::{Error, Result};
 
 /// Bytes of a chunk: few enough to stay in a core's own cache between reading, hashing and writing.
@@ -27,7 +27,7 @@ const BLOCK: usize = 4096;
 ///
 /// # Errors
 /// `io_error`; what `tell` returns.
-pub fn digest(file: &File, threads: usize, tell: &mut dyn FnMut() -> Result<()>) -> Result<Digest> {
+pub fn digest(file: &File, threads: usize, tell: &mut dyn FnMut() -> Result<()>) -> Result<String> {
     run(file, None, threads, tell)
 }
 
@@ -36,11 +36,11 @@ pub fn digest(file: &File, threads: usize, tell: &mut dyn FnMut() -> Result<()>)
 ///
 /// # Errors
 /// As of [`digest`].
-pub fn copy(file: &File, to: &File, threads: usize, tell: &mut dyn FnMut() -> Result<()>) -> Result<Digest> {
+pub fn copy(file: &File, to: &File, threads: usize, tell: &mut dyn FnMut() -> Result<()>) -> Result<String> {
     run(file, Some(to), threads, tell)
 }
 
-fn run(file: &File, copy: Option<&File>, threads: usize, tell: &mut dyn FnMut() -> Result<()>) -> Result<Digest> {
+fn run(file: &File, copy: Option<&File>, threads: usize, tell: &mut dyn FnMut() -> Result<()>) -> Result<String> {
     let size = file.metadata().map_err(|error| Error::io("cannot read the size of a file", &error))?.len();
     if let Some(copy) = copy {
         copy.set_len(size).map_err(|error| Error::io("cannot write a copy", &error))?;
@@ -63,7 +63,7 @@ fn run(file: &File, copy: Option<&File>, threads: usize, tell: &mut dyn FnMut() 
     })?;
     let mut hashes = work.hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
     hashes.sort_unstable();
-    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut hasher = KeptHasher::default();
     for (at, hash) in hashes {
         hasher.update(&at.to_le_bytes());
         hasher.update(&hash);
@@ -128,7 +128,7 @@ impl Work<'_> {
         if is_zero(chunk) {
             return Ok(());
         }
-        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut hasher = KeptHasher::default();
         hasher.update(chunk);
         let hash = hasher.finish_bytes();
         self.hashes.lock().unwrap_or_else(PoisonError::into_inner).push((at, hash));
@@ -189,7 +189,7 @@ mod tests {
         file
     }
 
-    fn digest_of(file: &File, threads: usize) -> Digest {
+    fn digest_of(file: &File, threads: usize) -> String {
         digest(file, threads, &mut || Ok(())).expect("hashed")
     }
 
@@ -197,7 +197,7 @@ mod tests {
     fn the_rule() {
         let bytes: Vec<u8> = (0..MIB + 5).map(|n| (n % 251) as u8).collect();
         let size = 9 * MIB + 7;
-        let mut expected = Hasher::new(Algorithm::Sha256);
+        let mut expected = KeptHasher::default();
         for (at, chunk) in [(2 * MIB, &bytes[..MIB as usize]), (3 * MIB, &[])] {
             let mut padded = vec![0; MIB as usize];
             padded[..chunk.len()].copy_from_slice(chunk);
@@ -206,7 +206,7 @@ mod tests {
             }
             expected.update(&at.to_le_bytes());
             expected.update(&{
-                let mut hasher = Hasher::new(Algorithm::Sha256);
+                let mut hasher = KeptHasher::default();
                 hasher.update(&padded);
                 hasher.finish_bytes()
             });

@@ -37,7 +37,7 @@ __all__ = ["CachedOutput", "OutputStore", "output_key"]
 
 _log = logger(__name__)
 
-_FORM = 4
+_FORM = 5
 """Version of how an entry is laid out; part of every key."""
 _ENTRY_LIMIT = 64 << 20
 """Bytes of `entry.json` that are read: what we write has a sample of paths for each loss, and is far shorter."""

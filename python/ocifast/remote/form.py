@@ -26,7 +26,7 @@ KEY = "vnd.ocifast.key"
 """Annotation of an output: its key."""
 DIFF_ID = "vnd.ocifast.diff-id"
 """Annotation of a decoded layer: the layer's diff ID."""
-FORM = 3
+FORM = 4
 """Version of all of this; part of the tags."""
 
 

@@ -76,7 +76,7 @@ impl KeptLayer {
             erofs::complete_kept(&mut kept, &self.limits)
         })?;
         let row = completed.reason.as_ref().map(|found| reason(py, found.code, &found.path));
-        let told = (completed.bytes, completed.digest.to_string(), row);
+        let told = (completed.bytes, completed.digest.clone(), row);
         *self.completed.lock().unwrap_or_else(PoisonError::into_inner) = Some(completed);
         Ok(told)
     }
@@ -98,7 +98,7 @@ impl KeptLayer {
 #[pyfunction]
 #[pyo3(signature = (fd, /))]
 pub(super) fn layer_digest(py: Python<'_>, fd: i32) -> PyResult<String> {
-    Ok(py.detach(|| erofs::layer_digest(&duplicate(fd)?))?.to_string())
+    Ok(py.detach(|| erofs::layer_digest(&duplicate(fd)?))?)
 }
 
 #[pyfunction]

@@ -44,16 +44,13 @@ fn answering_signals<T: Send>(
 #[pyfunction]
 #[pyo3(signature = (fd, /, *, threads = 1))]
 pub(super) fn file_digest(py: Python<'_>, fd: RawFd, threads: usize) -> PyResult<String> {
-    let digest = answering_signals(py, |tell| files::digest(&duplicate(fd)?, threads, tell))?;
-    Ok(digest.to_string())
+    answering_signals(py, |tell| files::digest(&duplicate(fd)?, threads, tell))
 }
 
 #[pyfunction]
 #[pyo3(signature = (source, destination, /, *, threads = 1))]
 pub(super) fn copy_file(py: Python<'_>, source: RawFd, destination: RawFd, threads: usize) -> PyResult<String> {
-    let digest =
-        answering_signals(py, |tell| files::copy(&duplicate(source)?, &duplicate(destination)?, threads, tell))?;
-    Ok(digest.to_string())
+    answering_signals(py, |tell| files::copy(&duplicate(source)?, &duplicate(destination)?, threads, tell))
 }
 
 #[pyclass(frozen, module = "ocifast._core")]

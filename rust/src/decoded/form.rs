@@ -7,7 +7,7 @@
 pub const MAGIC: [u8; 8] = *b"ocifastL";
 
 /// Version of this form. A table of another one counts as missing.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// Version of what the decoder makes of a layer: raised whenever the same bytes give other entries, so that no table of
 /// an older decoder is taken for one of this.

@@ -141,7 +141,7 @@ pub fn random() -> impl Strategy<Value = Vec<Archive>> {
 /// What is kept of a layer.
 pub struct Kept {
     folder: TempDir,
-    pub digest: Digest,
+    pub digest: String,
 }
 
 fn created(folder: &TempDir, name: &str) -> File {
@@ -167,7 +167,7 @@ impl Kept {
         // An image would have more blocks behind the data.
         kept.data.file.set_len(kept.data.end).expect("as long as its data");
         seal(&mut kept, None, b"a note").expect("sealed");
-        Some(Kept { folder, digest: kept.diff_id })
+        Some(Kept { folder, digest: kept.diff_id.to_string() })
     }
 
     fn decoded(archive: &Archive, always: bool) -> Option<(TempDir, KeptLayer)> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use super::build::finish_layer;
 use crate::blocks::BLOCK;
 use crate::decoded::{ATTRIBUTE, KeptLayer, OverlayView, Reason, Table, TableFacts};
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::digest::{Digest, KeptHasher};
 use crate::entry::Mtime;
 use crate::error::{Code, Error, Result};
 use crate::limits::Limits;
@@ -18,7 +18,7 @@ pub struct Completed {
     /// Bytes of its image.
     pub bytes: u64,
     /// See [`layer_digest`].
-    pub digest: Digest,
+    pub digest: String,
     /// Why it cannot stand alone, if it cannot.
     pub reason: Option<Reason>,
 }
@@ -56,23 +56,23 @@ pub fn seal(kept: &mut KeptLayer, reason: Option<&Reason>, note: &[u8]) -> Resul
     table.seal(&TableFacts { diff_id, layer_bytes: *layer_bytes, data_end: data.end, reason, note })
 }
 
-/// The digest by which a layer's image is known again: SHA-256 of all from its second block on, then of the first. In
+/// The digest by which a layer's image is known again: BLAKE3 of all from its second block on, then of the first. In
 /// this order it is computed while the data are written, for the superblock comes last.
 ///
 /// # Errors
 /// `io_error`.
-pub fn layer_digest(file: &File) -> Result<Digest> {
+pub fn layer_digest(file: &File) -> Result<String> {
     let length = file.metadata().map_err(|error| Error::io("cannot read a kept layer", &error))?.len();
     if length < BLOCK {
         return Err(Error::new(Code::Io, "a kept layer is too short"));
     }
-    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut hasher = KeptHasher::default();
     read(file, BLOCK, length, &mut hasher)?;
     read(file, 0, BLOCK, &mut hasher)?;
     Ok(hasher.finish())
 }
 
-fn read(file: &File, mut from: u64, to: u64, hasher: &mut Hasher) -> Result<()> {
+fn read(file: &File, mut from: u64, to: u64, hasher: &mut KeptHasher) -> Result<()> {
     let mut buffer = vec![0; BUFFER];
     while from < to {
         let part = &mut buffer[..(to - from).min(BUFFER as u64) as usize];
