@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ocifast
 import pytest
+from ocifast import _core
 from ocifast.errors import (
     CompressionError,
     DigestMismatchError,
@@ -24,6 +25,7 @@ from ocifast.errors import (
     ImageNotFoundError,
     LimitError,
     OcifastError,
+    OutputUnsupportedError,
     UsageError,
 )
 from ocifast.sources.archive_destination import ArchiveDestination, TarWriter
@@ -455,6 +457,24 @@ def test_members_beyond_eight_gibibytes(tmp_path: Path) -> None:
     told = run("tar", "--numeric-owner", "-tvf", tmp_path / "a.tar").decode().split("\n")
     assert [line.split()[2::3] for line in told if line] == [[str(size), "big"], ["1", "after"]]
     assert (tmp_path / "a.tar").stat().st_blocks < 1000
+
+
+@pytest.mark.parametrize("name", ["a", "b" * 100, "c/" * 60 + "d", "e" * 300, "ü"])
+@pytest.mark.parametrize("size", [None, 0, 1, (8 << 30) - 1, 8 << 30])
+def test_headers_are_read_by_python(name: str, size: int | None) -> None:
+    header = _core.tar_header(name.encode(), size)
+    assert len(header) % 512 == 0
+    with tarfile.open(fileobj=io.BytesIO(header + bytes(1024)), mode="r:") as archive:
+        found = archive.next()
+    assert found is not None
+    mode, kind = (0o755, tarfile.DIRTYPE) if size is None else (0o644, tarfile.REGTYPE)
+    assert (found.name, found.size, found.type, found.mode) == (name, size or 0, kind, mode)
+    assert (found.uid, found.gid, found.mtime, found.offset_data) == (0, 0, 0, len(header))
+
+
+def test_a_name_that_no_header_holds_is_refused() -> None:
+    with pytest.raises(OutputUnsupportedError, match="NUL"):
+        _core.tar_header(b"a\0b", 1)
 
 
 def test_the_index_of_a_written_archive(tmp_path: Path) -> None:

@@ -27,6 +27,20 @@ SHARING = ("ocifast.remote", "ocifast.signatures.asked", "ocifast.signatures.mak
 CACHE = ("ocifast.cache",)
 DOCUMENTS = ("msgspec", "ocifast.spec", "ocifast.image")
 PROGRAMS = ("subprocess", "ocifast.process")
+LOOKING = (
+    "ocifast.cli.looking",
+    "ocifast.cli.progress",
+    "ocifast.cli.template",
+    "ocifast.signatures",
+    "ocifast.history",
+)
+"""What only looks at documents shows no progress, and asks nothing of their signatures."""
+CLIENT = tuple(
+    f"ocifast.sources.registry.{name}"
+    for name in ("referrers", "upload", "challenge", "download_ranges", "shared_limit", "destination")
+)
+"""Of the registry's client: what a small image without a login does without."""
+FLATTENING = ("ocifast.flatten", "ocifast.intake", "ocifast.rootfs")
 LIBRARY = ("logging", "tempfile", "shutil", "subprocess", "concurrent", "calendar")
 """Of the standard library: what each command would import through something that it does not use."""
 
@@ -37,10 +51,19 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "--help": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE, *DOCUMENTS, *PROGRAMS, "tempfile")),
     **{f"{name} --help": ("", (*HTTP, *OPTIONAL)) for name in COMMANDS},
-    "inspect oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY, "hashlib")),
-    "inspect --offline {name}": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY)),
-    "inspect {name}": ("httpx", (*OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "statistics", "encodings.idna")),
-    "inspect --no-cache {name}": ("httpx", (*OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *CACHE)),
+    "inspect oci:{layout}:app": (
+        "",
+        (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY, *LOOKING, "hashlib"),
+    ),
+    "inspect --offline {name}": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY, *LOOKING)),
+    "inspect {name}": (
+        "httpx",
+        (*OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LOOKING, *CLIENT, "statistics", "encodings.idna"),
+    ),
+    "inspect --no-cache {name}": (
+        "httpx",
+        (*OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *CACHE, *LOOKING, *CLIENT, "ocifast.atomic"),
+    ),
     "digest oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, *LIBRARY)),
     "history oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "logging", "tempfile")),
     "ls oci:{layout}:app": ("", (*HTTP, *OPTIONAL, *MAKING, *SHARING)),
@@ -51,16 +74,15 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
         "elftools",
         (
             *(*HTTP, *OPTIONAL, *READING, *SHARING, *CACHE, *PROGRAMS, "ocifast.image", "ocifast.loader", "hashlib"),
-            # Headers of archives are tarfile's, which needs shutil.
-            *(name for name in LIBRARY if name != "shutil"),
-            *("bdb", "json"),
+            *(*LIBRARY, "bdb", "json", "tarfile", "zlib"),
         ),
     ),
     "copy oci:{layout}:app oci:{out}.oci": ("", (*HTTP, *OPTIONAL, *READING, *SHARING)),
     "compile oci:{layout}:app {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, "hashlib")),
-    "compile --offline {name} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, *LIBRARY, "hashlib")),
-    "compile {pinned} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, *LIBRARY, "hashlib")),
-    "compile {name} {out}.erofs": ("httpx", (*OPTIONAL, *SHARING)),
+    # These are kept from the first time.
+    "compile --offline {name} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, *LIBRARY, *FLATTENING, "hashlib")),
+    "compile {pinned} {out}.erofs": ("", (*HTTP, *OPTIONAL, *SHARING, *LIBRARY, *FLATTENING, "hashlib")),
+    "compile {name} {out}.erofs": ("httpx", (*OPTIONAL, *SHARING, *FLATTENING, *CLIENT)),
     "tags {repository}": ("httpx", (*OPTIONAL, *READING, *MAKING[2:], *SHARING)),
     "cache info": ("", (*HTTP, *OPTIONAL, *READING, *MAKING, *SHARING, *PROGRAMS, "ocifast.image")),
     "logout {host}": ("", (*HTTP, *PROGRAMS, *OPTIONAL, *READING, *MAKING, *SHARING, *CACHE)),

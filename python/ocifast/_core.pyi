@@ -32,6 +32,7 @@ __all__ = [
     "layers_in_use",
     "read_image",
     "seal_verity",
+    "tar_header",
     "usage",
     "verify",
     "write_folder",
@@ -108,6 +109,12 @@ class Hasher:
     def update(self, data: bytes | bytearray, /) -> None: ...
     def digest(self) -> str:
         """`algorithm:hex` of all bytes so far; the hasher goes on."""
+
+def tar_header(path: bytes, size: int | None, /) -> bytes:
+    """The blocks before a tar member's data: a file 0644 of `size` bytes, or for None a folder 0755; of root, of 1970.
+
+    Raises OutputUnsupportedError.
+    """
 
 def write_layer(
     members: list[tuple[bytes, int, str, bytes, int, int, int, int, int]],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ocifast.boot import BootConfig, boot_config
 from ocifast.cache import Cache, LentBlobs
@@ -17,7 +17,6 @@ from ocifast.clock import rfc3339_seconds, source_date_epoch
 from ocifast.compiled import CompiledImage, facts_of, has_all, refuse_losses
 from ocifast.edits import Edits, PreparedEdits
 from ocifast.errors import CancelledError, DocumentError, FileError, LayerError, OcifastError, VerificationError
-from ocifast.flatten import FlattenOptions, flatten
 from ocifast.image import Image, resolve
 from ocifast.layer_folder import LayerFolder
 from ocifast.layered import Store
@@ -32,7 +31,6 @@ from ocifast.platforms import parse as parse_platform
 from ocifast.progress import Event, LayerState, Phase, Progress, silent
 from ocifast.records import dataclass
 from ocifast.refusals import processors
-from ocifast.rootfs import Rootfs
 from ocifast.seals import load_seals
 from ocifast.sharing import layers_to_keep, push_all, shared_cache
 from ocifast.sources.open import parse_location
@@ -40,6 +38,9 @@ from ocifast.spec import total_size
 from ocifast.telemetry import recorded
 from ocifast.workspace import check_room, data_bytes
 from ocifast.writing import layer_names, prepared_edits, waiting_folder, write_output
+
+if TYPE_CHECKING:
+    from ocifast.rootfs import Rootfs
 
 __all__ = ["STDOUT", "CompileOptions", "CompilePlan", "CompiledImage", "compile_image"]
 
@@ -141,9 +142,7 @@ def compile_image(
         CancelledError: `cancelled` said so.
     """
     single = isinstance(output, (str, os.PathLike))
-    names = (
-        (os.fspath(output),) if isinstance(output, (str, os.PathLike)) else tuple(os.fspath(each) for each in output)
-    )
+    names = tuple(os.fspath(each) for each in ((output,) if isinstance(output, (str, os.PathLike)) else output))
     plan = CompilePlan(image, names, format, platform, options or CompileOptions(), edits or Edits())
     done = plan.run(progress=progress, cancelled=cancelled)
     return done[0] if single else list(done)
@@ -164,8 +163,7 @@ class Compilation:
         self.teller: Teller | None = None
         self.meter = Meter()
         self.progress = self._counted(progress)
-        self.fetched: dict[str, int] = {}
-        self.found: dict[str, int] = {}
+        self.fetched, self.found = dict[str, int](), dict[str, int]()
         self.cancelled = cancelled
         beside = load_seals(self.options.seals), sidecars_of(self.options), self.options.extract_kernel
         self.outputs = plan_outputs(plan.outputs, plan.format, self.options.pack, *beside)
@@ -414,6 +412,9 @@ class Compilation:
             self.cache.outputs.put(key, output.made, **documents, facts=facts)
 
     def _flatten(self, image: Image, store: Store, folder: Path) -> Rootfs:
+        # Not imported before it is needed: a kept output is copied.
+        from ocifast.flatten import FlattenOptions, flatten
+
         # A layer on its way keeps two cores busy (one inflates, one hashes and reads), until it ends or waits.
         decoders = max(min(2, self.threads), self.threads // 2) if store.in_order else self.threads
         keep = layers_to_keep(self.options, self.remote)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ocifast import _core
 from ocifast.edits import Edits, PreparedEdits, prepare
@@ -15,9 +16,11 @@ from ocifast.interrupt import interruptible, nothing
 from ocifast.layered import Store
 from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written
 from ocifast.planned import PlannedOutput
-from ocifast.rootfs import Rootfs
 from ocifast.streams import binary_stdout, fd_of
 from ocifast.workspace import Workspace, check_room
+
+if TYPE_CHECKING:
+    from ocifast.rootfs import Rootfs
 
 __all__ = ["prepared_edits", "waiting_folder", "write_output"]
 

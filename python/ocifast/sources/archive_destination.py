@@ -7,13 +7,13 @@ each where it belongs. The order is the announced one; the same image gives the 
 from __future__ import annotations
 
 import os
-import tarfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from ocifast import _core
 from ocifast.errors import FileError, UsageError
 from ocifast.file_data import copy_bytes, write_all
 from ocifast.sources import Source
@@ -24,6 +24,10 @@ from ocifast.sources.verify import verified
 from ocifast.spec import Descriptor, Document
 
 __all__ = ["ArchiveDestination", "TarWriter"]
+
+_BLOCK = 512
+_LARGEST = (1 << 33) - 1
+"""Bytes of the largest member whose size fits into the one block of a ustar header."""
 
 
 class TarWriter:
@@ -49,15 +53,11 @@ class TarWriter:
         if name in self._folders:
             return
         self._folders.add(name)
-        member = tarfile.TarInfo(name)
-        member.type, member.mode = tarfile.DIRTYPE, 0o755
-        self._add(member)
+        self._add(name, None)
 
     def reserve(self, name: str, size: int) -> int:
         """Adds a member and returns the offset that its `size` bytes are to be written at."""
-        member = tarfile.TarInfo(name)
-        member.size = size
-        return self._add(member)
+        return self._add(name, size)
 
     def write(self, data: bytes, offset: int) -> None:
         """Writes bytes of a member."""
@@ -82,7 +82,7 @@ class TarWriter:
         with self._lock:
             assert not self._is_open, "one member is open already"
             self._is_open = True
-            return self._file.fd, self._end + tarfile.BLOCKSIZE
+            return self._file.fd, self._end + _BLOCK
 
     def close_member(self, name: str | None, size: int) -> None:
         """Writes the header of the open member, or with no name takes back what was written of it."""
@@ -91,34 +91,41 @@ class TarWriter:
             if name is None:
                 os.ftruncate(self._file.fd, self._end)
                 return
-            member = tarfile.TarInfo(name)
-            member.size = size
-            # One block whatever the size, which pax headers of 8 GiB and more would not be; all readers know the form.
-            header = member.tobuf(tarfile.GNU_FORMAT)
-            assert len(header) == tarfile.BLOCKSIZE, "the name of a blob is short"
+            header = _core.tar_header(name.encode(), size) if size <= _LARGEST else _gnu_header(name, size)
+            assert len(header) == _BLOCK, "the name of a blob is short"
             write_all(self._file.fd, header, self._end)
-            self._end += tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            self._end += _BLOCK + -(-size // _BLOCK) * _BLOCK
 
     def publish(self) -> None:
         """Ends the tar and gives it its name, or to standard output."""
         with self._place.writing():
-            os.ftruncate(self._file.fd, self._end + 2 * tarfile.BLOCKSIZE)
+            os.ftruncate(self._file.fd, self._end + 2 * _BLOCK)
         self._place.publish(self._file)
 
     def discard(self) -> None:
         """Removes it."""
         self._file.discard()
 
-    def _add(self, member: tarfile.TarInfo) -> int:
-        header = member.tobuf(tarfile.PAX_FORMAT)
-        blocks = -(-member.size // tarfile.BLOCKSIZE)
+    def _add(self, name: str, size: int | None) -> int:
+        header = _core.tar_header(name.encode(), size)
+        blocks = -(-(size or 0) // _BLOCK)
         with self._lock:
             assert not self._is_open, "another member is open"
             start = self._end
             data = start + len(header)
-            self._end = data + blocks * tarfile.BLOCKSIZE
+            self._end = data + blocks * _BLOCK
         self.write(header, start)
         return data
+
+
+def _gnu_header(name: str, size: int) -> bytes:
+    """One block whatever the size, which pax headers of 8 GiB and more are not; all readers know the form."""
+    # Not imported before it is needed: it brings all that compresses along.
+    import tarfile
+
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
 
 
 class ArchiveDestination:

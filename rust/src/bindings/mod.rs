@@ -14,6 +14,7 @@ mod layer;
 mod output;
 mod pages;
 mod read;
+mod tar;
 mod tree;
 mod usage;
 mod verity;
@@ -44,6 +45,8 @@ mod _core {
     use super::output::SquashfsCompression;
     #[pymodule_export]
     use super::read::{read_image, verify};
+    #[pymodule_export]
+    use super::tar::tar_header;
     #[pymodule_export]
     use super::tree::Tree;
     #[pymodule_export]

@@ -10,4 +10,4 @@ mod writer;
 
 pub(crate) use header::{damaged_header, looks_like_tar};
 pub use reader::{Data, Reader};
-pub use writer::{Member, MemberKind, Writer};
+pub use writer::{Member, MemberKind, Writer, header};

@@ -167,7 +167,14 @@ fn unsupported(message: impl Into<String>) -> Error {
     Error::new(Code::OutputUnsupported, message)
 }
 
-/// The blocks that stand before a member's data.
+/// The blocks that stand before a member's data, for archives that are not written from front to back.
+///
+/// # Errors
+/// `output_unsupported`, as [`Writer::append`].
+pub fn header(member: &Member<'_>) -> Result<Vec<u8>> {
+    headers(member, false)
+}
+
 fn headers(member: &Member<'_>, gnu_links: bool) -> Result<Vec<u8>> {
     let Member { path, metadata, kind } = *member;
     let mut path = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
