@@ -141,8 +141,12 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.parametrize("few", [0, records._FEW])
 @pytest.mark.parametrize("name", ACTIONS)
-def test_late_classes_do_what_those_of_the_standard_library_do(name: str) -> None:
+def test_late_classes_do_what_those_of_the_standard_library_do(
+    name: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_FEW", few)
     late, at_once = told(ACTIONS[name])
     assert late == at_once
 
@@ -151,8 +155,11 @@ def test_methods_are_written_when_they_are_asked_for() -> None:
     late = classes(LATE)["Point"]
     unwritten = records._Unwritten
     assert all(isinstance(vars(late)[name], unwritten) for name in ("__init__", "__repr__", "__eq__", "__hash__"))
-    late(1)
+    made = [late(1) for _ in range(records._FEW)]
+    assert isinstance(vars(late)["__init__"], unwritten)
+    made.append(late(1))
     assert not isinstance(vars(late)["__init__"], unwritten)
+    assert [vars(each) for each in made] == [{"x": 1, "y": 0, "tag": "", "more": {}}] * len(made)
     assert all(isinstance(vars(late)[name], unwritten) for name in ("__repr__", "__eq__", "__hash__"))
     assert late(1) == late(1)
     assert not isinstance(vars(late)["__eq__"], unwritten)

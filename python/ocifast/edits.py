@@ -7,7 +7,6 @@ out and who owns what is decided in the finished tree, once, before anyone reads
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import sys
@@ -201,6 +200,9 @@ def prepare(edits: Edits, folder: Path, *, time: int) -> PreparedEdits:
         "owner": edits.owner,
         "id_offset": edits.id_offset,
     }
+    # Not imported before it is needed: most images are not edited.
+    import json
+
     return PreparedEdits(tuple(layers), edit, _core.digest(json.dumps(told, sort_keys=True).encode()))
 
 

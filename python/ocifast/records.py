@@ -3,13 +3,15 @@
 `dataclasses.dataclass` compiles up to six methods for each class while its module is imported. That is half a
 millisecond a class; a command imports sixty of them, makes objects of a third, and compares next to none. Here a class
 has its fields at once, so that `dataclasses.fields`, `replace`, `asdict` and classes derived by either decorator find
-what they expect. Each method is written when somebody asks for it.
+what they expect. Each method is written when somebody asks for it, and `__init__`, whose writing takes as long as
+making twenty to forty objects without it, when some have been made.
 """
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, FrozenInstanceError, fields
 from dataclasses import dataclass as _at_once
+from functools import partial
 from inspect import get_annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -49,10 +51,53 @@ class _Unwritten:
         self._frozen = frozen
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        return self.written().__get__(instance, owner)
+
+    def written(self) -> Any:
         name, cls = self._name, self._owner
         method = _write_init(cls, self._frozen) if name == "__init__" else _write(cls, name)
         setattr(cls, name, method)
-        return method.__get__(instance, owner)
+        return method
+
+
+_FEW = 20
+"""So many objects of a class are made without a written `__init__`."""
+
+
+class _UnwrittenInit(_Unwritten):
+    """An `__init__` that makes the first objects itself, and leaves to the written one whatever is wrong."""
+
+    _made = 0
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        if instance is None or self._made >= _FEW:
+            return super().__get__(instance, owner)
+        self._made += 1
+        return partial(self._make, instance)
+
+    def _make(self, instance: Any, /, *positional: Any, **named: Any) -> None:
+        cls = self._owner
+        every = sorted(fields(cls), key=lambda each: bool(each.kw_only))
+        values = dict(zip(cls.__match_args__, positional, strict=False)) | named
+        wanted = {each.name: each for each in every if each.init}
+        missing = wanted.keys() - values.keys()
+        if (
+            len(values) < len(positional) + len(named)
+            or not values.keys() <= wanted.keys()
+            or any(wanted[name].default is wanted[name].default_factory is MISSING for name in missing)
+        ):
+            self.written()(instance, *positional, **named)
+            return
+        put = object.__setattr__ if self._frozen else setattr
+        for each in every:
+            if each.name in values:
+                put(instance, each.name, values[each.name])
+            elif each.default_factory is not MISSING:
+                put(instance, each.name, each.default_factory())
+            elif each.init:
+                put(instance, each.name, each.default)
+        if hasattr(cls, "__post_init__"):
+            instance.__post_init__()
 
 
 def _record(cls: Any, frozen: bool) -> Any:
@@ -81,7 +126,7 @@ def _record(cls: Any, frozen: bool) -> Any:
             setattr(cls, name, value.default)
     for name in ("__init__", "__repr__", "__eq__"):
         if name not in vars(cls):
-            setattr(cls, name, _Unwritten(cls, name, frozen))
+            setattr(cls, name, (_UnwrittenInit if name == "__init__" else _Unwritten)(cls, name, frozen))
     if vars(cls).get("__hash__") is None:
         cls.__hash__ = _Unwritten(cls, "__hash__", frozen) if frozen else None
     if frozen:
