@@ -70,7 +70,8 @@ class _UnwrittenInit(_Unwritten):
     _made = 0
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
-        if instance is None or self._made >= _FEW:
+        # Whoever asks the class wants the signature; Python 3.13's `inspect` passes the class itself.
+        if not isinstance(instance, self._owner) or self._made >= _FEW:
             return super().__get__(instance, owner)
         self._made += 1
         return partial(self._make, instance)
