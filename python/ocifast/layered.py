@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from ocifast.records import dataclass
 from ocifast.sources import Blob
@@ -11,7 +11,12 @@ from ocifast.spec import Descriptor
 if TYPE_CHECKING:
     from ocifast import _core
 
-__all__ = ["Layered", "Store"]
+__all__ = ["EROFS_IMAGE", "WAITING", "Layered", "Store"]
+
+WAITING: Final = "layers"
+"""The folder where contents wait, in that of the output beside which they do."""
+EROFS_IMAGE: Final = "image.erofs"
+"""What the core calls an erofs image there, in which contents wait."""
 
 
 @dataclass(frozen=True)

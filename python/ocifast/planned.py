@@ -20,7 +20,7 @@ from ocifast.file_data import clone_file, write_all
 from ocifast.interrupt import interruptible, nothing
 from ocifast.kernel_folder import KernelFolder
 from ocifast.layer_folder import LayerFolder
-from ocifast.layered import Store
+from ocifast.layered import EROFS_IMAGE, WAITING, Store
 from ocifast.marks import byte_values
 from ocifast.packers import (
     Format,
@@ -108,6 +108,8 @@ class PlannedOutput:
         elif not self.streams:
             space = Workspace(self.shown, is_directory=self.format.is_directory, sync=sync)
             self.space = stack.enter_context(space)
+            # An erofs image grows where contents wait, and comes to its place with a rename.
+            space.flush_early(space.path / WAITING / EROFS_IMAGE, space.path / "output")
             if self.extracts is not None:
                 self.kernel_folder = self.space.subfolder("kernel")
 

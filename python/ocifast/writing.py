@@ -13,7 +13,7 @@ from ocifast.edits import Edits, PreparedEdits, prepare
 from ocifast.errors import FileError
 from ocifast.image import Image
 from ocifast.interrupt import interruptible, nothing
-from ocifast.layered import Store
+from ocifast.layered import WAITING, Store
 from ocifast.packers import FileTarget, StreamTarget, WriteRequest, Written
 from ocifast.planned import PlannedOutput
 from ocifast.streams import binary_stdout, fd_of
@@ -138,13 +138,13 @@ def waiting_folder(elsewhere: str | None, store: Store, beside: PlannedOutput, s
         stack: removes it.
     """
     if elsewhere is not None and store.may_wait_elsewhere:
-        return stack.enter_context(Workspace(Path(elsewhere, "spool"), is_directory=True)).subfolder("layers")
+        return stack.enter_context(Workspace(Path(elsewhere, "spool"), is_directory=True)).subfolder(WAITING)
     if beside.space is None:
         import tempfile
 
         folder = Path(tempfile.gettempdir(), "spool")
-        return stack.enter_context(Workspace(folder, is_directory=True)).subfolder("layers")
-    return beside.space.subfolder("layers")
+        return stack.enter_context(Workspace(folder, is_directory=True)).subfolder(WAITING)
+    return beside.space.subfolder(WAITING)
 
 
 def _packing_tick(tree: _core.Tree, progress: Callable[[int, int | None], None]) -> Callable[..., None]:

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 #[cfg(target_os = "linux")]
-use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
+use rustix::fs::{FallocateFlags, copy_file_range, fallocate, fstatfs};
 #[cfg(target_os = "linux")]
 use rustix::io::Errno;
 
@@ -17,6 +17,27 @@ pub fn copy_range(source: &File, from: u64, destination: &File, to: u64, length:
     }
     copy_in_kernel(source, from, destination, to, length)
 }
+
+/// The same for bytes that were written just now, and so are in memory. File systems that would share them, or have them
+/// copied elsewhere, bring them to the disk first, and what reads the copy fetches them from there again.
+pub fn copy_fresh(source: &File, from: u64, destination: &File, to: u64, length: u64) -> io::Result<()> {
+    if is_in_memory(destination) {
+        return copy_range(source, from, destination, to, length);
+    }
+    copy_by_hand(source, from, destination, to, length)
+}
+
+/// Whether a file is on a tmpfs, whose pages the kernel copies with one step less.
+fn is_in_memory(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    return fstatfs(file).is_ok_and(|found| found.f_type == TMPFS);
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// `TMPFS_MAGIC` of statfs(2).
+#[cfg(target_os = "linux")]
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// Other systems have no such call.
 #[cfg(not(target_os = "linux"))]
@@ -63,4 +84,26 @@ pub fn clear_range(file: &File, from: u64, length: u64) -> io::Result<()> {
         (from, left) = (from + part, left - part);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_bytes_are_the_same_in_memory_and_on_a_disk() {
+        let bytes: Vec<u8> = (0..3 << 20).map(|at| (at % 251) as u8).collect();
+        // The second one is on a tmpfs, where there is any.
+        let places = [std::env::current_dir().expect("a folder"), "/dev/shm".into(), "/tmp".into()];
+        for place in places.iter().filter(|place| place.is_dir()) {
+            let file = || tempfile::tempfile_in(place).expect("a file");
+            let (source, destination) = (file(), file());
+            source.write_all_at(&bytes, 0).expect("written");
+            copy_fresh(&source, 4096, &destination, 100, 2 << 20).expect("copied");
+            let mut found = vec![0; 2 << 20];
+            destination.read_exact_at(&mut found, 100).expect("read");
+            assert_eq!(destination.metadata().expect("there").len(), 100 + (2 << 20));
+            assert!(found == bytes[4096..4096 + (2 << 20)]);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::block_map::{BlockRange, Move};
 use crate::error::{Error, Result};
 use crate::output::erofs::format::numbers::BLOCK;
-use crate::output::file_range::copy_range;
+use crate::output::file_range::copy_fresh;
 
 /// The file of a layer. It has a name, so that a layer that is finished has no file open.
 pub struct AheadFile(PathBuf);
@@ -42,7 +42,7 @@ impl AheadFile {
     fn copy(&self, image: &File, wanted: impl IntoIterator<Item = (u64, u64, u64)>) -> Result<()> {
         let (file, block) = (self.open()?, BLOCK as u64);
         for (from, to, count) in wanted {
-            copy_range(&file, from * block, image, to * block, count * block)
+            copy_fresh(&file, from * block, image, to * block, count * block)
                 .map_err(|error| Error::io("cannot write the image", &error))?;
         }
         Ok(())
