@@ -190,12 +190,14 @@ def test_damage_is_noticed_and_mended(
 def test_every_byte_of_the_data_counts(cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path) -> None:
     made(layout, tmp_path, "tar", cache)
     path = place(cache, image, 0).with_suffix(".erofs")
-    whole = path.read_bytes()
-    path.chmod(0o600)
+    whole, table = path.read_bytes(), path.with_suffix(".entries").read_bytes()
     for at in [0, 1024, 4095, 4096, len(whole) // 3, len(whole) - 1]:
+        path.chmod(0o600)
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
         assert cache.decoded.get(diff_ids(image)[0]) is None, at
-    path.write_bytes(whole)
+        # It was removed.
+        path.write_bytes(whole)
+        path.with_suffix(".entries").write_bytes(table)
     found = cache.decoded.get(diff_ids(image)[0])
     assert found is not None, "the same bytes are the same layer, whoever wrote them"
     found.close()
@@ -234,6 +236,25 @@ def test_a_layer_of_before_the_system_started_is_hashed_once(
         found.close()
         assert len(hashed) == times, boot
     assert list(cache.folder.glob("tmp/*")) == []
+
+
+@pytest.mark.parametrize("at", [8, 12, 200])
+def test_what_cannot_be_read_is_told_of_once(
+    at: int, cache: Cache, image: BuiltImage, layout: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table of another form or decoder, or one that is damaged: nothing may come to replace it."""
+    made(layout, tmp_path, "tar", cache)
+    path, diff_id = place(cache, image, 0), diff_ids(image)[0]
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x41]))
+    for times in (1, 1):
+        assert cache.decoded.get(diff_id) is None
+        assert caplog.text.count("is of no use, and decoded again") == times
+    assert not path.exists()
+    assert not path.with_suffix(".erofs").exists()
 
 
 def test_what_a_power_failure_left_of_a_layer_is_decoded_again(

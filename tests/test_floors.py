@@ -31,7 +31,7 @@ PYTHON: Mapping[int, Steps] = {
         ("digests", "removal", "file_data"),
         ("leftovers",),
         ("atomic",),
-        ("early_flush", "process", "streams", "interrupt"),
+        ("early_writeback", "process", "streams", "interrupt"),
         ("workspace",),
         ("sources",),
         ("cache",),

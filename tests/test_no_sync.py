@@ -1,4 +1,4 @@
-"""`--no-sync`: what a command makes is not waited for until it is on the disk; the cache always is."""
+"""`--no-sync`: what a command makes is not waited for until it is on the disk; the cache never is."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ __all__ = [
     "layers_in_use",
     "read_image",
     "seal_verity",
+    "start_writeback",
     "tar_header",
     "usage",
     "verify",
@@ -67,6 +68,12 @@ def copy_file(source: int, destination: int, /, *, threads: int = 1) -> str:
     """Makes an open, empty file the copy of another, with holes where that has zeros; returns its `file_digest`.
 
     Raises FileError, and what the handler of a signal raises.
+    """
+
+def start_writeback(fd: int, /) -> None:
+    """Has the system begin to bring an open file's bytes to the disk (sync_file_range(2)), where it can.
+
+    Waits for no disk. What fails is told to who flushes the file.
     """
 
 def check_points(fd: int, digest: str, size: int, /) -> None:

@@ -6,16 +6,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import struct
 
-__all__ = ["can_share_blocks", "clone_file", "copy_bytes", "copy_part", "share_blocks", "write_all"]
+__all__ = ["clone_file", "copy_bytes", "copy_part", "share_blocks", "write_all"]
 
 _FICLONE = 0x40049409
 """ioctl_ficlone(2)"""
-_FICLONERANGE = 0x4020940D
-"""ioctl_ficlonerange(2)"""
-_BLOCK = 4096
-"""What blocks that can be shared have at least, on most machines; elsewhere nothing is shared."""
 
 
 def write_all(fd: int, data: bytes, offset: int | None = None) -> None:
@@ -28,18 +23,6 @@ def write_all(fd: int, data: bytes, offset: int | None = None) -> None:
             count = os.pwrite(fd, view, offset)
             offset += count
         view = view[count:]
-
-
-def can_share_blocks(source: int, destination: int) -> bool:
-    """Whether an open, empty file can be a copy of another without copying, tried with the first block of it.
-
-    Sharing all blocks waits until they are on the disk: who knows this beforehand does something else meanwhile.
-    """
-    try:
-        fcntl.ioctl(destination, _FICLONERANGE, struct.pack("=qQQQ", source, 0, _BLOCK, 0))
-    except OSError:
-        return False
-    return True
 
 
 def share_blocks(source: int, destination: int) -> bool:

@@ -109,7 +109,7 @@ class PlannedOutput:
             space = Workspace(self.shown, is_directory=self.format.is_directory, sync=sync)
             self.space = stack.enter_context(space)
             # An erofs image grows where contents wait, and comes to its place with a rename.
-            space.flush_early(space.path / WAITING / EROFS_IMAGE, space.path / "output")
+            space.begin_writeback(space.path / WAITING / EROFS_IMAGE, space.path / "output")
             if self.extracts is not None:
                 self.kernel_folder = self.space.subfolder("kernel")
 

@@ -309,7 +309,7 @@ class Rootfs:
         sealing = load_seals(seals, chosen.name)
         with Workspace(path, is_directory=chosen.is_directory) as space, as_named([(shown, space)]):
             made = space.path / "output"
-            space.flush_early(made)
+            space.begin_writeback(made)
             request = WriteRequest(
                 tree=self.tree,
                 target=FileTarget(made),

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ocifast.atomic import PrivateFolder
-from ocifast.early_flush import EarlyFlush
+from ocifast.early_writeback import EarlyWriteback
 from ocifast.errors import FileError, UsageError
 from ocifast.refusals import flush
 
@@ -46,7 +46,7 @@ class Workspace:
         self._shown = os.fspath(destination)
         self._is_directory = is_directory
         self._sync = sync
-        self._early: EarlyFlush | None = None
+        self._early: EarlyWriteback | None = None
         self._check_destination()
         parent = self.destination.parent
         with self._reported(f"cannot write to {parent}"):
@@ -63,14 +63,14 @@ class Workspace:
             self._early.stop()
         self._private.close()
 
-    def flush_early(self, *paths: Path) -> None:
+    def begin_writeback(self, *paths: Path) -> None:
         """Begins to bring a file to the disk that is about to be written, if `publish` will want it there.
 
         Args:
             paths: names that it may have until it is published.
         """
         if self._sync and not self._is_directory:
-            self._early = EarlyFlush(*paths)
+            self._early = EarlyWriteback(*paths)
 
     def subfolder(self, name: str) -> Path:
         """A new empty folder, mode 0700, inside."""
@@ -89,7 +89,7 @@ class Workspace:
         """
         with self._reported(f"cannot write {self._shown}"):
             if self._early is not None:
-                self._early.finish()
+                self._early.stop()
             if self._sync and not self._is_directory:
                 _flush(made.name, self._private.fd)
             try:

@@ -12,11 +12,9 @@ in any other one it is hashed when it is used first: a power failure may have le
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,7 +22,7 @@ from typing import Final
 import msgspec
 
 from ocifast import _core
-from ocifast.file_data import can_share_blocks, share_blocks
+from ocifast.file_data import share_blocks
 from ocifast.models import readable
 from ocifast.refusals import flush, processors
 
@@ -90,26 +88,11 @@ def copy_with_digest(source: int, destination: int) -> str:
     Raises:
         OSError, FileError: it cannot be read or written.
     """
-    if not can_share_blocks(source, destination):
-        return _core.copy_file(source, destination, threads=processors())
-    # Blocks are shared once they are on the disk, and a file cannot be read while it waits for that to be shared.
-    flushing = threading.Thread(target=_flush, args=(source,), name="flush")
-    flushing.start()
-    try:
+    if share_blocks(source, destination):
         # The same bytes, as nobody else writes to it meanwhile. Those that were just written are in memory; shared
         # blocks would be read from the disk again.
-        digest = file_digest(source)
-    finally:
-        flushing.join()
-    if share_blocks(source, destination):
-        return digest
+        return file_digest(source)
     return _core.copy_file(source, destination, threads=processors())
-
-
-def _flush(fd: int) -> None:
-    # A disk that fails says so again to who shares the blocks, or copies them.
-    with contextlib.suppress(OSError):
-        flush(fd)
 
 
 def seal(fd: int) -> str:

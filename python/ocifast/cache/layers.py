@@ -81,7 +81,7 @@ class LayerStore:
         self._always_hash = always_hash
 
     def get(self, diff_id: str, *, always: bool = False) -> DecodedLayer | None:
-        """The decoded layer, or None; one that is damaged counts as missing, with a line in the log.
+        """The decoded layer, or None; one that is damaged, or of another version, is removed, with a line in the log.
 
         Args:
             diff_id: whose it is.
@@ -108,9 +108,13 @@ class LayerStore:
             except (FileNotFoundError, BlockingIOError):
                 return None
             except (OcifastError, OSError, ValueError) as error:
-                _log.warning("kept layer %s is damaged, and decoded again: %s", entries, error)
-                return None
-            return DecodedLayer(table, data, table_fd, held.pop_all())
+                _log.warning("kept layer %s is of no use, and decoded again: %s", entries, error)
+            else:
+                return DecodedLayer(table, data, table_fd, held.pop_all())
+        # Where layers are not kept nothing would replace it, and each run would say so again.
+        with contextlib.suppress(OSError):
+            self.remove(entries)
+        return None
 
     def has_all(self, diff_ids: Iterable[str]) -> bool:
         """Whether all of these seem to be kept; nothing is read."""

@@ -82,7 +82,6 @@ class CachedSource:
         self._layers = layers
         self._lease = lease
         self._root: Document | None = None
-        self._asking = threading.Lock()
 
     @property
     def origin(self) -> Source:
@@ -91,10 +90,10 @@ class CachedSource:
 
     def root(self) -> Document:
         """See `Source.root`; from the cache when that has what the reference names. Asked for once."""
-        with self._asking:
-            if self._root is None:
-                self._root = self._find_root()
-            return self._root
+        if self._root is None:
+            # Without a lock: a process that is forked meanwhile would wait for it for ever. To ask twice does no harm.
+            self._root = self._find_root()
+        return self._root
 
     def document(self, descriptor: Descriptor) -> Document:
         """See `Source.document`."""

@@ -53,6 +53,19 @@ pub(super) fn copy_file(py: Python<'_>, source: RawFd, destination: RawFd, threa
     answering_signals(py, |tell| files::copy(&duplicate(source)?, &duplicate(destination)?, threads, tell))
 }
 
+#[pyfunction]
+#[pyo3(signature = (fd, /))]
+pub(super) fn start_writeback(py: Python<'_>, fd: RawFd) {
+    #[cfg(target_os = "linux")]
+    py.detach(|| {
+        // SAFETY: the call takes numbers only; a file that is not open is an error. A failure costs nothing but time, and one
+        // of the disk is told to who waits for it.
+        _ = unsafe { libc::sync_file_range(fd, 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    });
+    #[cfg(not(target_os = "linux"))]
+    let _ = (py, fd);
+}
+
 #[pyclass(frozen, module = "ocifast._core")]
 pub(super) struct Hasher(std::sync::Mutex<core::Hasher>);
 

@@ -32,7 +32,7 @@ mod _core {
     #[pymodule_export]
     use super::decompress::{check_points, decompress};
     #[pymodule_export]
-    use super::digest::{Hasher, check_digest, copy_file, digest, file_digest};
+    use super::digest::{Hasher, check_digest, copy_file, digest, file_digest, start_writeback};
     #[pymodule_export]
     use super::edit::Edit;
     #[pymodule_export]

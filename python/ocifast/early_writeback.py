@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ocifast.refusals import flush
+from ocifast import _core
 
-__all__ = ["EarlyFlush"]
+__all__ = ["EarlyWriteback"]
 
 PAUSE: Final = 0.1
 """Seconds between two looks at the file."""
 LEAST: Final = 16 << 20
-"""Bytes that must have come for another flush: each has the file system write its journal as well."""
+"""Bytes that must have come before more of it is written."""
 
 
-class EarlyFlush:
-    """Flushes a file from a thread, again and again as it grows.
+class EarlyWriteback:
+    """Has the system write a file to the disk from a thread, again and again as it grows.
+
+    It waits for no disk, and asks for no error: what fails is told to who flushes the file in the end. Where no thread
+    can be had, or the system has no such call, nothing comes early.
 
     Args:
         paths: names that the file may have; it need not be there yet, and may be renamed once it was found.
@@ -27,39 +30,35 @@ class EarlyFlush:
 
     def __init__(self, *paths: Path) -> None:
         self._over = threading.Event()
-        self._failed: OSError | None = None
-        self._thread = threading.Thread(target=self._run, args=(paths,), name="flush", daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Waits for the flush that is under way; the file may have grown since it began.
-
-        Raises:
-            OSError: a flush failed. The system says that once, and would not say it again to who flushes now.
-        """
-        self.stop()
-        self._thread.join()
-        if self._failed is not None:
-            raise self._failed
+        self._thread: threading.Thread | None = threading.Thread(
+            target=self._run, args=(paths,), name="writeback", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
 
     def stop(self) -> None:
-        """Has no other flush begin; waits for none."""
+        """Lets go of the file."""
         self._over.set()
+        if self._thread is not None:
+            # A disk that is very busy may hold a call up, but nobody who has given up.
+            self._thread.join(1)
 
     def _run(self, paths: Sequence[Path]) -> None:
         fd = -1
         try:
             while fd < 0 and not self._over.wait(PAUSE):
                 fd = _opened(paths)
-            flushed = 0
+            written = 0
             while not self._over.is_set():
-                bytes_there = os.fstat(fd).st_blocks * 512
-                if bytes_there >= flushed + LEAST:
-                    flush(fd)
-                    flushed = bytes_there
+                there = os.fstat(fd).st_blocks * 512
+                if there >= written + LEAST:
+                    _core.start_writeback(fd)
+                    written = there
                 self._over.wait(PAUSE)
-        except OSError as error:
-            self._failed = error
+        except OSError:
+            return
         finally:
             if fd >= 0:
                 os.close(fd)
