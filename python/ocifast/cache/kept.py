@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from ocifast import _core
-from ocifast.file_data import share_blocks
+from ocifast.file_data import can_share_blocks, share_blocks
 from ocifast.models import readable
 from ocifast.refusals import flush, processors
 
@@ -88,10 +88,15 @@ def copy_with_digest(source: int, destination: int) -> str:
     Raises:
         OSError, FileError: it cannot be read or written.
     """
+    # Of the source, where blocks are shared: the same bytes, as nobody else writes to it meanwhile. Those that were just
+    # written are in memory; shared blocks would be read from the disk again.
+    digest = None
+    if can_share_blocks(source, destination):
+        # What is shared must be on the disk: it goes there while it is hashed.
+        _core.start_writeback(source)
+        digest = file_digest(source)
     if share_blocks(source, destination):
-        # The same bytes, as nobody else writes to it meanwhile. Those that were just written are in memory; shared
-        # blocks would be read from the disk again.
-        return file_digest(source)
+        return digest or file_digest(source)
     return _core.copy_file(source, destination, threads=processors())
 
 
