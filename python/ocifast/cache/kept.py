@@ -88,8 +88,8 @@ def copy_with_digest(source: int, destination: int) -> str:
     Raises:
         OSError, FileError: it cannot be read or written.
     """
-    # Of the source, where blocks are shared: the same bytes, as nobody else writes to it meanwhile. Those that were just
-    # written are in memory; shared blocks would be read from the disk again.
+    # Of the source, where blocks are shared: the same bytes, as nobody else writes to it meanwhile. Those that were
+    # written just now are in memory; shared blocks would be read from the disk again.
     digest = None
     if can_share_blocks(source, destination):
         # What is shared must be on the disk: it goes there while it is hashed.
