@@ -254,7 +254,8 @@ mod tests {
     fn whoever_fails_ends_the_work() {
         let source = file(&[(0, &vec![1; 8 * MIB as usize])], 8 * MIB);
         let mut asked = 0;
-        let stopped = digest(&source, 2, &mut || {
+        // Of two threads one may be through with all of it before the other begins.
+        let stopped = digest(&source, 1, &mut || {
             asked += 1;
             Err(Error::new(Code::Cancelled, "stopped"))
         });
